@@ -1,0 +1,89 @@
+"""The shape of the repository: folders, what `import` finds, what a wheel holds."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import kernels
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ["mimo_hf", "modeling", "trainers", "kernels", "spaces", "examples", "benchmarks", "tests"]
+
+
+def run_python(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_top_level_folder_exists(folder):
+    assert (ROOT / folder).is_dir()
+
+
+@pytest.mark.parametrize("folder", ["kernels", "spaces"])
+def test_folder_is_no_package(folder):
+    assert [
+        *ROOT.glob(f"{folder}.py"),
+        *ROOT.glob(f"{folder}/__init__.py"),
+        *ROOT.glob(f"{folder}/*/__init__.py"),
+    ] == []
+
+
+def test_import_kernels_gives_the_library_here():
+    assert callable(kernels.get_kernel)
+
+
+def test_import_kernels_gives_the_library_from_the_repository_root():
+    found = run_python("-c", "import kernels; print(kernels.__file__); kernels.get_kernel").stdout
+    assert not Path(found.strip()).is_relative_to(ROOT / "kernels")
+
+
+def test_import_mimo_hf_imports_neither_torch_nor_transformers():
+    report = run_python("-X", "importtime", "-c", "import mimo_hf").stderr
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in report.splitlines()}
+    assert "mimo_hf" in imported
+    assert imported.isdisjoint({"torch", "transformers"})
+
+
+def test_readme_opens_with_the_two_commands():
+    opening = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
+    assert "make demo" in opening
+    assert "make test" in opening
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory):
+    """Names in a wheel built from a copy of the tree, where no earlier build has left anything."""
+    copy = tmp_path_factory.mktemp("wheel") / "tree"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
+    pip = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", os.pardir, "."]
+    run_python(*pip, cwd=copy)
+    (wheel,) = copy.parent.glob("*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_wheel_holds_one_package(wheel_names):
+    top_level = {name.split("/")[0] for name in wheel_names}
+    assert sorted(name.partition("-")[0] for name in top_level) == ["mimo_hf", "mimo_hf"]
+    assert [name for name in top_level if name.endswith(".dist-info")]
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern", "target"),
+    [
+        ("mimo_hf", "**/*.py", "mimo_hf"),
+        ("mimo_hf", "py.typed", "mimo_hf"),
+        ("mimo_hf/hub/tiny", "*/*", "mimo_hf/hub/tiny"),
+        ("modeling", "**/*.py", "mimo_hf/modeling"),
+        ("modeling", "*/README.md", "mimo_hf/modeling"),
+        ("trainers", "**/*.py", "mimo_hf/trainers"),
+    ],
+)
+def test_wheel_holds_every_file(wheel_names, folder, pattern, target):
+    files = [file for file in (ROOT / folder).glob(pattern) if file.is_file()]
+    expected = {f"{target}/{file.relative_to(ROOT / folder).as_posix()}" for file in files}
+    assert expected
+    assert expected <= wheel_names

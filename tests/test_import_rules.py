@@ -1,0 +1,198 @@
+"""Who may import whom: every import statement in the source folders is checked against the tables below."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Where each source folder stands in the package. kernels/ stands nowhere: its name here only resolves relative imports.
+FOLDERS = {
+    "mimo_hf": "mimo_hf",
+    "modeling": "mimo_hf.modeling",
+    "trainers": "mimo_hf.trainers",
+    "kernels": "mimo_hf.kernels",
+}
+
+# A room may import itself and the rooms in its line ("scheduler.client" is that one module). Only TOP may import all.
+TOP = {"__init__", "__main__", "cli", "demo", "recipe"}
+LOWER = {"data", "hub", "metrics", "modeling", "oam"}
+MAY_IMPORT = {
+    "trainers": LOWER - {"modeling"},
+    "rewards": LOWER | {"scheduler.client"},
+    "scheduler": LOWER,
+    "modeling": {"hub"},
+    "metrics": {"hub"},
+    "data": {"hub"},
+    "oam": set(),
+    "hub": set(),
+    "kernels": set(),
+}
+
+# From outside the project, these files may import the standard library and these packages only.
+ONLY_PACKAGES = {
+    "mimo_hf/oam/**/*.py": {"torch"},
+    "kernels/*/torch-ext/**/*.py": {"torch", "triton"},
+}
+
+# The simulator and the live scheduler run the same code: no clock, no input or output, no threads, no torch in these
+# two files, nor in any file of their folder that they import.
+PURE_FILES = ["mimo_hf/scheduler/core.py", "mimo_hf/scheduler/policies.py"]
+PURE_IMPORTS = {
+    "__future__",
+    "abc",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "typing",
+}
+
+
+def module_name(path):
+    """modeling/mimo/modeling_mimo.py is mimo_hf.modeling.mimo.modeling_mimo."""
+    folder, *parts = path.with_suffix("").parts
+    return ".".join([FOLDERS[folder], *(part for part in parts if part != "__init__")])
+
+
+def imports(root, path):
+    """(line, absolute name) of every import statement in the file, those inside functions too."""
+    module = module_name(path)
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, node.module] if node.module else base
+            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+
+
+def room(name):
+    """The room of an absolute name; names that mimo_hf itself exports belong to its __init__."""
+    head = name.split(".")[1:2]
+    return head[0] if head and head[0] in {*MAY_IMPORT, *TOP} else "__init__"
+
+
+def room_violations(root, path):
+    own = path.stem if path.parts[:-1] == ("mimo_hf",) else module_name(path).split(".")[1]
+    if own not in {*MAY_IMPORT, *TOP}:
+        yield f"{path}: {own} has no line in MAY_IMPORT"
+        return
+    for line, name in imports(root, path):
+        if name.split(".")[0] in {"modeling", "trainers"}:
+            yield f"{path}:{line}: {name} is called mimo_hf.{name}"
+        elif name.split(".")[0] == "mimo_hf" and own not in TOP:
+            allowed = [f"mimo_hf.{other}." for other in MAY_IMPORT[own] | {own}]
+            if not f"{name}.".startswith(tuple(allowed)):
+                yield f"{path}:{line}: {own} may not import {name} ({room(name)})"
+
+
+def package_violations(root):
+    for pattern, packages in ONLY_PACKAGES.items():
+        for file in sorted(root.glob(pattern)):
+            path = file.relative_to(root)
+            for line, name in imports(root, path):
+                head = name.split(".")[0]
+                if head not in {"mimo_hf", *packages, *sys.stdlib_module_names}:
+                    yield f"{path}:{line}: only {sorted(packages)} and the standard library, not {name}"
+
+
+def purity_violations(root):
+    waiting = [Path(name) for name in PURE_FILES if (root / name).exists()]
+    seen = set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for line, name in imports(root, path):
+            if name.startswith("mimo_hf.scheduler."):
+                sibling = Path("mimo_hf/scheduler") / f"{name.split('.')[2]}.py"
+                if (root / sibling).exists():
+                    waiting.append(sibling)
+                    continue
+            if name.split(".")[0] not in PURE_IMPORTS:
+                yield f"{path}:{line}: the scheduler's core is pure and may not import {name}"
+
+
+def violations(root):
+    for folder in FOLDERS:
+        for file in sorted((root / folder).rglob("*.py")):
+            path = file.relative_to(root)
+            if "build" not in path.parts:
+                yield from room_violations(root, path)
+    yield from package_violations(root)
+    yield from purity_violations(root)
+
+
+def test_every_import_keeps_the_rules():
+    assert list(violations(ROOT)) == []
+
+
+FORBIDDEN = [
+    ("modeling/mimo/modeling_mimo.py", "from mimo_hf.trainers import MOPDTrainer"),
+    ("modeling/mimo/modeling_mimo.py", "from ...trainers.mopd_config import MOPDConfig"),
+    ("modeling/mtp.py", "from .. import rewards"),
+    ("modeling/mtp.py", "def f():\n    import mimo_hf.cli"),
+    ("modeling/mtp.py", "from mimo_hf import MiMoForCausalLM"),
+    ("modeling/mtp.py", "from modeling.mimo import MiMoConfig"),
+    ("trainers/mopd_trainer.py", "from ..modeling.mimo import MiMoForCausalLM"),
+    ("trainers/mopd_trainer.py", "from mimo_hf import modeling"),
+    ("mimo_hf/rewards/code.py", "from ..scheduler import core"),
+    ("mimo_hf/hub/publish.py", "from ..modeling import mtp"),
+    ("mimo_hf/hub/publish.py", "from ..hubble import x"),
+    ("mimo_hf/data/corpus.py", "import mimo_hf.recipe"),
+    ("mimo_hf/oam/channel.py", "import numpy as np"),
+    ("mimo_hf/oam/channel.py", "from ..hub import tiny"),
+    ("mimo_hf/scheduler/core.py", "import time"),
+    ("mimo_hf/scheduler/policies.py", "from . import Scheduler"),
+    ("mimo_hf/scheduler/policies.py", "import torch"),
+    ("mimo_hf/newroom/x.py", "import math"),
+    ("kernels/sale-attn/torch-ext/sale_attn/layers.py", "import numpy"),
+    ("kernels/sale-attn/torch-ext/sale_attn/layers.py", "import kernels"),
+    ("kernels/sale-attn/tests/test_sale_attn.py", "from mimo_hf.hub import kernels"),
+]
+
+ALLOWED = [
+    ("modeling/mimo/modeling_mimo.py", "from ..mtp import MTPHead\nfrom ...hub import tiny\nimport kernels"),
+    ("trainers/mopd_trainer.py", "from trl import SFTTrainer\nfrom .mopd_config import MOPDConfig"),
+    ("mimo_hf/rewards/code.py", "from ..scheduler.client import SchedulerClient\nfrom ..scheduler import client"),
+    ("mimo_hf/cli.py", "from . import recipe\nfrom .trainers import mopd_trainer"),
+    ("mimo_hf/__init__.py", "from .modeling.mimo import MiMoConfig"),
+    ("mimo_hf/oam/channel.py", "import cmath\nimport torch.nn\nfrom .geometry import ring"),
+    ("mimo_hf/scheduler/server.py", "import asyncio\nfrom . import core"),
+    ("kernels/sale-attn/torch-ext/sale_attn/__init__.py", "from . import layers\nimport triton.language as tl"),
+]
+
+
+def plant(root, path, source):
+    (root / path).parent.mkdir(parents=True)
+    (root / path).write_text(source)
+
+
+@pytest.mark.parametrize(("path", "source"), FORBIDDEN)
+def test_a_forbidden_import_is_caught(tmp_path, path, source):
+    plant(tmp_path, path, source)
+    assert any(path in violation for violation in violations(tmp_path))
+
+
+@pytest.mark.parametrize(("path", "source"), ALLOWED)
+def test_an_allowed_import_passes(tmp_path, path, source):
+    plant(tmp_path, path, source)
+    assert list(violations(tmp_path)) == []
+
+
+def test_the_scheduler_core_stays_pure_through_its_siblings(tmp_path):
+    plant(tmp_path, "mimo_hf/scheduler/core.py", "from .resources import Resource\nfrom .types import Action")
+    (tmp_path / "mimo_hf/scheduler/types.py").write_text("from dataclasses import dataclass")
+    (tmp_path / "mimo_hf/scheduler/resources.py").write_text("import os")
+    (tmp_path / "mimo_hf/scheduler/executor.py").write_text("import os")
+    assert [violation.split(":")[0] for violation in violations(tmp_path)] == ["mimo_hf/scheduler/resources.py"]
