@@ -1,0 +1,255 @@
+"""Expert routing of MiMo-V2-Flash: balance loss, bias update, and rollout routing replay (R3)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.models.mimo_v2_flash.modeling_mimo_v2_flash import MiMoV2FlashTopkRouter
+
+
+def routers_of(model: nn.Module) -> list[MiMoV2FlashTopkRouter]:
+    """The routers of a model in the order of its layers."""
+    routers = [module for module in model.modules() if isinstance(module, MiMoV2FlashTopkRouter)]
+    if not routers:
+        raise ValueError(
+            f"{type(model).__name__} has no mixture-of-experts layers (`mlp_layer_types` holds no 'sparse')."
+        )
+    return routers
+
+
+def sequence_balance_loss(
+    router_logits: tuple[torch.Tensor, ...],
+    router_indices: tuple[torch.Tensor, ...],
+    batch_size: int,
+    attention_mask: torch.Tensor | None = None,
+    alpha: float = 1.0,
+) -> torch.Tensor:
+    r"""
+    Sequence-wise balance loss in the form of DeepSeek-V3 (arXiv 2412.19437, eq. 17-20), which MiMo-V2-Flash names.
+
+    For each sequence \\(L = \alpha \sum_e f_e P_e\\) with \\(f_e = \frac{E}{k T} \sum_t [e \in top_k(t)]\\) and
+    \\(P_e = \frac{1}{T} \sum_t s_{te} / \sum_{e'} s_{te'}\\), s = sigmoid(router logits); mean over sequences and layers.
+    Equals `alpha` at perfect balance.
+
+    Args:
+        router_logits: one `[batch * length, experts]` a layer.
+        router_indices: one `[batch * length, top_k]` a layer, the chosen experts.
+        attention_mask: `[batch, length]`, 0 for padding, which is left out; other shapes count every token.
+        alpha: factor on the result; the model multiplies by `router_aux_loss_coef` itself.
+    """
+    num_experts = router_logits[0].shape[-1]
+    losses = []
+    for logits, indices in zip(router_logits, router_indices, strict=True):
+        scores = logits.float().sigmoid().view(batch_size, -1, num_experts)
+        length = scores.shape[1]
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.shape == (batch_size, length):
+            tokens = attention_mask.to(device=scores.device, dtype=scores.dtype)
+        else:
+            tokens = scores.new_ones(batch_size, length)
+        chosen = torch.zeros_like(scores).scatter_(-1, indices.view(batch_size, length, -1).to(scores.device), 1.0)
+        counts = tokens.sum(dim=1, keepdim=True).clamp(min=1)
+        load = (chosen * tokens[..., None]).sum(dim=1) * num_experts / (indices.shape[-1] * counts)
+        share = ((scores / scores.sum(dim=-1, keepdim=True)) * tokens[..., None]).sum(dim=1) / counts
+        losses.append((load * share).sum(dim=-1).mean())
+    return alpha * torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
+
+
+class RouterBiasUpdateCallback(TrainerCallback):
+    r"""
+    Moves each router's `e_score_correction_bias` towards even load after every optimizer step, without gradients:
+    \\(b_e \mathrel{+}= u \cdot sign(\bar{n} - n_e)\\), n_e the tokens routed to expert e since the last step over all
+    micro-batches and data-parallel ranks (arXiv 2601.02780, section 3.2; form of DeepSeek-V3). Padding is not counted.
+
+    Args:
+        update_rate: u. The paper: 1e-3 in the first two stages of pre-training, 1e-5 in the third, 1e-4 in SFT.
+    """
+
+    def __init__(self, update_rate: float = 1e-3):
+        if update_rate < 0:
+            raise ValueError(f"`update_rate` must not be negative; got {update_rate}.")
+        self.update_rate = update_rate
+        self.loads: dict[MiMoV2FlashTopkRouter, torch.Tensor] = {}
+        self.handles: list = []
+        self._tokens: torch.Tensor | None = None
+        self._counting = False
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.attach(model)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.detach()
+
+    def attach(self, model: nn.Module):
+        """Starts counting in the forward passes of `model` that run in training mode."""
+        self.detach()
+        for router in routers_of(model):
+            self.loads[router] = torch.zeros(router.num_experts, device=router.weight.device)
+            self.handles.append(router.register_forward_hook(self._count))
+        # Recomputation under gradient checkpointing runs outside the model's forward and is not counted again.
+        self.handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self.handles.append(model.register_forward_hook(self._end, always_call=True))
+
+    def detach(self):
+        for handle in self.handles:
+            handle.remove()
+        self.handles, self.loads = [], {}
+
+    def _begin(self, model, args, kwargs):
+        mask = kwargs.get("attention_mask")
+        self._tokens = mask.reshape(-1).bool() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+        self._counting = model.training
+
+    def _end(self, model, args, output):
+        self._counting = False
+
+    def _count(self, router, args, output):
+        if not self._counting:
+            return
+        indices = output[2]
+        if self._tokens is not None and len(self._tokens) == len(indices):
+            indices = indices[self._tokens.to(indices.device)]
+        load = torch.bincount(indices.reshape(-1), minlength=router.num_experts)
+        self.loads[router] += load.to(self.loads[router].device)
+
+    @torch.no_grad()
+    def update(self):
+        """One bias step from the loads counted so far, which start again from zero."""
+        for router, load in self.loads.items():
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(load)
+            step = self.update_rate * torch.sign(load.mean() - load)
+            router.e_score_correction_bias += step.to(router.e_score_correction_bias.device)
+            load.zero_()
+
+
+class RoutingRecorder:
+    """
+    Experts chosen while `record_routing` is active.
+
+    Attributes:
+        indices (`torch.Tensor`): int16 `[tokens, moe_layers, top_k]`. Texts come one after another, each from its first
+            token to its last; a forward pass on a filled cache goes on with the texts of the pass before.
+    """
+
+    def __init__(self, num_layers: int):
+        self.num_layers = num_layers
+        self.batches: list[list[list[torch.Tensor]]] = []  # of each batch, of each layer, its chunks over time
+        self.batch_size = 1
+
+    @property
+    def indices(self) -> torch.Tensor:
+        if not self.batches:
+            raise ValueError("nothing was recorded: run the model inside `with record_routing(model)`.")
+        whole = [torch.stack([torch.cat(chunks, dim=1) for chunks in layers], dim=2) for layers in self.batches]
+        return torch.cat([batch.flatten(0, 1) for batch in whole])
+
+    def begin(self, batch_size: int, continues: bool):
+        self.batch_size = batch_size
+        if not (continues and self.batches):
+            self.batches.append([[] for _ in range(self.num_layers)])
+
+    def add(self, layer: int, indices: torch.Tensor):
+        chunk = indices.to(torch.int16).cpu().view(self.batch_size, -1, indices.shape[-1])
+        self.batches[-1][layer].append(chunk)
+
+    def drop_last(self, count: int):
+        """Forgets the last `count` tokens: drafts that the verification rejected."""
+        if count > 0:
+            for chunks in self.batches[-1]:
+                chunks[-1] = chunks[-1][:, :-count]
+
+
+@contextmanager
+def record_routing(model: PreTrainedModel) -> Iterator[RoutingRecorder]:
+    """
+    Records which experts every token goes to, for `replay_routing` (R3; arXiv 2601.02780, section 4.6.1).
+
+    Works over one forward pass or a whole `generate`, with `use_mtp=True` too: rejected drafts leave no trace. The last
+    generated token never passes through the trunk and has no entry.
+
+    ```python
+    with record_routing(model) as routing:
+        model.generate(**inputs)
+    routing.indices        # int16 [tokens, moe_layers, top_k]
+    ```
+    """
+    routers = routers_of(model)
+    recorder = RoutingRecorder(len(routers))
+
+    def note_batch(module, args, kwargs):
+        given = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
+        cache = kwargs.get("past_key_values")
+        recorder.begin(given.shape[0], continues=cache is not None and cache.get_seq_length() > 0)
+
+    handles = [model.register_forward_pre_hook(note_batch, with_kwargs=True)]
+    for layer, router in enumerate(routers):
+        handles.append(router.register_forward_hook(lambda _, args, out, layer=layer: recorder.add(layer, out[2])))
+    model.routing_recorder = recorder
+    try:
+        yield recorder
+    finally:
+        model.routing_recorder = None
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replay_routing(model: PreTrainedModel, indices: torch.Tensor) -> Iterator[None]:
+    """
+    Sends every token to recorded experts; their weights come from the current scores, so the router keeps its gradient.
+
+    Args:
+        indices: `[tokens, moe_layers, top_k]` as recorded; `tokens` = batch * length of each forward pass inside. A
+            negative entry leaves that token to the router: pad with -1 for tokens that were never recorded.
+
+    Raises:
+        ValueError: the shape does not fit the model or the forward pass, or an expert does not exist.
+    """
+    routers = routers_of(model)
+    expected = (len(routers), routers[0].top_k)
+    if indices.dim() != 3 or tuple(indices.shape[1:]) != expected:
+        raise ValueError(
+            f"`indices` must be [tokens, moe_layers, top_k] = [tokens, {expected[0]}, {expected[1]}]; got "
+            f"{list(indices.shape)}."
+        )
+    if indices.numel() and int(indices.max()) >= routers[0].num_experts:
+        raise ValueError(f"`indices` names expert {int(indices.max())}; the model has {routers[0].num_experts}.")
+
+    def replay(router, args, output, layer):
+        logits, _, own = output
+        if len(own) != len(indices):
+            raise ValueError(f"`indices` holds {len(indices)} tokens, this forward pass has {len(own)}.")
+        recorded = indices[:, layer].to(device=own.device, dtype=own.dtype)
+        chosen = torch.where(recorded < 0, own, recorded)
+        weights = logits.sigmoid().gather(1, chosen)
+        if router.norm_topk_prob:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return logits, weights * router.routed_scaling_factor, chosen
+
+    handles = []
+    for layer, router in enumerate(routers):
+        # First among the hooks, so that captured routing is the replayed one.
+        handles.append(
+            router.register_forward_hook(
+                lambda module, args, output, layer=layer: replay(module, args, output, layer), prepend=True
+            )
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+__all__ = [
+    "RouterBiasUpdateCallback",
+    "RoutingRecorder",
+    "record_routing",
+    "replay_routing",
+    "sequence_balance_loss",
+]
