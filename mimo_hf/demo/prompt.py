@@ -1,0 +1,82 @@
+"""
+The text to continue: given, the beginning of a file, or a place in a file that no training has seen.
+
+A prompt from a file ends before a line break. Tokenizers put the break and the next line's indentation into one token, so
+that after a lone break a model expects no indentation.
+"""
+
+import platform
+import random
+import re
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.stdlib_code import held_out_files
+
+# Enough text for that many tokens; longer tokens are rare, and the prompt then is a little shorter than allowed.
+CHARACTERS_PER_TOKEN = 64
+
+
+@dataclass
+class Prompt:
+    text: str
+    source: str
+
+
+def read_beginning(path: str | Path, num_tokens: int) -> str:
+    """As much of a text file as `num_tokens` tokens can need. Raises ValueError where there is no text."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(CHARACTERS_PER_TOKEN * num_tokens)
+    except OSError as error:
+        raise ValueError(f"--file {path} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--file {path} is not UTF-8 text ({error.reason}).") from error
+    if not text.strip():
+        raise ValueError(f"--file {path} has no text in it; give a file with some text to continue.")
+    return text
+
+
+def first_tokens(text: str, tokenizer, num_tokens: int) -> str:
+    """The first `num_tokens` tokens, or the whole lines among them where the text is longer than that."""
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if len(ids) > num_tokens:
+        text = _decode(tokenizer, ids[:num_tokens]).rstrip("\N{REPLACEMENT CHARACTER}")
+        text = text.rpartition("\n")[0] or text
+    return text.rstrip("\n")
+
+
+def held_out_prompt(tokenizer, num_tokens: int, seed: int) -> Prompt:
+    """
+    `num_tokens` or a little less from a file of the standard library that no training sees; ends with a `def` line.
+
+    Args:
+        seed: chooses file and function; the same ones wherever the library has the same files.
+    """
+    chance = random.Random(seed)
+    files = held_out_files()
+    chance.shuffle(files)
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        ends = [match.end() for match in re.finditer(r"^ *def .*:$", text, flags=re.MULTILINE)]
+        chance.shuffle(ends)
+        for end in ends:
+            before = text[max(0, end - CHARACTERS_PER_TOKEN * num_tokens) : end]
+            ids = tokenizer(before, add_special_tokens=False).input_ids
+            if len(ids) < num_tokens:
+                continue
+            last = _decode(tokenizer, ids[-num_tokens:])
+            last = last.partition("\n")[2] or last  # whole lines
+            first_line, last_line = (text.count("\n", 0, place) + 1 for place in (end - len(last), end))
+            name = file.relative_to(sysconfig.get_path("stdlib")).as_posix()
+            python = ".".join(platform.python_version_tuple()[:2])
+            return Prompt(last, f"{name} of Python {python}, lines {first_line} to {last_line}")
+    raise ValueError(f"no held-out file has {num_tokens} tokens before a function; lower --prompt-tokens.")
+
+
+def _decode(tokenizer, ids: list[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+__all__ = ["Prompt", "first_tokens", "held_out_prompt", "read_beginning"]

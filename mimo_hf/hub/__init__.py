@@ -1,0 +1,1 @@
+"""The Hub's formats: bundled checkpoints, model cards, publishing."""

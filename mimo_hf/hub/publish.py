@@ -1,0 +1,278 @@
+"""`mimo-hf publish`: a checkpoint as a folder that loads by `trust_remote_code=True` where mimo_hf is not installed."""
+
+import filecmp
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import warnings
+from collections import Counter
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+
+from .card import RUN, make_card, without_folders
+from .checkpoints import (
+    FP8_SCALE,
+    INDEX,
+    WEIGHTS,
+    CheckpointError,
+    check_checkpoint,
+    is_mtp_tensor,
+    num_mtp_heads,
+    read_config,
+    read_object,
+    tensor_shapes,
+    weight_files,
+)
+from .flatten import flatten
+
+# By model type, which is also the folder below mimo_hf.modeling: what config.json's `auto_map` says.
+AUTO_MAPS = {
+    "mimo_v2_flash": {
+        "AutoConfig": "configuration_mimo_v2_flash.MiMoV2FlashConfig",
+        "AutoModel": "modeling_mimo_v2_flash.MiMoV2FlashModel",
+        "AutoModelForCausalLM": "modeling_mimo_v2_flash.MiMoV2FlashForCausalLM",
+    },
+}
+
+_TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"]
+_COPIED = [
+    *_TOKENIZER,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "additional_chat_templates/*",
+    "generation_config.json",
+    "LICENSE*",
+]
+# Where transformers has been seen to note paths of the machine that saved a file.
+_PATH_FIELDS = {
+    "_name_or_path",
+    "name_or_path",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+    "special_tokens_map_file",
+}
+
+_LOAD = """
+import sys
+
+sys.modules["mimo_hf"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, has_tokenizer = sys.argv[1:]
+model, info = AutoModelForCausalLM.from_pretrained(
+    folder, trust_remote_code=True, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+)
+if not type(model).__module__.startswith("transformers_modules."):
+    sys.exit(f"the published code is not used: the class is {type(model)}")
+wrong = [f"{len(found)} {kind} such as {min(map(str, found))}" for kind, found in info.items() if found]
+if wrong:
+    sys.exit(f"config.json is not that of the weights ({'; '.join(wrong)}); correct it or copy the weights again.")
+if has_tokenizer == "True":
+    AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+"""
+
+
+def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path:
+    """
+    Writes weights, configuration with `auto_map`, model code, tokenizer and card of a checkpoint into a new folder.
+
+    Tensors, their names and their files stay as they are. The result has been loaded once in a process where mimo_hf can't
+    be imported. `out` appears complete or not at all.
+
+    Args:
+        model: a checkpoint folder with safetensors, or the id of a model on the Hub.
+        out: the folder to write.
+        overwrite: replace `out` if it is a checkpoint folder already.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileNotFoundError: `model` is neither a folder nor a model that the Hub gives.
+        FileExistsError: `out` exists and may not be replaced.
+        CheckpointError: `model` is no complete checkpoint, or does not load.
+        ValueError: there is no code for its model type, or `out` and `model` overlap.
+    """
+    out = Path(out)
+    _check_place(Path(model), out, overwrite)
+    source = _source_folder(model)
+    check_checkpoint(source)
+    _check_model_type(source)
+    config = read_config(source)
+    model_type = config["model_type"]
+
+    place = out.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
+        folder = Path(scratch) / "new"
+        folder.mkdir()
+        _copy_weights(source, folder)
+        _copy_rest(source, folder)
+        _write_json(folder / "config.json", _without_paths(config) | {"auto_map": AUTO_MAPS[model_type]})
+        for name, code in _flat_code(model_type).items():
+            (folder / name).write_bytes(code)
+        base_model = None if Path(model).exists() else str(model)
+        card = make_card(source, _readme(model_type), _facts(folder, config), base_model)
+        (folder / "README.md").write_text(card.content, encoding="utf-8")
+        _check_that_it_loads(folder, source)
+        _move(folder, place, Path(scratch) / "old")
+    return out
+
+
+def _check_place(model: Path, out: Path, overwrite: bool):
+    ours, theirs = out.resolve(), model.resolve()
+    if model.exists() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours)):
+        raise ValueError(f"`out`: {out} and the checkpoint {model} overlap; name a folder beside it.")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"`out`: {out} is a file; name a folder that does not exist yet.")
+    if not overwrite:
+        raise FileExistsError(
+            f"`out`: {out} is not empty; name another folder or pass `overwrite=True` (--overwrite)."
+        )
+    if not (out / "config.json").is_file() or (out / ".git").exists():
+        raise FileExistsError(
+            f"`out`: {out} is not replaced, since it is no checkpoint folder or has a .git; name another folder."
+        )
+
+
+def _source_folder(model: str | Path) -> Path:
+    if Path(model).exists():
+        return Path(model)
+    if isinstance(model, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):
+        raise FileNotFoundError(f"`model`: {model} does not exist; give a checkpoint folder or a Hub id.")
+    _check_model_type(_download(model, ["config.json"]))  # before hundreds of gigabytes
+    return _download(model, ["*.safetensors", "*.safetensors.index.json", "config.json", "README.md", RUN, *_COPIED])
+
+
+def _download(model: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except OSError as error:  # of which the Hub's own errors are kinds
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"`model`: there is no folder {model} here, and the Hub gives no model of that name ({reason}); give a "
+            "checkpoint folder, or an id while online."
+        ) from None
+
+
+def _check_model_type(source: Path):
+    model_type = read_config(source).get("model_type")
+    if model_type not in AUTO_MAPS:
+        raise ValueError(
+            f"{source}: there is no code to publish for model_type `{model_type}`; known are: {', '.join(AUTO_MAPS)}."
+        )
+
+
+def _copy_weights(source: Path, folder: Path):
+    files = weight_files(source)
+    for file in files:
+        copy = folder / file.name
+        shutil.copyfile(file, copy)
+        if not filecmp.cmp(file, copy, shallow=False):
+            raise OSError(f"{copy} differs from {file} after copying; is the disk full or failing?")
+    if files != [source / WEIGHTS]:
+        shutil.copyfile(source / INDEX, folder / INDEX)
+
+
+def _copy_rest(source: Path, folder: Path):
+    for pattern in _COPIED:
+        for file in sorted(source.glob(pattern)):
+            copy = folder / file.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            if file.name in {"tokenizer_config.json", "generation_config.json"}:
+                _write_json(copy, _without_paths(read_object(file)))
+            else:
+                shutil.copyfile(file, copy)
+    if not _has_tokenizer(folder):
+        warnings.warn(
+            f"{source} has no tokenizer, and so the published folder has none; save one there with "
+            "`tokenizer.save_pretrained` and publish again.",
+            stacklevel=3,
+        )
+    if (source / RUN).exists():
+        _write_json(folder / RUN, without_folders(read_object(source / RUN)))
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _TOKENIZER)
+
+
+def _without_paths(fields: dict) -> dict:
+    return {name: value for name, value in fields.items() if name not in _PATH_FIELDS}
+
+
+def _write_json(path: Path, value: dict):
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _modeling() -> Path:
+    """The folder of mimo_hf.modeling, found without importing it."""
+    spec = importlib.util.find_spec("mimo_hf.modeling")
+    if spec is None or spec.origin is None:
+        raise ImportError("mimo_hf.modeling is not there; install the project with `pip install -e .`.")
+    return Path(spec.origin).parent
+
+
+def _flat_code(model_type: str) -> dict[str, bytes]:
+    modules = dict.fromkeys(place.partition(".")[0] for place in AUTO_MAPS[model_type].values())
+    files = [_modeling() / model_type / f"{module}.py" for module in modules]
+    header = f"# Made by `mimo-hf publish` from mimo_hf {version('mimo_hf')}, modeling/{{path}}."
+    return flatten(files, _modeling(), header)
+
+
+def _readme(model_type: str) -> str:
+    return (_modeling() / model_type / "README.md").read_text(encoding="utf-8")
+
+
+def _facts(folder: Path, config: dict) -> dict[str, str]:
+    """What the headers of the weights and config.json say, for the card."""
+    sizes: Counter[str] = Counter()
+    for file in weight_files(folder):
+        for name, shape in tensor_shapes(file).items():
+            if not name.endswith(FP8_SCALE):
+                sizes["MTP heads" if is_mtp_tensor(name, config["model_type"]) else "trunk"] += prod(shape)
+    num_heads = num_mtp_heads(config)
+    return {
+        "parameters of the trunk": f"{sizes['trunk']:,}",
+        "parameters of the MTP heads": f"{sizes['MTP heads']:,} ({num_heads} head{'s' * (num_heads != 1)})",
+        "tokenizer": "in this folder" if _has_tokenizer(folder) else "none in this folder",
+        "made by": f"`mimo-hf publish` of mimo_hf {version('mimo_hf')}",
+    }
+
+
+def _check_that_it_loads(folder: Path, source: Path):
+    """Loads the folder where mimo_hf can't be imported, without memory for the weights."""
+    environment = os.environ | {
+        "HF_MODULES_CACHE": str(folder.parent / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, "-c", _LOAD, str(folder), str(_has_tokenizer(folder))]
+    run = subprocess.run(command, check=False, cwd=folder.parent, env=environment, capture_output=True, text=True)
+    if run.returncode != 0:
+        reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+        raise CheckpointError(f"{source}: the published folder would not load: {textwrap.shorten(reason, 1000)}")
+
+
+def _move(folder: Path, place: Path, old: Path):
+    if place.exists():
+        place.rename(old)
+    try:
+        folder.rename(place)
+    except BaseException:
+        if old.exists():
+            old.rename(place)
+        raise

@@ -1,0 +1,77 @@
+"""Our Spaces as local apps: finds `spaces/<name>/app.py` in a checkout or in an installed wheel, and runs it."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ALIASES = {"oam": "oam_link_simulator"}
+
+
+def spaces_folder() -> Path:
+    """The folder of all Spaces: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "spaces", package / "spaces"):
+        if any(folder.glob("*/app.py")):
+            return folder
+    raise FileNotFoundError(f"no Spaces beside {package} nor in it: install mimo_hf from its wheel or a checkout.")
+
+
+def names() -> list[str]:
+    """The Spaces that are there."""
+    return sorted(app.parent.name for app in spaces_folder().glob("*/app.py"))
+
+
+def space_path(name: str) -> Path:
+    """
+    The folder of one Space; `oam` is short for `oam_link_simulator`.
+
+    Raises:
+        ValueError: there is no Space of this name.
+    """
+    known = names()
+    chosen = ALIASES.get(name, name)
+    if chosen not in known:
+        raise ValueError(f"there is no Space {name!r}; there are {', '.join(known)}.")
+    return spaces_folder() / chosen
+
+
+def load(name: str) -> ModuleType:
+    """
+    The module of a Space's `app.py`, with `build_demo` and the arguments of `launch` in `LAUNCH`.
+
+    Raises:
+        ImportError: Gradio is not installed.
+    """
+    path = space_path(name)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("the Spaces need Gradio: pip install 'mimo-hf[spaces]'")
+    spec = importlib.util.spec_from_file_location(f"mimo_hf_space_{path.name}", path / "app.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path / 'app.py'} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def launch(name: str, *, port: int | None = None, host: str = "127.0.0.1", **options: Any) -> Any:
+    """
+    Serves a Space until it is interrupted.
+
+    Args:
+        name: of the folder in `spaces/`, or its short name.
+        port: None: the first free one from 7860.
+        host: address to listen on. The default is reached from this machine only.
+        options: passed to Gradio's `launch`; with `prevent_thread_lock=True` this returns at once.
+
+    Returns:
+        What Gradio's `launch` returns: the app, its local address, its public address or None.
+    """
+    module = load(name)
+    demo = module.build_demo()
+    arguments = {**module.LAUNCH, "server_name": host, "server_port": port, **options}
+    return demo.queue().launch(**arguments)
