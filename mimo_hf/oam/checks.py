@@ -1,0 +1,77 @@
+"""Checks at the entrance: every error names the argument, the value seen and what is allowed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Real = float | int | Tensor
+
+
+def real(value: Any, name: str) -> Tensor:
+    """`value` as a finite float64 tensor. Python numbers and lists never pass through float32."""
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`{name}` must be a real number or tensor; got {value!r}.") from None
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"`{name}` must be real; got dtype {tensor.dtype}.")
+    tensor = tensor.to(torch.float64)
+    if not bool(torch.isfinite(tensor.detach()).all()):
+        raise ValueError(f"`{name}` must be finite; got {shown(tensor)}.")
+    return tensor
+
+
+def positive(value: Any, name: str) -> Tensor:
+    tensor = real(value, name)
+    if not bool((tensor.detach() > 0).all()):
+        raise ValueError(f"`{name}` must be greater than zero; got {shown(tensor)}.")
+    return tensor
+
+
+def non_negative(value: Any, name: str) -> Tensor:
+    tensor = real(value, name)
+    if not bool((tensor.detach() >= 0).all()):
+        raise ValueError(f"`{name}` must not be negative; got {shown(tensor)}.")
+    return tensor
+
+
+def count(value: Any, name: str, minimum: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an integer; got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}; got {value}.")
+    return value
+
+
+def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+    return value
+
+
+def matrix(value: Any, name: str, square: bool = False) -> Tensor:
+    """`value` as complex `[..., rows, columns]`, finite."""
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        raise TypeError(f"`{name}` must be a tensor [..., rows, columns]; got {shown(value)}.")
+    if square and value.shape[-1] != value.shape[-2]:
+        raise ValueError(
+            f"`{name}` must be square; got {list(value.shape)}. See `matched_channel` for unequal counts."
+        )
+    if not value.is_complex():
+        value = value.to(torch.complex128)
+    # A sum is finite only where all its terms are, and costs one pass. It may overflow where they are.
+    if not bool(torch.isfinite(value.detach().sum())) and not bool(torch.isfinite(value.detach()).all()):
+        raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: numbers in full, large tensors by range and shape."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.numel() == 1:
+        return f"{value.item():g}"
+    if value.numel() and not value.is_complex():
+        return f"values from {float(value.min()):g} to {float(value.max()):g} in a tensor {list(value.shape)}"
+    return f"a tensor {list(value.shape)}"

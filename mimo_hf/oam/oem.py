@@ -1,0 +1,203 @@
+"""
+OAM-embedded MIMO (OEM): grids of UCAs, mode decomposition in every UCA, detection across UCAs (arXiv 2408.07103).
+
+The scheme detects every mode by itself, as if the channel between any two UCAs were circulant. Between UCAs that do not
+face each other it is not: a lateral offset t puts a phase ramp of k R |t| / D on it. `assume="block_circulant"` computes
+what the scheme's algebra promises, `assume="exact"` what it delivers.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from .channel import los_channel
+from .checks import Real, choice, count, positive
+from .geometry import LinkGeometry, TensorMap, UCAGrid
+from .metrics import capacity_waterfill, sinr, spectral_efficiency
+from .modes import modal_channel
+from .power import equal_power, water_filling
+
+OEM_DETECTORS = ("zf", "mmse", "svd", "joint_zf", "joint_mmse")
+ASSUMPTIONS = ("exact", "block_circulant")
+
+
+def grids(link: LinkGeometry) -> tuple[UCAGrid, UCAGrid]:
+    """Both arrays, where both are grids with equal counts per UCA."""
+    if not isinstance(link.tx, UCAGrid) or not isinstance(link.rx, UCAGrid):
+        raise TypeError(
+            f"this needs a UCAGrid at both ends; got {type(link.tx).__name__} and {type(link.rx).__name__}."
+        )
+    if link.tx.uca.num_elements != link.rx.uca.num_elements:
+        raise ValueError(
+            f"UCAs at both ends need the same count; got {link.tx.uca.num_elements} and {link.rx.uca.num_elements}."
+        )
+    return link.tx, link.rx
+
+
+def mode_blocks(h: Tensor, num_rx_ucas: int, num_tx_ucas: int) -> Tensor:
+    r"""
+    Mode generation and decomposition in every UCA, \\((I \otimes F) H (I \otimes F^H)\\).
+
+    Args:
+        h: `[..., num_rx_ucas * L, num_tx_ucas * L]`, as `los_channel` gives it for grids.
+
+    Returns:
+        `[..., L, N_r, L, N_t]`: from mode l of transmit UCA n to mode l' of receive UCA m at `[l', m, l, n]`.
+    """
+    for name, num, size in (
+        ("num_rx_ucas", num_rx_ucas, h.shape[-2]),
+        ("num_tx_ucas", num_tx_ucas, h.shape[-1]),
+    ):
+        if size % count(num, name):
+            raise ValueError(f"`{name}` must divide the number of elements {size}; got {num}.")
+    pairs = h.unflatten(-1, (num_tx_ucas, -1)).unflatten(-3, (num_rx_ucas, -1)).transpose(-3, -2)
+    return modal_channel(pairs).permute(*range(h.dim() - 2), -2, -4, -1, -3)
+
+
+def _check(blocks: Tensor) -> Tensor:
+    if blocks.dim() < 4 or blocks.shape[-4] != blocks.shape[-2]:
+        raise ValueError(f"`blocks` must be [..., L, N_r, L, N_t], as from `mode_blocks`; got {list(blocks.shape)}.")
+    return blocks
+
+
+def flatten_blocks(blocks: Tensor) -> Tensor:
+    """One matrix `[..., L * N_r, L * N_t]`, modes outside and UCAs inside."""
+    return _check(blocks).flatten(-4, -3).flatten(-2, -1)
+
+
+def per_mode_channels(blocks: Tensor) -> Tensor:
+    r"""\\(G_l\\), from all transmit UCAs to all receive UCAs in mode l at both ends, `[..., L, N_r, N_t]`."""
+    return _check(blocks).diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+
+def block_circulant_part(blocks: Tensor) -> Tensor:
+    """The blocks without everything that leads from one mode to another; same shape."""
+    same_mode = torch.eye(_check(blocks).shape[-2], dtype=torch.bool, device=blocks.device)
+    return blocks * same_mode[:, None, :, None]
+
+
+def inter_mode_energy(blocks: Tensor) -> Tensor:
+    """Share of the channel's energy that leads from one mode to another, `[...]`, between 0 and 1."""
+    kept = per_mode_channels(blocks).abs().square().sum(dim=(-3, -2, -1))
+    return 1 - kept / blocks.abs().square().sum(dim=(-4, -3, -2, -1))
+
+
+def oem_water_filling(blocks: Tensor, noise_variance: Real, total_power: Real = 1.0) -> tuple[Tensor, Tensor]:
+    r"""
+    OEM-water-filling: SVD of every \\(G_l\\), one water level over all modes and streams.
+
+    Returns:
+        power and gains \\(\sigma_{l,i}^2/n_0\\), both `[..., L, min(N_r, N_t)]`.
+    """
+    values = torch.linalg.svdvals(per_mode_channels(blocks))
+    gains = values.square() / positive(noise_variance, "noise_variance")[..., None, None]
+    return water_filling(gains.flatten(-2), total_power).unflatten(-1, gains.shape[-2:]), gains
+
+
+def oem_spectral_efficiency(
+    blocks: Tensor,
+    noise_variance: Real,
+    total_power: Real = 1.0,
+    detector: str = "zf",
+    power: str = "equal",
+    assume: str = "exact",
+) -> Tensor:
+    r"""
+    Spectral efficiency of OEM in bit/s/Hz, `[...]`. Whatever a detector leaves is treated as noise.
+
+    - `"zf"`, `"mmse"`: the inverse of \\(G_l\\), or its MMSE filter, mode by mode.
+    - `"svd"`: \\(G_l = U_l S_l V_l^H\\), precoding \\(V_l\\) and detection \\(U_l^H\\), mode by mode.
+    - `"joint_zf"`, `"joint_mmse"`: over all modes and UCAs at once, what a fair comparison needs.
+
+    Args:
+        blocks: `[..., L, N_r, L, N_t]`.
+        noise_variance, total_power: `[...]`.
+        power: `"equal"` over all streams, or `"waterfill"` by `oem_water_filling` (with `"svd"` only).
+        assume: `"block_circulant"` drops inter-mode blocks before anything else. It warns where the result exceeds the
+            capacity of the channel, which no real system can.
+    """
+    choice(detector, "detector", OEM_DETECTORS)
+    choice(power, "power", ("equal", "waterfill"))
+    choice(assume, "assume", ASSUMPTIONS)
+    if power == "waterfill" and detector != "svd":
+        raise ValueError(f"`power='waterfill'` needs the streams of `detector='svd'`; got detector={detector!r}.")
+    num_modes, num_rx, _, num_tx = _check(blocks).shape[-4:]
+    if detector in ("zf", "joint_zf") and num_rx < num_tx:
+        raise ValueError(f"`detector={detector!r}` needs N_r >= N_t UCAs; got N_r = {num_rx}, N_t = {num_tx}.")
+    used = block_circulant_part(blocks) if assume == "block_circulant" else blocks
+
+    if detector.startswith("joint_"):
+        share = equal_power(num_modes * num_tx, total_power)
+        result = spectral_efficiency(flatten_blocks(used), share, noise_variance, detector.removeprefix("joint_"))
+    else:
+        through, share = _streams(used, noise_variance, total_power, detector, power)
+        # A stream that is not detected (N_t > N_r) has no row; `sinr` wants one for each.
+        result = torch.log2(1 + sinr(through, share, noise_variance)).sum(dim=-1)
+    if assume == "block_circulant":
+        _warn_above_capacity(result, blocks, noise_variance, total_power)
+    return result
+
+
+def _streams(
+    blocks: Tensor, noise_variance: Real, total_power: Real, detector: str, power: str
+) -> tuple[Tensor, Tensor]:
+    """The channel from streams to detector outputs with unit-norm filters `[..., L * S, L * S]`, and its power."""
+    own = per_mode_channels(blocks)
+    num_modes, _, num_tx = own.shape[-3:]
+    noise = positive(noise_variance, "noise_variance")[..., None, None, None]
+    if detector == "svd":
+        u, _, vh = torch.linalg.svd(own, full_matrices=False)
+        filters, precoder = u.mH, vh.mH
+    else:
+        if detector == "zf":
+            filters = torch.linalg.pinv(own)
+        else:
+            share = positive(total_power, "total_power")[..., None, None, None] / (num_modes * num_tx)
+            identity = torch.eye(num_tx, dtype=own.dtype, device=own.device)
+            filters = torch.linalg.solve(own.mH @ own + noise / share * identity, own.mH)
+        filters = filters / torch.linalg.vector_norm(filters, dim=-1, keepdim=True)
+        precoder = torch.eye(num_tx, dtype=own.dtype, device=own.device).expand(*own.shape[:-2], num_tx, num_tx)
+
+    # filters [l, i, m] · blocks [l, m, k, n] · precoder [k, n, j]
+    through = torch.einsum("...lim,...lmkn,...knj->...likj", filters, blocks, precoder)
+    if power == "waterfill":
+        share = oem_water_filling(blocks, noise_variance, total_power)[0].flatten(-2)
+    else:
+        share = equal_power(num_modes * precoder.shape[-1], total_power)
+    return flatten_blocks(through), share
+
+
+def _warn_above_capacity(promised: Tensor, blocks: Tensor, noise_variance: Real, total_power: Real):
+    capacity = capacity_waterfill(flatten_blocks(blocks), noise_variance, total_power)
+    ratio = float((promised / capacity).detach().max())
+    if ratio > 1 + 1e-9:
+        warnings.warn(
+            f"what assume='block_circulant' promises exceeds the capacity of this channel ({ratio:.3g} times): the "
+            "inter-mode blocks that it leaves out carry energy, so that the assumption is not physical here.",
+            stacklevel=3,
+        )
+
+
+def center_channel(link: LinkGeometry) -> Tensor:
+    """Channel of conventional MIMO with one element in the centre of every UCA, `[..., N_r, N_t]`."""
+    tx, rx = grids(link)
+    ends = (Points(tx.centers_m()), Points(rx.centers_m()))
+    return los_channel(LinkGeometry(*ends, link.pose, wavelength_m=link.wavelength_m))
+
+
+class Points:
+    """An array given by its positions `[..., N, 3]` in the plane z = 0."""
+
+    def __init__(self, positions: Tensor):
+        self._positions = positions
+
+    @property
+    def num_elements(self) -> int:
+        return self._positions.shape[-2]
+
+    def positions(self) -> Tensor:
+        return self._positions
+
+    def map_tensors(self, function: TensorMap) -> "Points":
+        return Points(function(self._positions, 2))

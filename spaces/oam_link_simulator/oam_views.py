@@ -1,0 +1,348 @@
+"""The tabs that look into one link, a function each: settings in, HTML out. The numbers come from `mimo_hf.oam`."""
+
+import math
+import warnings
+from html import escape
+
+import torch
+from oam_charts import Curve, bars, cell, columns, curves, figure, heat_map, scatter, svg
+from oam_pictures import decibel_scale, field_picture, geometry_picture, mode_strip
+from oam_settings import Settings
+from torch import Tensor
+
+from mimo_hf.oam import (
+    LinkGeometry,
+    aligned_eigenvalues,
+    bepre,
+    equal_power,
+    field_map,
+    los_channel,
+    matched_channel,
+    modal_channel,
+    mode_purity,
+    noise_variance,
+    noncirculance,
+    qam_constellation,
+    qam_modulate,
+    signed_modes,
+    water_filling,
+)
+from mimo_hf.oam.cli import as_csv
+from mimo_hf.oam.config import Result
+from mimo_hf.oam.experiments import run_ber, run_field, run_simulate
+from mimo_hf.oam.plot import color_map
+from mimo_hf.oam.presets import PRESETS
+
+NAMES = {
+    "plain": "plain OAM",
+    "bepre_angle": "BePre (angle)",
+    "bepre_geom": "BePre (geom)",
+    "bepre_svd": "BePre (svd)",
+    "mmse": "joint MMSE",
+    "capacity_equal": "capacity, equal power",
+    "capacity_waterfill": "capacity, water-filling",
+}
+
+
+def note(kind: str, content: str) -> str:
+    """A paragraph of kind info, warning or error."""
+    role = "alert" if kind == "error" else "note"
+    word = {"info": "What you see", "warning": "Careful", "error": "Not possible"}[kind]
+    return f"<p class='oam-note oam-{kind}' role='{role}'><strong>{word}.</strong> {escape(content)}</p>"
+
+
+def signed(mode: int) -> str:
+    return f"{mode:+d}" if mode else "0"
+
+
+def status(settings: Settings) -> str:
+    """What the preset is about, and the SNR that all numbers refer to."""
+    snr = f"SNR {settings.snr_db:g} dB ({settings.snr_reference})"
+    about = PRESETS[settings.preset].about
+    return f"<p class='oam-status'><strong>{escape(settings.preset)}</strong>: {escape(about)} <em>{snr}.</em></p>"
+
+
+def _precoded(settings: Settings, link: LinkGeometry, precoding: str) -> Tensor:
+    h = los_channel(link)
+    if precoding == "plain":
+        return h
+    source = h if precoding == "svd" else settings.link_config().link(believed=True)
+    return bepre(source, precoding).apply(h)
+
+
+def _readouts(link: LinkGeometry, result: Result) -> str:
+    found = result.summary
+    ratio = float(link.distance_m / torch.maximum(link.tx.radius_m, link.rx.radius_m))
+    numbers = {
+        "Wavelength λ": f"{float(link.wavelength_m) * 1000:.4g} mm",
+        "Bessel argument x = kRₜRᵣ/s": cell(found["bessel_argument"]),
+        "Anisotropy η": cell(found["anisotropy"]),
+        "Pointing tolerance λ/(2πR)": f"{found['pointing_tolerance_deg']:.4g}°",
+        "Rayleigh distance": f"{found['rayleigh_distance_m']:.4g} m",
+        "Distance in radii D/R": cell(ratio),
+        "Interference over signal, plain": f"{found['isr_plain_db']:.3g} dB",
+        "… after BePre (geom)": f"{found['isr_bepre_geom_db']:.3g} dB",
+    }
+    cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in numbers.items())
+    return f"<dl class='oam-readouts'>{cells}</dl>"
+
+
+def _link_warnings(settings: Settings, link: LinkGeometry) -> str:
+    found = ""
+    fewer = min(settings.num_tx, settings.num_rx)
+    x = float(link.bessel_argument)
+    ratio = float(link.distance_m / torch.maximum(link.tx.radius_m, link.rx.radius_m))
+    if ratio < 10:
+        found += note(
+            "warning",
+            f"Near field: D is {ratio:.3g} radii. This page uses exact distances; far-field formulas fail here.",
+        )
+    if x > fewer / 2:
+        found += note(
+            "warning",
+            f"x = {x:.3g} is above N/2 = {fewer / 2:g}: modes alias on the rings, and the gain N·J_l(x) no longer holds.",
+        )
+    if settings.num_tx != settings.num_rx:
+        found += note(
+            "warning",
+            f"{settings.num_tx} and {settings.num_rx} elements: only modes equal modulo "
+            f"{math.gcd(settings.num_tx, settings.num_rx)} couple, and the {fewer} modes that both rings have are used.",
+        )
+    return found
+
+
+def link(settings: Settings) -> str:
+    config = settings.link_config()
+    geometry = config.link()
+    result = run_simulate(config)
+    found = result.summary["spectral_efficiency_bit_s_hz"]
+    capacity = found["capacity_waterfill"]
+    best = max(("bepre_angle", "bepre_geom"), key=found.__getitem__)
+    story = (
+        f"Plain OAM reaches {found['plain']:.1f} bit/s/Hz, {found['plain'] / capacity:.0%} of the capacity "
+        f"{capacity:.1f}. {NAMES[best]} reaches {found[best]:.1f}, BePre (svd) {found['bepre_svd']:.1f}: SVD-MIMO in a "
+        f"DFT costume, never above the bound. Joint MMSE without BePre gets {found['mmse']:.1f}."
+    )
+    shown = [(NAMES[s], found[s], "scheme") for s in settings.schemes]
+    shown.append((NAMES["capacity_equal"], found["capacity_equal"], "bound"))
+    picture = bars(shown, title="Spectral efficiency of this link", unit="bit/s/Hz", limit=capacity)
+    rows = [{"scheme": NAMES[name], "bit/s/Hz": value} for name, value in found.items()]
+    return (
+        _link_warnings(settings, geometry)
+        + figure(geometry_picture(geometry), "Angles and signs are those of the docs tab.", name="geometry")
+        + _readouts(geometry, result)
+        + note("info", story)
+        + figure(picture, "Every scheme on this link; dashed: the capacity.", rows, as_csv(result), "link")
+    )
+
+
+def modes(settings: Settings) -> str:
+    config = settings.link_config()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the Nyquist mode, which the notes of the result name
+        result = run_field(config, settings.mode, num_pixels=64)
+        ring = config.link().tx
+        wavelength, extent = settings.wavelength_m, result.parameters["extent_m"]
+        place = {"distance_m": config.distance_m, "extent_m": extent, "wavelength_m": wavelength}
+        field = field_map(ring, settings.mode, num_pixels=192, **place)
+        everything = field_map(ring, num_pixels=64, **place)
+    number = result.summary["signed_mode"]
+    title = f"Mode {signed(number)} of {config.num_tx} elements at D = {config.distance_m:g} m"
+    on_axis = 20 * math.log10(max(result.summary["on_axis"] / result.summary["peak"], 1e-15))
+    if "winding_number" in result.summary:
+        winding = result.summary["winding_number"]
+        story = f"Around the axis the phase turns {winding:+d} times. On the axis the field is {-on_axis:.0f} dB below its peak."
+        if winding != number:
+            story += " Aliases of other orders are stronger than the mode itself here."
+        head = note("info", story)
+    else:
+        head = note("warning", result.notes[0])
+    return (
+        head
+        + figure(
+            field_picture(field, extent, config.radius_rx_m, title),
+            "The field that this mode lays on the plane of an aligned receiver.",
+            (),
+            as_csv(result),
+            "field",
+        )
+        + figure(mode_strip(everything, signed_modes(config.num_tx).tolist(), number), "Phase fronts of all modes.")
+    )
+
+
+def interference(settings: Settings) -> str:
+    geometry = settings.link_config().link()
+    precoding = "geom" if settings.precoding == "plain" else settings.precoding
+    unit = float(geometry.wavelength_m / (4 * math.pi * geometry.distance_m))
+    channels = {"without BePre": "plain", f"after BePre ({precoding})": precoding}
+    body, rows, square = "", [], {}
+    for i, (title, kind) in enumerate(channels.items()):
+        g = modal_channel(_precoded(settings, geometry, kind))
+        square[title] = matched_channel(g)
+        rx_modes, tx_modes = (signed_modes(n) for n in g.shape)
+        g = g[rx_modes.argsort()][:, tx_modes.argsort()]
+        rx_names, tx_names = rx_modes.sort().values.tolist(), tx_modes.sort().values.tolist()
+        level = (20 * torch.log10((g.abs() / unit).clamp(min=1e-300))).clamp(min=-300)
+        labels = {"title": f"Power between modes, {title}", "x_label": "sent mode", "y_label": "received mode"}
+        body += heat_map(
+            level.tolist(), color_map((level + 40) / 60).tolist(), rx_names, tx_names, **labels, left=10 + 405 * i
+        )
+        rows += [
+            {"channel": title, "received_mode": r, "sent_mode": t, "power_db": float(level[m, n])}
+            for m, r in enumerate(rx_names)
+            for n, t in enumerate(tx_names)
+        ]
+    body += decibel_scale(828, 52, 340, -40, 20)
+    matrix = svg(870, 450, body, "Power from each sent mode to each received mode, before and after BePre")
+    purity = {title: float(mode_purity(g).mean()) for title, g in square.items()}
+    story = " ".join(
+        f"{title[0].upper()}{title[1:]}, {share:.1%} of a mode's power arrives in the same mode on average."
+        for title, share in purity.items()
+    )
+    story += f" What BePre leaves is {float(noncirculance(_circulant_test(settings, geometry, precoding))):.2%} of the channel's amplitude."
+    caption = "dB over λ/(4πD), the amplitude between one pair of antennas. Bright diagonal: modes stay apart."
+    csv = _csv("interference", settings, rows)
+    return (
+        note("info", story)
+        + figure(matrix, caption, rows[:100], csv, "interference")
+        + _gains(settings, geometry, square)
+    )
+
+
+def _circulant_test(settings: Settings, geometry: LinkGeometry, precoding: str) -> Tensor:
+    g = matched_channel(modal_channel(_precoded(settings, geometry, precoding)))
+    return torch.fft.fft(torch.fft.ifft(g, dim=-2, norm="ortho"), dim=-1, norm="ortho")
+
+
+def _gains(settings: Settings, geometry: LinkGeometry, square: dict[str, Tensor]) -> str:
+    """Gains of the modes against the Bessel formula, and what water-filling gives them."""
+    unit = float(geometry.wavelength_m / (4 * math.pi * geometry.distance_m))
+    size = min(settings.num_tx, settings.num_rx)
+    numbers = signed_modes(size)
+    order = numbers.argsort()
+    series = [(title, _decibel(g.diagonal().abs()[order] / unit)) for title, g in square.items()]
+    if settings.num_tx == settings.num_rx:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # single Bessel terms beyond x = N/2: the link tab says so
+            single = aligned_eigenvalues(geometry, aliases=False).abs()[order] / unit
+        series.append(("aligned, N·|J_l(x)|", _decibel(single)))
+    names = [signed(mode) for mode in numbers[order].tolist()]
+    noise = noise_variance(settings.snr_db, settings.snr_reference, link=geometry, h=los_channel(geometry))
+    after = list(square.values())[-1]
+    share = water_filling(after.diagonal().abs().square()[order] / noise)
+    powers = [("water-filling", (100 * share).tolist()), ("equal power", [100 / size] * size)]
+    rows = [
+        {
+            "mode": name,
+            **{f"gain_db, {title}": values[i] for title, values in series},
+            "water_filling_percent": powers[0][1][i],
+        }
+        for i, name in enumerate(names)
+    ]
+    gain_title, power_title = "Gain of every mode", "Power of every mode after BePre"
+    return figure(
+        columns(names, series, title=gain_title, x_label="mode l", y_label="gain over one pair (dB)")
+        + columns(names, powers, title=power_title, x_label="mode l", y_label="share of the power (%)"),
+        "The Bessel formula holds when aligned and x is well below N/2.",
+        rows,
+        _csv("mode_gains", settings, rows),
+        "gains",
+    )
+
+
+def _decibel(amplitude: Tensor) -> list[float]:
+    return (20 * torch.log10(amplitude.clamp(min=1e-6))).tolist()
+
+
+def _csv(experiment: str, settings: Settings, rows: list[dict]) -> str:
+    parameters = run_simulate(settings.link_config()).parameters | {
+        "precoding": settings.precoding,
+        "seed": settings.seed,
+    }
+    return as_csv(Result(experiment, parameters, {}, rows, [], lambda: torch.empty(0)))
+
+
+def received_symbols(settings: Settings, num_symbols: int = 250) -> tuple[Tensor, Tensor, list[int]]:
+    """Symbols behind the detector at the SNR that is set, `[modes, num_symbols]`, those sent, and the modes' numbers."""
+    geometry = settings.link_config().link()
+    h = _precoded(settings, geometry, settings.precoding)
+    g = matched_channel(modal_channel(h))
+    noise = noise_variance(settings.snr_db, settings.snr_reference, link=geometry, h=h)
+    size, generator = g.shape[-1], torch.Generator().manual_seed(settings.seed)
+    g = g * equal_power(size).sqrt()
+    sent = qam_modulate(
+        torch.randint(int(settings.modulation), (size, num_symbols), generator=generator), int(settings.modulation)
+    )
+    white = torch.randn(size, num_symbols, dtype=torch.complex128, generator=generator)
+    known = g
+    if settings.pilot_snr_db is not None:
+        spread = (noise / 10 ** (settings.pilot_snr_db / 10)).sqrt()
+        known = g + spread * torch.randn(g.shape, dtype=g.dtype, generator=generator)
+    if settings.detector == "mode":
+        filters = torch.diag_embed(1 / known.diagonal())
+    elif settings.detector == "zf":
+        filters = torch.linalg.pinv(known)
+    else:
+        filters = torch.linalg.solve(known.mH @ known + noise * torch.eye(size, dtype=g.dtype), known.mH)
+        filters = filters / (filters @ known).diagonal()[:, None]
+    return filters @ (g @ sent + noise.sqrt() * white), sent, signed_modes(size).tolist()
+
+
+def detection(settings: Settings) -> str:
+    received, _, modes_ = received_symbols(settings)
+    ideal = [(p.real, p.imag) for p in qam_constellation(int(settings.modulation)).tolist()]
+    order = sorted(range(len(modes_)), key=lambda k: (abs(modes_[k]), modes_[k]))[:8]
+    order.sort(key=lambda k: modes_[k])
+    body = ""
+    for i, k in enumerate(order):
+        points = [(p.real, p.imag) for p in received[k].tolist()]
+        body += scatter(points, ideal, f"mode {signed(modes_[k])}", 15 + (i % 4) * 212, 34 + (i // 4) * 226)
+    clouds = svg(
+        860, 34 + 226 * math.ceil(len(order) / 4), body, "Received symbols of each mode around the points sent"
+    )
+    rows = [{"mode": modes_[k], "in_phase": p.real, "quadrature": p.imag} for k in order for p in received[k].tolist()]
+    link_name = "without BePre" if settings.precoding == "plain" else f"behind BePre ({settings.precoding})"
+    caption = f"{settings.modulation}-QAM at {settings.snr_db:g} dB {link_name}, detector {settings.detector}; crosses: sent."
+    return figure(clouds, caption, rows[:40], _csv("constellation", settings, rows), "constellation") + _error_rates(
+        settings
+    )
+
+
+def _error_rates(settings: Settings) -> str:
+    size = min(settings.num_tx, settings.num_rx)
+    snrs = tuple(float(snr) for snr in range(-4, 37, 4))
+    estimates = 1 if settings.pilot_snr_db is None else 8
+    result = run_ber(
+        settings.link_config(),
+        snrs,
+        int(settings.modulation),
+        num_symbols=max(200, 24_000 // (size * estimates)),
+        precoding=settings.precoding,
+        detector=settings.detector,
+        pilot_snr_db=settings.pilot_snr_db,
+        num_channels=estimates,
+        seed=settings.seed,
+    )
+    by_snr = [[row for row in result.rows if row["snr_db"] == snr] for snr in snrs]
+    lines = [
+        Curve("counted, mean of modes", [sum(r["ber"] for r in rows) / size for rows in by_snr]),
+        Curve("closed form, mean", [sum(r["ber_closed_form"] for r in rows) / size for rows in by_snr]),
+        Curve("counted, best mode", [min(r["ber"] for r in rows) for rows in by_snr]),
+        Curve("counted, worst mode", [max(r["ber"] for r in rows) for rows in by_snr]),
+    ]
+    picture = curves(
+        snrs,
+        lines,
+        title="Bit error rate over SNR",
+        x_label=f"SNR (dB, {settings.snr_reference})",
+        y_label="bit error rate",
+        log_y=True,
+        at=settings.snr_db,
+    )
+    bits = f"{result.summary['num_bits']} bits on each mode; no errors leave a gap: less than {3 / result.summary['num_bits']:.1g}."
+    worst = max(by_snr[-1], key=lambda row: row["ber"])
+    story = f"At {snrs[-1]:g} dB the worst mode, {signed(worst['mode'])}, has a bit error rate of {worst['ber']:.2g}. "
+    if worst["ber"] == 0:
+        story = f"At {snrs[-1]:g} dB no mode had an error. "
+    story += "A floor that more SNR does not lower comes from other modes, or from the channel estimate."
+    return note("info", story) + figure(picture, bits, result.rows, as_csv(result), "ber")

@@ -1,0 +1,191 @@
+"""`mimo-hf oam`: every experiment, preset and output form, and what a wrong call prints."""
+
+import argparse
+import csv
+import json
+import math
+
+import pytest
+import torch
+
+from mimo_hf.oam import UCA, LinkGeometry, Pose, simulate_link
+from mimo_hf.oam.cli import EXPERIMENTS, add_oam_commands, main
+from mimo_hf.oam.presets import PRESETS
+
+QUICK = {
+    "simulate": [],
+    "sweep": ["--param", "tilt_deg", "--start", "0", "--stop", "2", "--num", "3"],
+    "dof": ["--num-draws", "5", "--distances-m", "20", "--snrs-db", "20"],
+    "oem": [],
+    "ber": ["--num-symbols", "50"],
+    "field": ["--num-pixels", "8"],
+}
+
+
+def run(capsys, *arguments):
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_in_every_form(experiment, capsys, tmp_path):
+    code, text, _ = run(capsys, experiment, *QUICK[experiment])
+    assert code == 0
+    code, out, _ = run(capsys, experiment, *QUICK[experiment], "--json")
+    result = json.loads(out, parse_constant=refuse_constant)
+    assert code == 0
+    assert result["experiment"] == experiment
+    assert result["parameters"]["versions"]["torch"] == torch.__version__
+    plot, table = tmp_path / "out.png", tmp_path / "out.csv"
+    code, out, _ = run(capsys, experiment, *QUICK[experiment], "--csv", "--output", str(table), "--plot", str(plot))
+    assert (code, out) == (0, "")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    lines = table.read_text().splitlines()
+    assert lines[0] == f"# experiment={experiment}"
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    assert len(rows) == len(result["rows"])
+    assert list(rows[0]) == list(result["rows"][0])
+    assert text.split()[: len(rows[0])] == list(rows[0])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs(preset, capsys):
+    experiment = PRESETS[preset].command
+    extra = {"sweep": ["--num", "5"], "dof": ["--num-draws", "20"]}.get(experiment, [])
+    code, out, _ = run(capsys, experiment, "--preset", preset, *extra, "--json")
+    assert code == 0
+    assert json.loads(out)["rows"]
+
+
+def rows_of(capsys, *arguments):
+    return json.loads(run(capsys, *arguments, "--json")[1])["rows"]
+
+
+def test_claim_bepre_tilt_shows_the_claim(capsys):
+    rows = rows_of(capsys, "sweep", "--preset", "claim-bepre-tilt", "--num", "7")
+    assert [row["tilt_deg"] for row in rows] == [0, 10, 20, 30, 40, 50, 60]
+    for row in rows[1:]:
+        assert row["plain"] < row["bepre_angle"] <= row["bepre_geom"] <= row["bepre_svd"] + 1e-9
+        assert row["bepre_svd"] == pytest.approx(row["capacity_equal"])
+        assert row["capacity_equal"] <= row["capacity_waterfill"]
+
+
+def test_counter_edfors_shows_equality_with_mimo(capsys):
+    for row in rows_of(capsys, "sweep", "--preset", "counter-edfors", "--num", "9"):
+        assert row["plain"] == pytest.approx(row["capacity_waterfill"], rel=1e-8)
+
+
+def test_counter_ula_wins_shows_lines_ahead(capsys):
+    rows = rows_of(capsys, "dof", "--preset", "counter-ula-wins", "--num-draws", "5")
+    assert all(row["ula_mimo"] > row["uca_oam"] for row in rows if row["snr_db"] >= 10)
+
+
+def test_claim_dof_shows_oam_ahead_of_correlated_mimo(capsys):
+    for row in rows_of(capsys, "dof", "--preset", "claim-dof-vs-kronecker"):
+        assert row["uca_oam"] > row["kronecker_0.9"] + 3 * row["kronecker_0.9_standard_error"]
+
+
+def test_counter_oem_warns_that_the_promise_exceeds_the_capacity(capsys):
+    result = json.loads(run(capsys, "oem", "--preset", "counter-oem-intermode", "--json")[1])
+    rates = {(row["scheme"], row["assume"]): row["bit_s_hz"] for row in result["rows"]}
+    assert rates["OEM svd", "block_circulant"] == pytest.approx(61.6, abs=0.06)
+    assert rates["capacity, water-filling", "exact"] == pytest.approx(52.2, abs=0.06)
+    assert any("exceeds the capacity" in note for note in result["notes"])
+
+
+def test_counter_pointing_tolerance(capsys):
+    rows = rows_of(capsys, "sweep", "--preset", "counter-pointing-tolerance", "--num", "5")
+    assert rows[0]["bepre_angle"] == pytest.approx(51.1, abs=0.06)
+    assert rows[-1]["bepre_angle"] == pytest.approx(8.8, abs=0.06)
+
+
+def test_options_override_a_preset(capsys):
+    _, out, _ = run(capsys, "oem", "--preset", "claim-oem-dish", "--distance-m", "15", "--json")
+    parameters = json.loads(out)["parameters"]
+    assert (parameters["distance_m"], parameters["radius_m"]) == (15.0, 0.03)
+
+
+def test_numbers_are_those_of_the_library(capsys):
+    _, out, _ = run(capsys, "simulate", "--freq-ghz", "60", "--tilt-deg", "3", "--distance-m", "30", "--json")
+    link = LinkGeometry(UCA(8, 0.5), UCA(8, 0.5), Pose.from_angles(30.0, tilt_rad=math.radians(3)), freq_hz=60e9)
+    found = json.loads(out)["summary"]["spectral_efficiency_bit_s_hz"]
+    for scheme, value in simulate_link(link, 20.0).items():
+        assert found[scheme] == pytest.approx(float(value), rel=1e-7)
+
+
+@pytest.mark.parametrize("param", ["snr_db", "freq_ghz", "wavelength_m", "spin_deg", "radius_rx_m"])
+def test_any_number_of_the_link_can_be_swept(param, capsys):
+    start, stop = {"freq_ghz": ("20", "40"), "wavelength_m": ("0.01", "0.02")}.get(param, ("0.3", "0.6"))
+    code, out, _ = run(capsys, "sweep", "--param", param, "--start", start, "--stop", stop, "--num", "3", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert [row[param] for row in result["rows"]] == pytest.approx(
+        [float(start), (float(start) + float(stop)) / 2, float(stop)]
+    )
+    assert result["parameters"].get(param) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "--freq-ghz", "30", "--wavelength-m", "0.01"], "exactly one"),
+        (["simulate", "--num-tx", "0"], "num_elements"),
+        (["simulate", "--radius-tx-m", "-1"], "radius_m"),
+        (["simulate", "--distance-m", "nan"], "distance_m"),
+        (["simulate", "--tilt-deg", "inf"], "tilt_rad"),
+        (["simulate", "--distance-m", "0"], "distance"),
+        (["simulate", "--device", "toaster"], "--device"),
+        (["sweep"], "--param"),
+        (["sweep", "--param", "colour", "--start", "0", "--stop", "1"], "param"),
+        (["sweep", "--param", "tilt_deg", "--start", "0", "--stop", "1", "--num", "1"], "num"),
+        (["sweep", "--param", "tilt_deg", "--start", "0", "--stop", "1", "--num", "100000000"], "num"),
+        (["sweep", "--param", "tilt_deg", "--start", "nan", "--stop", "1"], "start"),
+        (["oem", "--pitch-m", "0.1"], "pitch_m"),
+        (["oem", "--radius-m", "0.008", "--focal-length-m", "1"], "kR"),
+        (["ber", "--order", "8"], "order"),
+        (["ber", "--precoding", "magic"], "precoding"),
+        (["field", "--mode", "8"], "mode"),
+        (["simulate", "--plot", "/nonexistent/folder/x.png"], "nonexistent"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(arguments, message, capsys):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_gpu_is_asked_for_where_none_is(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run(capsys, "simulate", "--device", "cuda")
+    assert code == 2
+    assert "GPU" in err
+
+
+def test_what_the_library_warns_of_is_told(capsys):
+    dish = ["--rows", "1", "--columns", "1", "--radius-m", "0.03", "--focal-length-m", "1", "--dish-radius-m", "0.2"]
+    code, out, err = run(capsys, "oem", *dish)
+    assert code == 0
+    assert "truncates modes 3, 4" in out + err
+    assert "UserWarning" not in err
+
+
+def test_nyquist_mode_is_named(capsys):
+    _, out, _ = run(capsys, "field", "--mode", "4", "--num-pixels", "4")
+    assert "standing wave" in out
+
+
+def test_commands_join_another_parser(capsys):
+    parser = argparse.ArgumentParser()
+    add_oam_commands(parser.add_subparsers(required=True))
+    args = parser.parse_args(["oam", "simulate"])
+    assert args.run(args) == 0
+    assert "plain" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        parser.parse_args(["oam", "sweep", "--help"])
+    assert "claim-bepre-tilt" in capsys.readouterr().out

@@ -1,0 +1,385 @@
+"""The OAM link simulator without a browser: settings, charts, views, the API, the files of the Space."""
+
+import base64
+import csv
+import json
+import math
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+import yaml
+
+pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mimo-hf[spaces]'")
+import gradio_client
+from gradio_client.exceptions import AppError
+
+from mimo_hf.hub import spaces
+from mimo_hf.oam.presets import PRESETS
+
+app = spaces.load("oam")
+from oam_charts import (  # noqa: E402  found by the Space's own folder, which loading it adds to the path
+    BACKGROUND,
+    COLORS,
+    MUTED,
+    SHADE,
+    TEXT,
+    Curve,
+    bars,
+    contrast,
+    curves,
+    figure,
+    ink_on,
+)
+from oam_settings import CONTROLS, SCHEMES, TABS, Settings, from_values, parse  # noqa: E402
+from oam_views import received_symbols  # noqa: E402
+
+FOLDER = spaces.space_path("oam")
+
+
+def query_of(settings):
+    return dict(parse_qsl(settings.to_query()[1:], keep_blank_values=True))
+
+
+def csv_of(html, name):
+    """The rows of the CSV file that a figure offers, as dicts of text."""
+    data = re.search(rf"download='{name}\.csv' href='data:text/csv;base64,([^']+)'", html).group(1)
+    lines = [line for line in base64.b64decode(data).decode().splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+# Settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_comes_back_from_its_link(preset):
+    settings = Settings.from_preset(preset)
+    assert settings.to_query() == f"?v=1&p={preset}"
+    assert Settings.from_query(query_of(settings)) == (settings, [])
+
+
+def test_every_setting_comes_back_from_its_link():
+    changed = {}
+    for name, meta in CONTROLS.items():
+        if name == "preset":
+            continue
+        if meta["many"]:
+            changed[name] = ("plain", "mmse")
+        elif meta["choices"]:
+            changed[name] = meta["choices"][-2]
+        else:
+            changed[name] = 3 if meta["step"] == 1 else 2.25
+    settings = Settings(preset="counter-edfors", **changed)
+    assert Settings.from_query(query_of(settings)) == (settings, [])
+
+
+def test_query_keys_are_unique():
+    keys = [meta["key"] for meta in CONTROLS.values()]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"al": "nan"},
+        {"al": "1e309"},
+        {"al": "-0.5"},
+        {"al": "zehn"},
+        {"d": "0"},
+        {"nt": "8.5"},
+        {"nt": "1000"},
+        {"ref": "<img onerror=alert(1)>"},
+        {"sch": "plain,magic"},
+        {"p": "claim-everything"},
+        {"v": "9"},
+        {"seed": "1" * 10_000},
+        {"f": "٣٠٠٠٠٠"},
+    ],
+)
+def test_a_bad_value_in_a_link_is_named_and_replaced(query):
+    settings, problems = Settings.from_query(query)
+    assert settings == Settings.from_preset("claim-bepre-tilt")
+    assert len(problems) == 1
+    assert len(problems[0]) < 300
+
+
+def test_unknown_keys_and_minus_zero_do_no_harm():
+    settings, problems = Settings.from_query({"utm_source": "x", "al": "-0"})
+    assert problems == []
+    assert settings.tilt_deg == 0
+
+
+def test_an_empty_field_is_refused_by_name():
+    values = {name: getattr(Settings(), name) for name in CONTROLS}
+    assert from_values(values) == Settings()
+    with pytest.raises(ValueError, match=r"Distance D \(m\) \(d\) must be a number; got ''"):
+        from_values(values | {"distance_m": None})
+
+
+def test_optional_fields_may_be_empty():
+    assert parse("pilot_snr_db", " ") is None
+    assert parse("oem_focal_m", "1.5") == 1.5
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_means_here_what_it_means_on_the_command_line(preset):
+    settings, entry = Settings.from_preset(preset), PRESETS[preset]
+    config = settings.oem_config() if entry.command == "oem" else settings.link_config()
+    swept = {"param", "start", "stop", "num", "distances_m", "snrs_db", "tilt_deg"}
+    for name, value in entry.settings.items():
+        if name not in swept or (name == "tilt_deg" and entry.settings["param"] != "tilt_deg"):
+            expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-9)
+            assert getattr(config, name) == expected
+    if entry.command == "sweep":
+        assert (settings.sweep, settings.sweep_start, settings.sweep_stop, settings.sweep_num) == tuple(
+            entry.settings[name] for name in ("param", "start", "stop", "num")
+        )
+
+
+# Charts
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_curves_stand_out_from_the_paper(color):
+    assert contrast(color, BACKGROUND) >= 3
+    assert contrast(color, SHADE) >= 3
+
+
+def test_text_of_charts_and_notes_is_readable():
+    assert min(contrast(TEXT, BACKGROUND), contrast(MUTED, BACKGROUND), contrast(MUTED, SHADE)) >= 4.5
+    css = (FOLDER / "style.css").read_text(encoding="utf-8")
+    pairs = re.findall(r"background: (#\w{6}); color: (#\w{6})", css)
+    assert len(pairs) >= 5
+    assert all(contrast(*pair) >= 4.5 for pair in pairs)
+
+
+def test_contrast_is_that_of_wcag():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert all(contrast(ink_on(f"#{g:02x}{g:02x}{g:02x}"), f"#{g:02x}{g:02x}{g:02x}") >= 4.5 for g in range(256))
+
+
+def test_curves_leave_gaps_and_name_every_line():
+    chart = curves(
+        [1, 2, 3], [Curve("a<b", [1, math.nan, 3]), Curve("top", [4, 5, 6], bound=True)], title="T", x_label="x"
+    )
+    assert "a&lt;b" in chart
+    assert "beyond the capacity" in chart
+    assert "nan" not in chart
+
+
+def test_a_logarithmic_chart_of_zeros_is_empty_but_there():
+    chart = curves([1, 2], [Curve("none", [0.0, 0.0])], title="T", x_label="x", log_y=True)
+    assert "nan" not in chart
+
+
+def test_bars_are_as_long_as_their_values():
+    chart = bars([("one", 10.0, "k"), ("two", 20.0, "k")], title="T", unit="u")
+    widths = [float(width) for width in re.findall(r"width='([\d.]+)' height='22'", chart)]
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
+
+
+def test_a_figure_escapes_what_it_shows():
+    html = figure("<svg/>", "<script>", [{"<b>": "<i>"}], "a,b\n", "n")
+    assert "<script>" not in html
+    assert "<i>" not in html
+
+
+# Views
+
+
+@pytest.mark.parametrize("tab", app.VIEWS)
+@pytest.mark.parametrize("preset", ["claim-bepre-tilt", "claim-oem-dish", "counter-ula-wins"])
+def test_every_tab_draws_every_kind_of_preset(preset, tab):
+    html = app.VIEWS[tab](Settings.from_preset(preset))
+    assert "<svg" in html
+    assert re.search(r"[='\" ]nan\b", html) is None
+    assert "http" not in re.sub(r"base64,[^']*", "", html)
+
+
+@pytest.mark.parametrize("tab", ["link", "modes", "interference", "detection", "efficiency", "mimo"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_tx": 4, "num_rx": 7},
+        {"num_tx": 32, "num_rx": 32},
+        {"num_tx": 2, "num_rx": 2, "mode": -1},
+        {"radius_tx_wl": 0.2, "radius_rx_wl": 0.2, "distance_m": 0.1},
+        {"precoding": "svd", "pilot_snr_db": 10.0, "detector": "zf", "modulation": "64"},
+        {"snr_reference": "frobenius", "power": "waterfill", "schemes": ()},
+        {"off_axis_deg": 60.0, "tilt_deg": 80.0, "spin_deg": 45.0, "snr_db": -20.0},
+    ],
+    ids=str,
+)
+def test_every_tab_draws_the_corners(changes, tab):
+    assert "<svg" in app.VIEWS[tab](Settings(**changes))
+
+
+def test_the_sweep_never_crosses_the_capacity():
+    rows = csv_of(app.VIEWS["efficiency"](Settings.from_preset("claim-bepre-tilt")), "sweep")
+    assert len(rows) == 61
+    for row in rows:
+        assert all(float(row[scheme]) <= float(row["capacity_waterfill"]) + 1e-6 for scheme in SCHEMES)
+
+
+def test_the_csv_says_what_it_depends_on():
+    html = app.VIEWS["efficiency"](Settings.from_preset("claim-bepre-tilt"))
+    data = re.search(r"download='sweep.csv' href='data:text/csv;base64,([^']+)'", html).group(1)
+    header = base64.b64decode(data).decode()
+    for key in ("param", "distance_m", "snr_reference", "versions", "freq_ghz"):
+        assert f"# {key}=" in header
+
+
+@pytest.mark.parametrize(("preset", "warned"), [("counter-oem-intermode", True), ("claim-oem-multiplicative", False)])
+def test_oem_warns_exactly_where_the_ideal_exceeds_the_capacity(preset, warned):
+    html = app.VIEWS["oem"](Settings.from_preset(preset))
+    rows = csv_of(html, "oem")
+    promised = max(float(row["bit_s_hz"]) for row in rows if row["assume"] == "block_circulant")
+    capacity = next(float(row["bit_s_hz"]) for row in rows if "water-filling" in row["scheme"])
+    assert (promised > capacity) is warned
+    assert ("oam-warning" in html) is warned
+
+
+def test_the_near_field_is_announced():
+    assert "Near field" in app.VIEWS["link"](Settings(distance_m=3.0))
+    assert "Near field" not in app.VIEWS["link"](Settings(distance_m=50.0))
+
+
+def test_the_nyquist_mode_is_announced():
+    assert "Nyquist" in app.VIEWS["modes"](Settings(mode=4))
+    assert "turns +1 times" in app.VIEWS["modes"](Settings(mode=1))
+
+
+@pytest.mark.parametrize(
+    ("tab", "changes", "message"),
+    [
+        ("modes", {"mode": 7, "num_tx": 4}, "mode"),
+        ("link", {"distance_m": 0.001}, "at least one wavelength"),
+        ("oem", {"oem_focal_m": 1.0, "oem_radius_wl": 0.4}, "kR must exceed"),
+        ("oem", {"oem_pitch_wl": 5.0}, "twice the radius"),
+        ("efficiency", {"sweep_start": 3.0, "sweep_stop": 3.0}, "two different ends"),
+        ("mimo", {"mimo_start_m": 3.0, "mimo_stop_m": 3.0}, "must differ"),
+    ],
+)
+def test_what_is_impossible_is_said(tab, changes, message):
+    with pytest.raises(ValueError, match=message):
+        app.VIEWS[tab](Settings(**changes))
+
+
+def test_symbols_arrive_where_they_were_sent_without_noise():
+    received, sent, modes = received_symbols(Settings(tilt_deg=0.0, snr_db=60.0, modulation="16"))
+    assert sorted(modes) == list(range(-4, 4))
+    assert float((received - sent).abs().max()) < 0.02
+
+
+def test_symbols_depend_on_the_seed_alone():
+    first, again, other = (received_symbols(Settings(seed=seed))[0] for seed in (1, 1, 2))
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+# The app
+
+
+def test_build_demo_gives_a_page_with_labels():
+    config = app.build_demo().get_config_file()
+    kinds = {"slider", "number", "radio", "dropdown", "checkboxgroup"}
+    controls = [entry for entry in config["components"] if entry["type"] in kinds]
+    assert len(controls) == len(CONTROLS) - 1
+    assert all(entry["props"]["label"] for entry in controls)
+    ids = [entry["props"]["elem_id"] for entry in config["components"] if entry["props"].get("elem_id")]
+    assert len(ids) == len(set(ids))
+    assert {entry["id"] for entry in [{"id": key} for key in app.TAB_NAMES]} == set(TABS)
+
+
+def test_the_front_matter_configures_the_space():
+    _, block, text = (FOLDER / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    front = yaml.safe_load(block)
+    pinned = dict(line.split("==") for line in (Path(__file__).parents[2] / "constraints.txt").read_text().split())
+    assert front["sdk"] == "gradio"
+    assert front["sdk_version"] == pinned["gradio"]
+    assert (FOLDER / front["app_file"]).is_file()
+    assert isinstance(front["python_version"], str)
+    assert front["title"]
+    assert front["license"] == "apache-2.0"
+    assert len(front["short_description"]) <= 60
+    colors = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {front["colorFrom"], front["colorTo"]} <= colors
+    for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", text):
+        assert (FOLDER / picture).stat().st_size < 300_000
+
+
+def test_the_launcher_names_what_there_is():
+    assert "oam_link_simulator" in spaces.names()
+    with pytest.raises(ValueError, match=r"no Space 'radar'; there are .*oam_link_simulator"):
+        spaces.space_path("radar")
+
+
+def test_without_gradio_the_launcher_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ImportError, match=r"mimo-hf\[spaces\]"):
+        spaces.load("oam")
+
+
+# The API
+
+
+@pytest.fixture(scope="module")
+def client(oam_url):
+    return gradio_client.Client(oam_url, verbose=False)
+
+
+def test_the_api_is_typed_and_documented(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/simulate", "/sweep", "/field", "/oem", "/dof", "/ber"}
+    for endpoint in endpoints.values():
+        assert all(parameter["parameter_has_default"] for parameter in endpoint["parameters"])
+
+
+@pytest.mark.parametrize("name", ["simulate", "sweep", "field", "oem", "dof", "ber"])
+def test_an_endpoint_answers_its_defaults_in_plain_json(client, name):
+    answer = client.predict(api_name=f"/{name}")
+    assert answer["rows"]
+    assert answer["parameters"]["versions"]
+    json.dumps(answer, allow_nan=False)
+
+
+def test_the_api_gives_the_numbers_of_the_library(client):
+    answer = client.predict(tilt_deg=10, tilt_azimuth_deg=25, api_name="/simulate")
+    found = answer["summary"]["spectral_efficiency_bit_s_hz"]
+    assert found["plain"] == pytest.approx(2.37, abs=0.01)
+    assert found["bepre_angle"] == pytest.approx(51.13, abs=0.01)
+    assert found["capacity_waterfill"] == pytest.approx(51.77, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("simulate", {"freq_ghz": 30.0, "wavelength_m": 0.01}, "exactly one"),
+        ("simulate", {"distance_m": 0.0}, "at least one wavelength"),
+        ("simulate", {"num_tx": 1}, "num_elements"),
+        ("simulate", {"num_tx": 64}, "capped at 32"),
+        ("sweep", {"num": 10_000}, "capped at 1001"),
+        ("sweep", {"param": "colour"}, "param"),
+        ("field", {"mode": 9}, "mode"),
+        ("oem", {"focal_length_m": 1.0, "radius_m": 0.004}, "kR must exceed"),
+        ("oem", {"rows": 16}, "capped at 128"),
+        ("ber", {"order": 5}, "order"),
+        ("ber", {"num_symbols": 10_000_000}, "capped"),
+    ],
+)
+def test_the_api_says_what_is_wrong(client, name, arguments, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(api_name=f"/{name}", **arguments)
+
+
+def test_two_clients_at_once_get_their_own_answers(oam_url):
+    def ask(tilt):
+        return gradio_client.Client(oam_url, verbose=False).predict(tilt_deg=tilt, api_name="/simulate")
+
+    with ThreadPoolExecutor(2) as pool:
+        for tilt, answer in zip([5, 30, 5, 30], pool.map(ask, [5, 30, 5, 30]), strict=True):
+            assert answer["parameters"]["tilt_deg"] == tilt
