@@ -1,13 +1,15 @@
 """
 Compiles what a kernel's launchers launch, without a GPU: `python _aot.py PACKAGE CASES CAPABILITY ...` prints JSON.
 
-PACKAGE is a folder `torch-ext/<name>`. CASES is a Python file with `cases(package, capability)`, which yields pairs of a
-name and a function that launches kernels on CPU tensors. Instead of running, each launch is compiled for every compute
-capability (80, 90), with the specialisations and options it would have on a GPU. The Triton is the one that Python finds.
+PACKAGE is a folder `torch-ext/<name>`. CASES is a Python file with `cases(package, capability, complete)`, which yields
+pairs of a name and a function that launches kernels on CPU tensors. Instead of running, each launch is compiled for every
+compute capability (80, 90), with the specialisations and options it would have on a GPU. The Triton is the one that Python
+finds. `complete` is true where the variable MIMO_HF_AOT is "complete".
 """
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -91,9 +93,10 @@ def compile_for(capability: int, kernel, args, kwargs) -> dict:
 def main(package: str, cases: str, *capabilities: str):
     module = load(Path(package), Path(package).name)
     makers = load(Path(cases), "aot_cases").cases
+    complete = os.environ.get("MIMO_HF_AOT") == "complete"
     rows = []
     for capability in map(int, capabilities):
-        for name, launch in makers(module, capability):
+        for name, launch in makers(module, capability, complete):
             launches = record(launch)
             assert launches, f"{name} launches no kernel"
             rows += [{"case": name, **compile_for(capability, *call)} for call in launches]

@@ -59,8 +59,9 @@ def sink_swa_attention_reference(
 
 def _attend(query, key, value, visible, sinks, scaling, precision) -> torch.Tensor:
     """query `[B, Hk, G, M, D]`, key `[B, Hk, N, D]`, value `[B, Hk, N, Dv]`, visible broadcast to `[B, Hk, G, M, N]`."""
-    logits = query.to(precision) @ key.to(precision).unsqueeze(2).transpose(-1, -2) * scaling
-    logits = logits.masked_fill(~visible, float("-inf"))
+    group = query.shape[2:4]
+    logits = query.to(precision).flatten(2, 3) @ key.to(precision).transpose(-1, -2) * scaling
+    logits = logits.unflatten(2, group).masked_fill(~visible, float("-inf"))
     top = logits.detach().amax(dim=-1, keepdim=True)
     if sinks is not None:
         top = torch.maximum(top, sinks.detach())
@@ -70,4 +71,4 @@ def _attend(query, key, value, visible, sinks, scaling, precision) -> torch.Tens
     if sinks is not None:
         total = total + (sinks - top).exp()
     weights = weights / torch.where(total > 0, total, 1)
-    return weights @ value.to(precision).unsqueeze(2)
+    return (weights.flatten(2, 3) @ value.to(precision)).unflatten(2, group)

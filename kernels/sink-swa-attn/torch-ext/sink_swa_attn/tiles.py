@@ -38,13 +38,13 @@ def forward_tiles(dtype: torch.dtype, rows: int) -> Tiles:
     if rows <= 16:
         return Tiles(16, 64, 4, 2)
     if rows <= 64:
-        return Tiles(64, 64, 4, 2)
+        return Tiles(64, 64, 8, 2)
     return Tiles(128, 64, 8, 2)
 
 
 def query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
-        return Tiles(16, 16, 4, 2)
+        return Tiles(16, 16, 4, 1)
     if hopper:
         return Tiles(64, 64, 8, 2)
     return Tiles(64, 32, 4, 2) if head_dim <= 128 else Tiles(32, 64, 8, 1)
@@ -52,7 +52,7 @@ def query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Til
 
 def key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
-        return Tiles(16, 16, 4, 2)
+        return Tiles(16, 16, 4, 1)
     return Tiles(32, 64, 8, 2) if hopper or head_dim <= 128 else Tiles(64, 32, 8, 2)
 
 
