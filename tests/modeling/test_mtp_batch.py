@@ -309,9 +309,7 @@ def test_samples_of_a_batch_have_the_distribution_of_plain_samples(follower_mode
     counts = {}
     for use_mtp in (None, True):
         torch.manual_seed(7)
-        seen = []
-        for _ in range(3):
-            seen.append(model.generate(ids, attention_mask=mask, use_mtp=use_mtp, **settings)[:, -2:])
+        seen = [model.generate(ids, attention_mask=mask, use_mtp=use_mtp, **settings)[:, -2:] for _ in range(3)]
         pairs = torch.stack(seen).view(3, 2, copies, 2).transpose(0, 1).reshape(2, -1, 2)
         counts[use_mtp] = [torch.bincount(part[:, 0] * 5 + part[:, 1], minlength=25).double() for part in pairs]
     assert set(model.mtp_statistics.accepted) == {0, 1}
