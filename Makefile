@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLD_TRITON := $(VENV)/triton-3.6.0
 
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -37,7 +38,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/mimo-hf demo $(ARGS)
 
-test: $(STAMP)
+# The oldest Triton that the kernels support, beside the installed one: tests/kernels compiles on both.
+$(OLD_TRITON): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@.new triton==3.6.0
+	@rm -rf $@ && mv $@.new $@
+
+test: $(STAMP) $(OLD_TRITON)
 	$(BIN)/pytest $(ARGS)
 
 # mypy reads an installed copy: in the tree, mimo_hf.modeling and mimo_hf.trainers lie outside mimo_hf/.

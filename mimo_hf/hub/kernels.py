@@ -92,7 +92,9 @@ def kernels_folder() -> Path:
         if any(folder.glob("*/build.toml")):
             return folder.resolve()
     if chosen:
-        raise FileNotFoundError(f"{FOLDER_VARIABLE}={chosen} holds no <name>/build.toml: name the folder that holds them.")
+        raise FileNotFoundError(
+            f"{FOLDER_VARIABLE}={chosen} holds no <name>/build.toml: name the folder that holds them."
+        )
     raise FileNotFoundError(
         f"no kernel repositories in {packaged.parent} nor beside it: install mimo_hf from its wheel or a checkout, or set "
         f"{FOLDER_VARIABLE}."
@@ -123,7 +125,9 @@ def read_repository(path: Path) -> Repository:
     except ValueError as error:
         raise KernelError(f"{path / 'build.toml'}: {error}") from error
     if not (repository.source / "__init__.py").is_file():
-        raise KernelError(f"{repository.source / '__init__.py'} is missing: the source of {repository.name} goes there.")
+        raise KernelError(
+            f"{repository.source / '__init__.py'} is missing: the source of {repository.name} goes there."
+        )
     return repository
 
 
@@ -332,7 +336,9 @@ def use_local_kernels(*names: str) -> dict[str, Path]:
     added = {}
     for repository in chosen:
         if ":" in str(repository.root):
-            raise KernelError(f"{repository.root}: LOCAL_KERNELS can't hold a path with a colon; set {FOLDER_VARIABLE}.")
+            raise KernelError(
+                f"{repository.root}: LOCAL_KERNELS can't hold a path with a colon; set {FOLDER_VARIABLE}."
+            )
         build(repository)
         added[repository.repo_id] = repository.root
     entries = [entry for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if entry]

@@ -98,5 +98,7 @@ def _bench(args: argparse.Namespace) -> int:
             rows[workload] = {"mean_ms": timing.mean_ms, "min_ms": timing.min_ms, "reference_ms": timing.ref_mean_ms}
             print(f"{workload}: {timing.mean_ms:.3f} ms, PyTorch reference {timing.ref_mean_ms:.3f} ms, outputs agree")
     if args.json:
-        args.json.write_text(json.dumps({"kernel": repository.name, "repeats": args.repeats, "workloads": rows}, indent=2))
+        args.json.write_text(
+            json.dumps({"kernel": repository.name, "repeats": args.repeats, "workloads": rows}, indent=2)
+        )
     return 0

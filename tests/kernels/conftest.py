@@ -1,5 +1,5 @@
 """
-What all kernel tests share: the backends, memory that nobody may read, the paths of repositories and of the two Tritons.
+What all kernel tests share: the backends, and memory that nobody may read.
 
 A test that takes `backend` runs on the PyTorch reference, in Triton's interpreter and, where there is one, on a GPU.
 """
@@ -17,9 +17,6 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
-
-# The oldest Triton that the kernels support lies beside the installed one: `make` puts it there.
-TRITONS = {"3.6.0": Path(sys.prefix) / "triton-3.6.0", "installed": None}
 
 
 def _load_worker():
@@ -98,11 +95,20 @@ def interpreter():
     process.close()
 
 
-@pytest.fixture(params=["reference", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+TRITON_BACKENDS = ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=["reference", *TRITON_BACKENDS])
 def backend(request):
     if request.param == "interpreter":
         return request.getfixturevalue("interpreter")
     return {"reference": Backend, "gpu": GPU}[request.param]()
+
+
+@pytest.fixture(params=TRITON_BACKENDS)
+def triton_backend(request):
+    """For what the reference does not have."""
+    return request.getfixturevalue("interpreter") if request.param == "interpreter" else GPU()
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,9 @@ def _check(query, key, value, sinks, window, kv_start):
     batch, heads, query_length, head_dim = query.shape
     kv_heads, key_length = key.shape[1:3]
     if key.shape != (batch, kv_heads, key_length, head_dim) or value.shape[:3] != key.shape[:3]:
-        raise ValueError(f"{shown}: expected [B, H, Nq, D], [B, Hk, Nk, D] and [B, Hk, Nk, Dv] with equal B, D, Hk, Nk")
+        raise ValueError(
+            f"{shown}: expected [B, H, Nq, D], [B, Hk, Nk, D] and [B, Hk, Nk, Dv] with equal B, D, Hk, Nk"
+        )
     if kv_heads == 0 or heads % kv_heads or heads == 0:
         raise ValueError(f"{heads} heads of the query and {kv_heads} of the keys: the first must be a multiple")
     if not 1 <= query_length <= key_length:
@@ -82,7 +84,9 @@ def _check(query, key, value, sinks, window, kv_start):
     if len(devices) > 1:
         raise ValueError(f"query, key, value and sinks lie on {sorted(map(str, devices))}: move them to one device")
     if sinks is not None and (sinks.shape != (heads,) or not sinks.dtype.is_floating_point):
-        raise ValueError(f"sinks {list(sinks.shape)} {sinks.dtype}: expected one floating-point logit a head, [{heads}]")
+        raise ValueError(
+            f"sinks {list(sinks.shape)} {sinks.dtype}: expected one floating-point logit a head, [{heads}]"
+        )
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(
             f"window={window!r}: expected how many positions a query sees, itself among them, at least 1; None: all"

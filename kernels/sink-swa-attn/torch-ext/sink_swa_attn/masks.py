@@ -27,7 +27,9 @@ def kv_start_of(
         return None
     expected = [(key_length,), (1, query_length, key_length)]
     if tuple(mask.shape[1:]) not in expected:
-        raise ValueError(f"attention_mask {list(mask.shape)}: expected [B, {key_length}] or [B, 1, {query_length}, ...]")
+        raise ValueError(
+            f"attention_mask {list(mask.shape)}: expected [B, {key_length}] or [B, 1, {query_length}, ...]"
+        )
     if mask.dim() == 4 and mask.dtype != torch.bool:
         raise ValueError(
             f"attention_mask of {mask.dtype}: additive masks are not represented; pass booleans, True where a query "
