@@ -347,6 +347,31 @@ def use_local_kernels(*names: str) -> dict[str, Path]:
     return added
 
 
+def register_attention(name: str) -> str:
+    """
+    Makes a kernel an `attn_implementation` under its own name and its Hub id, from its build on this machine.
+
+    transformers does this by itself for a Hub id, where it accepts the installed version of the `kernels` library; the own
+    name works with every version.
+
+    Returns:
+        Its own name: `model.set_attn_implementation(register_attention("sink-swa-attn"))`.
+
+    Raises:
+        KernelError: there is no such kernel, or it is no attention.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    repository, module = find(name), load(name)
+    if not (hasattr(module, "flash_attn_forward") and hasattr(module, "supports_flash_attn")):
+        raise KernelError(f"{name!r} is no attention: it has no `flash_attn_forward` and `supports_flash_attn`.")
+    for known_as in (repository.name, repository.repo_id):
+        AttentionInterface.register(known_as, module.flash_attn_forward)
+        AttentionMaskInterface.register(known_as, sdpa_mask)
+    return repository.name
+
+
 def _library() -> Any:
     try:
         import kernels
