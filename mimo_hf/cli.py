@@ -74,7 +74,7 @@ def _parser(with_oam: bool = False) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add_command in (_add_demo, _add_generate, _add_publish, _add_space):
         add_command(commands)
-    add_kernels_command(commands, _add_command)
+    add_kernels_command(commands, _add_command, _positive_integer, _writable)
     if with_oam:
         from .oam.cli import add_oam_commands
 

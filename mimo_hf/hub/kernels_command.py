@@ -21,8 +21,13 @@ SUMMARIES = {
 }
 
 
-def add_kernels_command(commands: Any, add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds `kernels` with its sub-commands; `add_command` is the command line's own way to add one."""
+def add_kernels_command(
+    commands: Any,
+    add_command: Callable[..., argparse.ArgumentParser],
+    positive_integer: Callable[[str], int],
+    writable: Callable[[str], Path],
+) -> None:
+    """Adds `kernels` with its sub-commands, in the command line's own way to add one and to read values."""
     summary = "List, build, check and time the kernel repositories."
     kernels = commands.add_parser("kernels", help=summary, description=summary)
     actions = kernels.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -30,9 +35,11 @@ def add_kernels_command(commands: Any, add_command: Callable[..., argparse.Argum
         parser = add_command(actions, name, run, SUMMARIES[name], EXAMPLES[name])
         if name == "bench":
             parser.add_argument("kernel", metavar="NAME", help="a kernel's name or Hub id")
-            parser.add_argument("--repeats", metavar="N", type=int, default=10, help="timed runs of each workload")
-            parser.add_argument("--warmup", metavar="N", type=int, default=3, help="runs before them")
-            parser.add_argument("--json", metavar="PATH", type=Path, help="save the numbers here")
+            parser.add_argument(
+                "--repeats", metavar="N", type=positive_integer, default=10, help="timed runs of each workload"
+            )
+            parser.add_argument("--warmup", metavar="N", type=positive_integer, default=3, help="runs before them")
+            parser.add_argument("--json", metavar="PATH", type=writable, help="save the numbers here")
         elif name != "list":
             parser.add_argument("kernels", metavar="NAME", nargs="*", help="of kernels; none: all")
 
@@ -82,23 +89,27 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    for option in ("repeats", "warmup"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option} must be a whole number of at least 1; got {getattr(args, option)}")
+    import torch
     from kernels.cli.benchmark import discover_benchmark_classes, run_benchmark_class
 
     from .kernels import build, find
 
     repository = find(args.kernel)
     build(repository)
+    on_gpu = torch.cuda.is_available()
+    measured = "Triton kernel" if on_gpu else "PyTorch reference"
+    device = torch.cuda.get_device_name() if on_gpu else "CPU"
+    if not on_gpu:
+        print("no CUDA device: this times the PyTorch reference, which runs in the kernel's place on a CPU")
     rows = {}
     for benchmark in discover_benchmark_classes(repository.path / "benchmarks" / "benchmark.py", repository.path):
         results, _ = run_benchmark_class(benchmark, args.repeats, args.warmup, str(repository.root), True, "")
         for workload, timing in results.items():
-            rows[workload] = {"mean_ms": timing.mean_ms, "min_ms": timing.min_ms, "reference_ms": timing.ref_mean_ms}
-            print(f"{workload}: {timing.mean_ms:.3f} ms, PyTorch reference {timing.ref_mean_ms:.3f} ms, outputs agree")
+            rows[workload] = {"mean_ms": timing.mean_ms, "min_ms": timing.min_ms, "eager_ms": timing.ref_mean_ms}
+            print(
+                f"{workload}: {measured} {timing.mean_ms:.3f} ms, eager PyTorch {timing.ref_mean_ms:.3f} ms, outputs agree"
+            )
     if args.json:
-        args.json.write_text(
-            json.dumps({"kernel": repository.name, "repeats": args.repeats, "workloads": rows}, indent=2)
-        )
+        content = {"kernel": repository.name, "measured": measured, "device": device, "repeats": args.repeats}
+        args.json.write_text(json.dumps(content | {"workloads": rows}, indent=2) + "\n")
     return 0
