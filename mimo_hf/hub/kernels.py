@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from huggingface_hub import metadata_load
+
 FOLDER_VARIABLE = "MIMO_HF_KERNELS"
 FILES = ("*.py", "*.json")
 
@@ -227,7 +229,7 @@ def check(repository: Repository) -> list[str]:
         if not (repository.path / file).exists()
     ]
     readme = repository.path / "README.md"
-    if readme.exists() and "library_name: kernels" not in readme.read_text(encoding="utf-8").split("---")[1:2][0:1][0]:
+    if readme.exists() and (metadata_load(readme) or {}).get("library_name") != "kernels":
         problems.append(f"{readme} does not begin with front matter that has `library_name: kernels`.")
     for backend in repository.backends:
         problems += _variant_problems(repository, backend)
@@ -266,6 +268,7 @@ def _variant_problems(repository: Repository, backend: str) -> Iterator[str]:
         "version": metadata.version,
         "license": metadata.license,
         "backend": str(metadata.backend.backend_type).rpartition(".")[2].lower(),
+        "python-depends": list(metadata.python_depends),
     }
     expected = {
         "name": repository.name,
@@ -273,6 +276,7 @@ def _variant_problems(repository: Repository, backend: str) -> Iterator[str]:
         "version": repository.version,
         "license": repository.license,
         "backend": backend,
+        "python-depends": [],
     }
     for field, value in expected.items():
         if actual[field] != value:
@@ -304,7 +308,7 @@ def load(name: str, backend: str | None = None) -> ModuleType:
 
     Raises:
         ImportError: the `kernels` library is not installed.
-        KernelError: there is no such kernel, or another module has its id.
+        KernelError: there is no such kernel, another module has its id, or its source changed after it was loaded.
         ValueError: the backend is not the installed PyTorch's.
     """
     library = _library()
@@ -318,7 +322,13 @@ def load(name: str, backend: str | None = None) -> ModuleType:
                 f"{place} and {ids[loaded.metadata.id]} have one id, {loaded.metadata.id!r}, and the first is loaded: load "
                 "one of them in a process."
             )
-    return library.get_local_kernel(repository.root, backend=backend)
+    module = library.get_local_kernel(repository.root, backend=backend)
+    if module.__name__ not in ids:
+        raise KernelError(
+            f"{repository.source} has changed since this process loaded {repository.name}, and the kernels library keeps "
+            "what it loaded: restart Python."
+        )
+    return module
 
 
 def use_local_kernels(*names: str) -> dict[str, Path]:

@@ -75,7 +75,8 @@ class Remote(torch.autograd.Function):
 @pytest.fixture(scope="module", autouse=True)
 def _local_kernels():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_KERNELS", "")
+        patch.setenv("LOCAL_KERNELS", "to be=restored")
+        patch.delenv("LOCAL_KERNELS")
         kernels.use_local_kernels()
         kernels.register_attention(OWN_NAME)
         yield
