@@ -168,7 +168,7 @@ def test_what_can_not_be_written_is_built_in_the_cache(folder, tmp_path, monkeyp
         ({"id": "_twice_op"}, "id is '_twice_op', expected '_twice_op_cpu_"),
         ({"version": 7}, "version is 7, expected 1"),
         ({"license": "MIT"}, "license is 'MIT', expected 'Apache-2.0'"),
-        ({"backend": {"type": "cuda"}}, "backend is 'cuda', expected 'cpu'"),
+        ({"backend": {"type": "cuda"}}, "backend is {'type': 'cuda'}, expected {'type': 'cpu'}"),
         ({"license": None}, "missing field `license`"),
         ({"digest": None}, "has no digest"),
         ({"python_depends": ["triton"]}, "python-depends is ['triton'], expected []"),
