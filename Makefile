@@ -38,10 +38,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/mimo-hf demo $(ARGS)
 
-# The oldest Triton that the kernels support, beside the installed one: tests/kernels compiles on both.
+# The oldest Triton that the kernels support, beside the installed one: tests/kernels compiles on both. Where it can't be had
+# (no network, another system), the test that wants it says so.
 $(OLD_TRITON): $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@.new triton==3.6.0
-	@rm -rf $@ && mv $@.new $@
+	@rm -rf $@.new
+	@if $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@.new triton==3.6.0; \
+		then rm -rf $@ && mv $@.new $@; else echo 'Triton 3.6.0 could not be installed into $@.'; fi
 
 test: $(STAMP) $(OLD_TRITON)
 	$(BIN)/pytest $(ARGS)
