@@ -10,6 +10,7 @@ Places are counted in columns that never move: column c of a row holds the token
 included. The trunk's cache ends at column `end`; the newest token of each row stands at `end` and is not cached yet.
 """
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from transformers.generation import (
     LogitsProcessorList,
     MinPLogitsWarper,
     PrefixConstrainedLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -130,6 +132,16 @@ def decode_batch(
     return decoder.output(generation_config)
 
 
+def _of_row(processor, row: int):
+    """The processor for one row of the batch: from 5.23 on, transformers tells one of them the padding of every row."""
+    ignored = getattr(processor, "prompt_ignore_length", None)
+    if not isinstance(processor, RepetitionPenaltyLogitsProcessor) or not isinstance(ignored, torch.Tensor):
+        return processor
+    processor = copy.copy(processor)
+    processor.prompt_ignore_length = ignored[row : row + 1]
+    return processor
+
+
 def _check_cache(cache):
     layers = getattr(cache, "layers", None)
     if (
@@ -192,6 +204,9 @@ class _BatchDecoder:
         cache.activate_past_recording()
         self.head_cache = model.mtp_cache()
         self.logits_processor = logits_processor
+        self.processors_of_row = [
+            LogitsProcessorList(_of_row(processor, row) for processor in logits_processor) for row in range(batch)
+        ]
         self.shared_processing = all(type(processor) in READ_SCORES_ONLY for processor in logits_processor)
         self.do_sample = generation_config.do_sample
         self.max_length = generation_config.max_length
@@ -326,7 +341,7 @@ class _BatchDecoder:
         if self.shared_processing:
             return self.logits_processor(self.tokens[self._tensor(self.rows)], logits)
         scores = [
-            self.logits_processor(self.tokens[row : row + 1, : self.lengths[row] + extra], logits[i : i + 1])
+            self.processors_of_row[row](self.tokens[row : row + 1, : self.lengths[row] + extra], logits[i : i + 1])
             for i, row in enumerate(self.rows)
         ]
         return torch.cat(scores)

@@ -199,7 +199,7 @@ class MTPGenerationMixin(Host):
                 f"`output_attentions` needs the attention 'eager'; this model has '{self.config._attn_implementation}'. Call "
                 "`model.set_attn_implementation('eager')` first."
             )
-        if self.training and self.is_gradient_checkpointing:
+        if self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
             raise ValueError(
                 "`use_mtp=True` needs the cache, which transformers leaves out under gradient checkpointing in training "
                 "mode; call `model.eval()` or `model.gradient_checkpointing_disable()` before `generate`."
