@@ -298,11 +298,15 @@ class _BatchDecoder:
             logits = self._process(lm_head(hidden[everyone, newest - start]), k)
             if self.do_sample:
                 logits_of_drafts.append(logits)
-                draft = torch.multinomial(logits.softmax(dim=-1), num_samples=1)[:, 0]
-            else:
-                draft = logits.argmax(dim=-1)
-            self.tokens[rows, self._tensor([self.lengths[row] + k for row in self.rows])] = draft
+            places = self._tensor([self.lengths[row] + k for row in self.rows])
+            self.tokens[rows, places] = self._choose_drafts(logits, k)
         return logits_of_drafts
+
+    def _choose_drafts(self, logits: torch.Tensor, k: int) -> torch.Tensor:
+        """Head k's draft for every row, `[rows]`."""
+        if self.do_sample:
+            return torch.multinomial(logits.softmax(dim=-1), num_samples=1)[:, 0]
+        return logits.argmax(dim=-1)
 
     def verify(self, drafts: torch.Tensor, draft_logits: torch.Tensor | None):
         """Runs the trunk over each row's newest token and its drafts, and takes over what holds."""
