@@ -25,7 +25,7 @@ from mimo_hf.hub.checkpoints import bundled
 from mimo_hf.modeling.mtp_batch import _BatchDecoder
 
 SECTIONS = ("text", "forced")
-TARGETS = (1.0, 2.0, 2.8, 3.4, 3.6, 4.0)
+TARGETS = (1.0, 2.0, 2.8, 3.4, 4.0)
 
 
 def left_padded(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -143,10 +143,9 @@ def _of_row(processor, row: int):
 
 
 def _check_cache(cache):
-    layers = getattr(cache, "layers", None)
     if (
         type(cache) is not DynamicCache
-        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
         or cache.offloading
     ):
         kind = type(cache).__name__ + (" with offloading" if getattr(cache, "offloading", False) else "")

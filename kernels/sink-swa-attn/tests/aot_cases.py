@@ -1,6 +1,7 @@
 """What is compiled ahead of time for the test of registers and shared memory: names, and functions that launch kernels."""
 
 from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -16,7 +17,8 @@ def inputs(head_dims, dtype, queries=LENGTH):
 def cases(package, capability, complete):
     """`complete`: every head dim with every type, with and without a window; otherwise a part that has each of them."""
     name = package.__name__
-    forward, backward = import_module(f"{name}.triton_forward"), import_module(f"{name}.triton_backward")
+    forward: Any = import_module(f"{name}.triton_forward")
+    backward: Any = import_module(f"{name}.triton_backward")
     function = import_module(f"{name}.triton_attention").SinkSWAFunction
     head_dims = import_module(f"{name}.tiles").HEAD_DIMS
     backward.is_hopper = lambda device: capability == 90
