@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import Real, choice, count, positive, real
-from .geometry import UCA, LinkGeometry
+from .geometry import UCA, LinkGeometry, planar_dot
 from .modes import bessel_j
 
 CHANNEL_MODELS = ("exact", "far_field")
@@ -48,6 +48,7 @@ def los_channel(
         _warn_of_float32(link)
 
     p, q = link.rx.positions(), link.tx.positions()
+    rx_ramp, tx_ramp = planar_dot(p, link.pose.center_in_own_axes()), planar_dot(q, link.pose.center_m)
     p_squared, q_squared = p.square().sum(dim=-1), q.square().sum(dim=-1)
     far = distance.to(real_dtype)[..., None, None]
     minus_k = -wavenumber.to(real_dtype)[..., None, None]
@@ -57,15 +58,15 @@ def los_channel(
     if model == "exact":
         _refuse_coincidence(link, p_squared, q_squared)
         # |c + rho - q|² - |c|²
-        rx_terms, tx_terms = p_squared + 2 * link.rx_ramp(), q_squared - 2 * link.tx_ramp()
-        excess = _plus_cross(rx_terms, tx_terms, link, -2.0, real_dtype)
+        rotation = link.pose.rotation
+        excess = _plus_cross(p_squared + 2 * rx_ramp, q_squared - 2 * tx_ramp, p, q, -2 * rotation, real_dtype)
         path = (far.square() + excess).sqrt()
         difference = excess / (path + far)
     else:
         _warn_of_near_field(link, p_squared, q_squared)
         squares = (p_squared[..., :, None] + q_squared[..., None, :]).to(real_dtype)
         slant = (far.square() + squares).sqrt()
-        ramps = _plus_cross(link.rx_ramp(), -link.tx_ramp(), link, -1.0, real_dtype)
+        ramps = _plus_cross(rx_ramp, -tx_ramp, p, q, -link.pose.rotation, real_dtype)
         path = far
         difference = squares / (slant + far) + ramps / slant
 
@@ -75,9 +76,10 @@ def los_channel(
     return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
 
 
-def _plus_cross(rx_terms: Tensor, tx_terms: Tensor, link: LinkGeometry, factor: float, dtype: torch.dtype) -> Tensor:
-    r"""rx_terms_m + tx_terms_n + factor \\(\rho_m \cdot q_n\\), `[..., N_r, N_t]`, for planar arrays."""
-    p, q, rotation = link.rx.positions(), link.tx.positions(), factor * link.pose.rotation
+def _plus_cross(
+    rx_terms: Tensor, tx_terms: Tensor, p: Tensor, q: Tensor, rotation: Tensor, dtype: torch.dtype
+) -> Tensor:
+    r"""rx_terms_m + tx_terms_n + (rotation \\(p_m\\)) \\(\cdot q_n\\), `[..., N_r, N_t]`, for planar arrays."""
     px, py = p[..., 0], p[..., 1]
     rho_x = (rotation[..., 0, :1] * px + rotation[..., 0, 1:2] * py).to(dtype)
     rho_y = (rotation[..., 1, :1] * px + rotation[..., 1, 1:2] * py).to(dtype)

@@ -1,5 +1,6 @@
 """Checks at the entrance: every error names the argument, the value seen and what is allowed."""
 
+import cmath
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def real(value: Any, name: str) -> Tensor:
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"`{name}` must be real; got dtype {tensor.dtype}.")
     tensor = tensor.to(torch.float64)
-    if not bool(torch.isfinite(tensor.detach()).all()):
+    if not _finite(tensor):
         raise ValueError(f"`{name}` must be finite; got {shown(tensor)}.")
     return tensor
 
@@ -60,10 +61,14 @@ def matrix(value: Any, name: str, square: bool = False) -> Tensor:
         )
     if not value.is_complex():
         value = value.to(torch.complex128)
-    # A sum is finite only where all its terms are, and costs one pass. It may overflow where they are.
-    if not bool(torch.isfinite(value.detach().sum())) and not bool(torch.isfinite(value.detach()).all()):
+    if not _finite(value):
         raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
     return value
+
+
+def _finite(tensor: Tensor) -> bool:
+    # A sum is finite only where all its terms are, and costs one pass. It may overflow where they are.
+    return cmath.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor.detach()).all())
 
 
 def shown(value: Any) -> str:
