@@ -15,7 +15,11 @@ EPS_FLOAT32 = torch.finfo(torch.float32).eps
 
 
 def los_channel(
-    link: LinkGeometry, model: str = "exact", beta: Real = 1.0, dtype: torch.dtype = torch.complex128
+    link: LinkGeometry,
+    model: str = "exact",
+    beta: Real = 1.0,
+    dtype: torch.dtype = torch.complex128,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     r"""
     Free-space channel of isotropic elements without mutual coupling,
@@ -31,6 +35,7 @@ def los_channel(
         link: batch shape `[...]`.
         beta: amplitude of element gains and losses, `[...]`.
         dtype: complex128, or complex64 where the last digits do not matter.
+        device: where it is computed; None: where the link's tensors are.
 
     Returns:
         `[..., N_r, N_t]`, differentiable in every length and angle, at exact alignment too.
@@ -41,8 +46,10 @@ def los_channel(
     choice(model, "model", CHANNEL_MODELS)
     if dtype not in (torch.complex128, torch.complex64):
         raise ValueError(f"`dtype` must be torch.complex128 or torch.complex64; got {dtype}.")
+    if device is not None:
+        link = link.to(device)
     real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
-    beta = real(beta, "beta")
+    beta = real(beta, "beta").to(link.wavelength_m.device)
     distance, wavenumber = link.distance_m, link.wavenumber
     if dtype == torch.complex64:
         _warn_of_float32(link)
@@ -121,7 +128,7 @@ def _warn_of_float32(link: LinkGeometry):
         )
 
 
-def kronecker_channel(
+def kronecker(
     rx_correlation: Tensor,
     tx_correlation: Tensor,
     batch_shape: tuple[int, ...] = (),

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from .checks import Real, choice, matrix, non_negative, positive, real
+from .detectors import DETECTORS, separable
 from .geometry import LinkGeometry
 from .power import water_filling
 
 SNR_REFERENCES = ("siso", "tx", "frobenius")
-DETECTORS = ("mode", "zf", "mmse")
 
 
 def noise_variance(
@@ -98,9 +98,7 @@ def _mode_sinr(energy: Tensor, power: Tensor, noise: Tensor) -> Tensor:
 
 
 def _zf_sinr(g: Tensor, power: Tensor, noise: Tensor) -> Tensor:
-    num_rx, num_tx = g.shape[-2:]
-    if num_rx < num_tx:
-        raise ValueError(f"`detector='zf'` needs N_r >= N_t; got N_r = {num_rx}, N_t = {num_tx}. Use 'mmse'.")
+    num_rx, num_tx = separable(g).shape[-2:]
     # [(G^H G)^-1]_ll is the squared norm of row l of R^-1, and QR does not square the condition number.
     triangle = torch.linalg.qr(g).R
     size = triangle.diagonal(dim1=-2, dim2=-1).abs()
@@ -151,7 +149,7 @@ def dof_threshold(h: Tensor, tau_db: float = -30.0) -> Tensor:
     return (values.square() > values[..., :1].square() * 10 ** (tau_db / 10)).sum(dim=-1)
 
 
-def effective_dof(h: Tensor) -> Tensor:
+def edof(h: Tensor) -> Tensor:
     r"""\\((tr\,HH^H)^2 / \|HH^H\|_F^2\\), `[...]`, between 1 and min(N_r, N_t); equal to it for equal channels."""
     values = torch.linalg.svdvals(matrix(h, "h")).square()
     return values.sum(dim=-1).square() / values.square().sum(dim=-1)

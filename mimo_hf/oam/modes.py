@@ -39,12 +39,12 @@ def dft_matrix(num_elements: int, dtype: torch.dtype = torch.complex128) -> Tens
     return torch.fft.fft(torch.eye(num_elements, dtype=dtype), dim=0, norm="ortho")
 
 
-def generate_modes(symbols: Tensor) -> Tensor:
+def generate(symbols: Tensor) -> Tensor:
     r"""Mode generation \\(x = F^H s\\): mode l gives element n the phase \\(+2\pi l n/N\\). `[..., N]` to `[..., N]`."""
     return torch.fft.ifft(symbols, norm="ortho")
 
 
-def decompose_modes(samples: Tensor) -> Tensor:
+def decompose(samples: Tensor) -> Tensor:
     r"""Mode decomposition \\(\hat s = F y\\), `[..., N]` to `[..., N]`."""
     return torch.fft.fft(samples, norm="ortho")
 

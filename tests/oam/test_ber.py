@@ -14,8 +14,8 @@ from mimo_hf.oam import (
     modal_channel,
     noise_variance,
     qam_constellation,
-    qam_demodulate,
-    qam_modulate,
+    qam_demod,
+    qam_mod,
     simulate_ber,
 )
 from mimo_hf.oam.ber import BERResult, ls_estimate
@@ -40,9 +40,9 @@ def test_constellation_has_unit_energy_and_gray_neighbours(order):
 def test_demodulation_picks_the_nearest_point(order, seed, spread):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(order, (200,), generator=generator)
-    received = qam_modulate(labels, order) + spread * torch.randn(200, dtype=torch.complex128, generator=generator)
+    received = qam_mod(labels, order) + spread * torch.randn(200, dtype=torch.complex128, generator=generator)
     nearest = (received[:, None] - qam_constellation(order)).abs().argmin(dim=1)
-    assert torch.equal(qam_demodulate(received, order), nearest)
+    assert torch.equal(qam_demod(received, order), nearest)
 
 
 def test_closed_forms_of_qpsk_and_16_qam():

@@ -13,7 +13,7 @@ from mimo_hf.oam import (
     LinkGeometry,
     Pose,
     exponential_correlation,
-    kronecker_channel,
+    kronecker,
     los_channel,
     modal_channel,
     noncirculance,
@@ -160,17 +160,23 @@ def test_ring_correlation_is_bessel_of_the_spacing():
 
 def test_kronecker_channel_has_the_asked_correlation():
     r_rx, r_tx = exponential_correlation(3, 0.9), exponential_correlation(4, 0.4)
-    h = kronecker_channel(r_rx, r_tx, (40_000,), seed=1)
+    h = kronecker(r_rx, r_tx, (40_000,), seed=1)
     assert h.shape == (40_000, 3, 4)
     rx_found = (h @ h.mH).mean(dim=0) / 4
     tx_found = (h.mT @ h.conj()).mean(dim=0) / 3
     assert (rx_found - r_rx).abs().max() < 0.02
     assert (tx_found - r_tx).abs().max() < 0.02
-    assert torch.equal(h, kronecker_channel(r_rx, r_tx, (40_000,), seed=1))
+    assert torch.equal(h, kronecker(r_rx, r_tx, (40_000,), seed=1))
+
+
+def test_channel_on_an_asked_device(make_link):
+    h = los_channel(make_link(), beta=torch.tensor(2.0), device="cpu")
+    torch.testing.assert_close(h, 2 * los_channel(make_link()))
 
 
 @pytest.mark.gpu
 def test_cpu_and_cuda_agree(make_link):
     link = make_link(tilt=20, tilt_azimuth=25)
     h = los_channel(link)
-    assert float((los_channel(link.to("cuda")).cpu() - h).norm() / h.norm()) < 1e-9
+    for on_gpu in (los_channel(link.to("cuda")), los_channel(link, device="cuda")):
+        assert float((on_gpu.cpu() - h).norm() / h.norm()) < 1e-9
