@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, count, matrix, positive, real
+from .checks import Real, choice, count, matrix, non_negative, positive, random_generator, shown
 from .detectors import DETECTORS, detection_filters
+from .power import stream_power
 
 QAM_ORDERS = (4, 16, 64)
 Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
@@ -33,6 +34,8 @@ def qam_constellation(order: int) -> Tensor:
 
 def qam_mod(labels: Tensor, order: int) -> Tensor:
     """Symbols of integer labels 0..order-1, `[...]` to `[...]`."""
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < order:
+        raise ValueError(f"`labels` must lie in 0..{order - 1}; got {shown(labels)}.")
     return qam_constellation(order).to(labels.device)[labels]
 
 
@@ -57,7 +60,7 @@ def ber_theory(snr: Real, order: int = 4) -> Tensor:
         snr: \\(\gamma\\) per symbol, linear, `[...]`. For mode l of a circulant channel \\(p_l |G_{ll}|^2/n_0\\).
     """
     levels = _levels(order)
-    snr = real(snr, "snr")
+    snr = non_negative(snr, "snr")
     num_bits = levels.bit_length() - 1
     total = torch.zeros_like(snr)
     for k in range(1, num_bits + 1):
@@ -151,7 +154,10 @@ def simulate_ber(
     num_rx, num_tx = g.shape[-2:]
     count(num_symbols, "num_symbols")
     count(num_channels, "num_channels")
-    noise, power = positive(noise_variance, "noise_variance"), positive(power, "power")
+    count(max_bytes, "max_bytes")
+    noise, power = positive(noise_variance, "noise_variance"), stream_power(power, num_tx)
+    if not bool((power > 0).all()):
+        raise ValueError("`power` must be greater than zero on every stream; leave out streams without power.")
     batch = torch.broadcast_shapes(g.shape[:-2], noise.shape, power.shape[:-1])
     weighted = (g * power.sqrt()[..., None, :]).expand(*batch, num_rx, num_tx)
     noise = noise.expand(batch)
@@ -162,7 +168,7 @@ def simulate_ber(
         raise ValueError(
             f"`max_bytes={max_bytes}` holds not one symbol of this batch; allow more, or split the batch."
         )
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    generator = random_generator(seed)
     bit_errors = torch.zeros(*batch, num_tx, dtype=torch.int64, device=g.device)
     symbol_errors = torch.zeros_like(bit_errors)
     bits_of = torch.tensor([label.bit_count() for label in range(order)], device=g.device)

@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, count, positive, real
+from .checks import Real, choice, count, matrix, positive, random_generator, real, usable_device
 from .geometry import UCA, LinkGeometry, planar_dot
 from .modes import bessel_j
 
@@ -47,7 +47,7 @@ def los_channel(
     if dtype not in (torch.complex128, torch.complex64):
         raise ValueError(f"`dtype` must be torch.complex128 or torch.complex64; got {dtype}.")
     if device is not None:
-        link = link.to(device)
+        link = link.to(usable_device(device))
     real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
     beta = real(beta, "beta").to(link.wavelength_m.device)
     distance, wavenumber = link.distance_m, link.wavenumber
@@ -146,18 +146,22 @@ def kronecker(
     Returns:
         `[*batch_shape, N_r, N_t]` on the device of `rx_correlation`.
     """
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    generator = random_generator(seed)
+    named = {"rx_correlation": rx_correlation, "tx_correlation": tx_correlation}
+    roots = [_hermitian_root(matrix(r, name, square=True).to(dtype), name) for name, r in named.items()]
     device = rx_correlation.device
-    roots = [_hermitian_root(r.to(dtype)) for r in (rx_correlation, tx_correlation)]
     shape = (*batch_shape, rx_correlation.shape[-1], tx_correlation.shape[-1])
     white = torch.randn(shape, dtype=dtype, generator=generator).to(device)
     return roots[0] @ white @ roots[1]
 
 
-def _hermitian_root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    if float(values.min()) < -1e-9 * float(values.max()):
-        raise ValueError("correlation matrices must be positive semi-definite; this one has a negative eigenvalue.")
+def _hermitian_root(correlation: Tensor, name: str) -> Tensor:
+    largest = float(correlation.abs().max())
+    if float((correlation - correlation.mH).abs().max()) > 1e-6 * largest:
+        raise ValueError(f"`{name}` must be Hermitian, as correlations are; it differs from its conjugate transpose.")
+    values, vectors = torch.linalg.eigh(correlation)
+    if float(values.min()) < -1e-9 * largest:
+        raise ValueError(f"`{name}` must be positive semi-definite; it has the eigenvalue {float(values.min()):.3g}.")
     return (vectors * values.clamp(min=0).sqrt().to(vectors.dtype)) @ vectors.mH
 
 

@@ -51,6 +51,28 @@ def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def random_generator(seed: int | torch.Generator) -> torch.Generator:
+    """The CPU generator itself, or a new one with this seed."""
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"`seed` must be an integer or a torch.Generator; got {seed!r}.")
+    return torch.Generator().manual_seed(seed)
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be a device that torch knows, such as 'cpu' or 'cuda:0'; got {name!r}."
+        ) from error
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise ValueError(f"`device={str(name)!r}` asks for a GPU, and torch sees {num_gpus}. Use 'cpu'.")
+    return device
+
+
 def matrix(value: Any, name: str, square: bool = False) -> Tensor:
     """`value` as complex `[..., rows, columns]`, finite."""
     if not isinstance(value, Tensor) or value.dim() < 2:

@@ -12,9 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .canvas import write_png
+from .checks import usable_device
 from .comparisons import run_dof, run_oem
 from .config import SWEEPABLE, UNUSED, LinkConfig, OEMConfig, Result
 from .experiments import run_ber, run_field, run_simulate, run_sweep
@@ -150,13 +149,7 @@ def _experiment(args: argparse.Namespace) -> Result:
         missing = [_flag(name) for name in ("param", "start", "stop") if name not in settings]
         if missing:
             raise ValueError(f"give {', '.join(missing)}, or a --preset.")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError:
-        raise ValueError(f"`--device` must be cpu or cuda, not {args.device!r}.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`--device {args.device}` asks for a GPU, and none is present.")
-
+    usable_device(args.device)
     own = {option for option, *_ in OPTIONS[args.experiment]}
     options: dict[str, Any] = {name: settings[name] for name in own & settings.keys()}
     if args.experiment in ("sweep", "ber", "field") and sys.stderr.isatty():

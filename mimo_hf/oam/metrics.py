@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, matrix, non_negative, positive, real
+from .checks import Real, choice, matrix, positive, real
 from .detectors import DETECTORS, separable
 from .geometry import LinkGeometry
-from .power import water_filling
+from .power import stream_power, water_filling
 
 SNR_REFERENCES = ("siso", "tx", "frobenius")
 
@@ -71,9 +71,7 @@ def sinr(g: Tensor, power: Tensor, noise_variance: Real, detector: str = "mode")
     """
     choice(detector, "detector", DETECTORS)
     g = matrix(g, "g", square=detector == "mode")
-    power = non_negative(power, "power")
-    if power.dim() == 0 or power.shape[-1] != g.shape[-1]:
-        raise ValueError(f"`power` must be [..., {g.shape[-1]}], one entry a stream; got {list(power.shape)}.")
+    power = stream_power(power, g.shape[-1])
     noise = positive(noise_variance, "noise_variance")[..., None]
     if detector == "mode":
         return _mode_sinr(_energy(g), power, noise)

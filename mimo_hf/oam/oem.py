@@ -200,6 +200,11 @@ def joint_detect(
     choice(detector, "detector", JOINT_DETECTORS)
     num_modes, _, _, num_tx = _check(blocks).shape[-4:]
     share = equal_power(num_modes * num_tx, total_power).to(blocks.device)
+    if received.dim() < 3 or received.shape[-3:-1] != blocks.shape[-4:-2]:
+        raise ValueError(
+            f"`received` must be [..., {blocks.shape[-4]}, {blocks.shape[-3]}, T], as `blocks` says; got "
+            f"{list(received.shape)}."
+        )
     g = flatten_blocks(blocks) * share.sqrt()[..., None, :]
     filters = zf(g) if detector == "zf" else unbiased(mmse(g, noise_variance), g)
     return (filters @ received.flatten(-3, -2)).unflatten(-2, (num_modes, num_tx))

@@ -168,10 +168,21 @@ def test_wilson_interval_covers_the_truth():
         ({"csi": "ls"}, "pilot_snr_db"),
         ({"csi": "ls", "pilot_snr_db": math.nan}, "pilot_snr_db"),
         ({"max_bytes": 10}, "max_bytes"),
+        ({"max_bytes": -1}, "max_bytes"),
+        ({"seed": "a"}, "seed"),
+        ({"power": equal_power(3)}, "power"),
+        ({"power": torch.zeros(4)}, "power"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, match, random_complex):
     with pytest.raises((ValueError, TypeError), match=match):
-        simulate_ber(random_complex(0, 4, 4), 0.1, equal_power(4), **arguments)
+        simulate_ber(random_complex(0, 4, 4), 0.1, **{"power": equal_power(4), **arguments})
     with pytest.raises(ValueError, match="N_r"):
         simulate_ber(random_complex(0, 3, 4), 0.1, equal_power(4), detector="zf")
+
+
+def test_what_is_no_label_and_no_snr_is_refused():
+    with pytest.raises(ValueError, match="labels"):
+        qam_mod(torch.tensor([0, 4]), 4)
+    with pytest.raises(ValueError, match="snr"):
+        ber_theory(-1.0)

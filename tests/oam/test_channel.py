@@ -174,6 +174,29 @@ def test_channel_on_an_asked_device(make_link):
     torch.testing.assert_close(h, 2 * los_channel(make_link()))
 
 
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        (torch.ones(3), "rx_correlation"),
+        (torch.ones(2, 3), "square"),
+        (torch.full((3, 3), math.nan), "finite"),
+        (-torch.eye(3), "semi-definite"),
+        (torch.tensor([[1.0, 0.9], [0.1, 1.0]]), "Hermitian"),
+    ],
+)
+def test_what_is_no_correlation_is_refused(bad, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        kronecker(bad, torch.eye(3))
+
+
+def test_a_device_that_is_not_there_is_refused(make_link, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch sees 0"):
+        los_channel(make_link(), device="cuda")
+    with pytest.raises(ValueError, match="abacus"):
+        los_channel(make_link(), device="abacus")
+
+
 @pytest.mark.gpu
 def test_cpu_and_cuda_agree(make_link):
     link = make_link(tilt=20, tilt_azimuth=25)

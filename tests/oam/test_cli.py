@@ -139,7 +139,7 @@ def test_any_number_of_the_link_can_be_swept(param, capsys):
         (["simulate", "--distance-m", "nan"], "distance_m"),
         (["simulate", "--tilt-deg", "inf"], "tilt_rad"),
         (["simulate", "--distance-m", "0"], "distance"),
-        (["simulate", "--device", "toaster"], "--device"),
+        (["simulate", "--device", "toaster"], "`device`"),
         (["sweep"], "--param"),
         (["sweep", "--param", "colour", "--start", "0", "--stop", "1"], "param"),
         (["sweep", "--param", "tilt_deg", "--start", "0", "--stop", "1", "--num", "1"], "num"),

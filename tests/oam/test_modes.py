@@ -8,6 +8,9 @@ import torch
 from hypothesis import given, strategies as st
 
 from mimo_hf.oam import (
+    UCA,
+    LinkGeometry,
+    Pose,
     aligned_eigenvalues,
     bessel_first_maximum,
     bessel_j,
@@ -125,6 +128,17 @@ def test_purity_isr_and_noncirculance_on_a_known_matrix():
     h = dft_matrix(2).mH @ g @ dft_matrix(2)
     assert float(noncirculance(h)) == pytest.approx(math.sqrt(1 / 6))
     torch.testing.assert_close(modal_channel(circulant_part(h)), torch.diag(g.diagonal()))
+
+
+def test_weak_interference_is_not_lost_in_rounding_and_its_gradient_is_finite_when_aligned():
+    g = torch.eye(4, dtype=torch.complex128)
+    g[0, 1] = 1e-12
+    assert float(isr_db(g)) == pytest.approx(-240 - 10 * math.log10(4))
+    tilt = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    pose = Pose.from_angles(50.0, tilt_rad=tilt)
+    link = LinkGeometry(UCA(8, 0.5), UCA(8, 0.5), pose, wavelength_m=0.01)
+    isr_db(modal_channel(los_channel(link))).backward()
+    assert bool(torch.isfinite(tilt.grad))
 
 
 def test_wrong_shapes_are_refused(random_complex):

@@ -148,6 +148,8 @@ def test_joint_detection_finds_the_symbols_of_all_modes(detector, make_grid_link
     torch.testing.assert_close(found, symbols, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="detector"):
         joint_detect(received, blocks, noise, detector="mode")
+    with pytest.raises(ValueError, match="received"):
+        joint_detect(received[:3], blocks, noise)
 
 
 def test_detection_filters_are_those_of_the_normal_equations(random_complex):
