@@ -108,7 +108,7 @@ def test_a_bucket_grants_at_most_rate_times_t_plus_burst_in_any_window(seed):
     for i, start in enumerate(grants):
         for j in range(i, len(grants)):
             assert j - i + 1 <= rate * (grants[j] - start) + burst + 1e-6
-    assert len(grants) > 100
+    assert len(grants) > 50
 
 
 @pytest.mark.parametrize("seed", range(10))
