@@ -7,6 +7,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "MTPStatistics": "mimo_hf.modeling.mtp",
+    "MiMoConfig": "mimo_hf.modeling.mimo",
+    "MiMoForCausalLM": "mimo_hf.modeling.mimo",
+    "MiMoModel": "mimo_hf.modeling.mimo",
     "MiMoV2FlashConfig": "mimo_hf.modeling.mimo_v2_flash",
     "MiMoV2FlashForCausalLM": "mimo_hf.modeling.mimo_v2_flash",
     "MiMoV2FlashModel": "mimo_hf.modeling.mimo_v2_flash",
@@ -17,6 +20,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2FlashConfig,
         MiMoV2FlashForCausalLM,
@@ -41,12 +45,14 @@ def __dir__() -> list[str]:
 
 def register():
     """
-    Puts the MiMo models into transformers' Auto classes, in place of the built-in MiMo-V2-Flash that drops MTP heads.
+    Puts the MiMo models into transformers' Auto classes: MiMo-7B, which transformers does not know, and MiMo-V2-Flash in
+    place of the built-in one that drops MTP heads.
 
     Call it once before `AutoModelForCausalLM.from_pretrained`; calling it again changes nothing.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2Config,
         MiMoV2FlashConfig,
@@ -54,6 +60,9 @@ def register():
         MiMoV2FlashModel,
     )
 
+    AutoConfig.register("mimo", MiMoConfig, exist_ok=True)
+    AutoModel.register(MiMoConfig, MiMoModel, exist_ok=True)
+    AutoModelForCausalLM.register(MiMoConfig, MiMoForCausalLM, exist_ok=True)
     AutoConfig.register("mimo_v2_flash", MiMoV2FlashConfig, exist_ok=True)
     AutoConfig.register("mimo_v2", MiMoV2Config, exist_ok=True)
     AutoModel.register(MiMoV2FlashConfig, MiMoV2FlashModel, exist_ok=True)
@@ -62,6 +71,9 @@ def register():
 
 __all__ = [
     "MTPStatistics",
+    "MiMoConfig",
+    "MiMoForCausalLM",
+    "MiMoModel",
     "MiMoV2FlashConfig",
     "MiMoV2FlashForCausalLM",
     "MiMoV2FlashModel",

@@ -12,6 +12,27 @@ INDEX = "model.safetensors.index.json"
 
 # By model type: how the names of an MTP head's tensors begin, and each tensor that it has (with its other names).
 _MTP = {
+    "mimo": (
+        "model.mtp_layers.",
+        [
+            ("token_layernorm.weight",),
+            ("hidden_layernorm.weight",),
+            ("input_proj.weight",),
+            ("input_layernorm.weight",),
+            ("post_attention_layernorm.weight",),
+            ("self_attn.q_proj.weight",),
+            ("self_attn.q_proj.bias",),
+            ("self_attn.k_proj.weight",),
+            ("self_attn.k_proj.bias",),
+            ("self_attn.v_proj.weight",),
+            ("self_attn.v_proj.bias",),
+            ("self_attn.o_proj.weight",),
+            ("mlp.gate_proj.weight",),
+            ("mlp.up_proj.weight",),
+            ("mlp.down_proj.weight",),
+            ("final_layernorm.weight",),
+        ],
+    ),
     "mimo_v2_flash": (
         "model.mtp.layers.",
         [
@@ -105,7 +126,12 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def num_mtp_heads(config: dict) -> int:
     """K as the model reads it from `config.json`."""
-    return config.get("num_mtp_layers") or config.get("num_nextn_predict_layers") or 0
+    given = [
+        config[field] for field in ("num_mtp_layers", "num_nextn_predict_layers") if config.get(field) is not None
+    ]
+    if not given:
+        return 1 if config.get("model_type") == "mimo" else 0
+    return next((number for number in given if number), 0)
 
 
 def is_mtp_tensor(name: str, model_type: str) -> bool:

@@ -34,6 +34,11 @@ from .flatten import flatten
 
 # By model type, which is also the folder below mimo_hf.modeling: what config.json's `auto_map` says.
 AUTO_MAPS = {
+    "mimo": {
+        "AutoConfig": "configuration_mimo.MiMoConfig",
+        "AutoModel": "modeling_mimo.MiMoModel",
+        "AutoModelForCausalLM": "modeling_mimo.MiMoForCausalLM",
+    },
     "mimo_v2_flash": {
         "AutoConfig": "configuration_mimo_v2_flash.MiMoV2FlashConfig",
         "AutoModel": "modeling_mimo_v2_flash.MiMoV2FlashModel",

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import MiMoV2FlashConfig as TrunkConfig, PreTrainedConfig
 
-HIDDEN_SOURCES = ("pre_norm", "post_norm")
-TRAIN_MODES = ("joint", "heads")
+from ..mtp_config import check_mtp_fields
 
 LATER_FAMILIES = (
     "MiMo-V2.5 (310B-A15B, vision and audio towers, fused qkv), MiMo-V2.5-Pro (1.02T-A42B, 70 layers, 384 experts) and "
@@ -38,7 +37,8 @@ class MiMoV2FlashConfig(TrunkConfig):
             0.1 afterwards (arXiv 2601.02780, section 3).
         mtp_train_mode (`str`, defaults to `"joint"`):
             `"joint"` trains trunk and heads. `"heads"` trains the heads only: the trunk runs without gradients and its
-            states, embeddings and LM head are constants. `replicate_mtp_heads` switches to `"heads"`.
+            states, embeddings and LM head are constants. `replicate_mtp_heads` switches to `"heads"`. `"trunk"` leaves
+            the MTP loss out; `freeze_mtp_heads` switches to it.
         router_aux_loss_coef (`float`, defaults to 1e-5):
             Weight of the sequence balance loss where `output_router_logits=True` (arXiv 2601.02780, section 3).
 
@@ -191,14 +191,7 @@ class MiMoV2FlashConfig(TrunkConfig):
         Raises:
             ValueError: a field has a value from which no model can be built.
         """
-        if isinstance(self.num_mtp_layers, bool) or self.num_mtp_layers < 0:
-            raise ValueError(f"`num_mtp_layers` must be 0 or a positive integer; got {self.num_mtp_layers}.")
-        if self.mtp_hidden_source not in HIDDEN_SOURCES:
-            raise ValueError(f"`mtp_hidden_source` must be one of {HIDDEN_SOURCES}; got {self.mtp_hidden_source!r}.")
-        if self.mtp_train_mode not in TRAIN_MODES:
-            raise ValueError(f"`mtp_train_mode` must be one of {TRAIN_MODES}; got {self.mtp_train_mode!r}.")
-        if self.mtp_loss_weight < 0:
-            raise ValueError(f"`mtp_loss_weight` must not be negative; got {self.mtp_loss_weight}.")
+        check_mtp_fields(self, "num_mtp_layers")
         for field in ("layer_types", "mlp_layer_types"):
             if len(getattr(self, field)) != self.num_hidden_layers:
                 raise ValueError(

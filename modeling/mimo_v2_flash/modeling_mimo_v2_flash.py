@@ -1,6 +1,5 @@
 """MiMo-V2-Flash: transformers' trunk with the MTP heads, the losses and the decoding that it leaves out."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,30 +10,18 @@ from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as trunk
-from transformers.utils import can_return_tuple, logging
-from transformers.utils.output_capturing import CompileableContextVar, OutputRecorder
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
 
 from .. import sink_attention
-from ..mtp import MTPMixin
+from ..mtp import MTPMixin, MTPTrunkMixin
 from .configuration_mimo_v2_flash import MiMoV2FlashConfig
 from .routing import RoutingRecorder, sequence_balance_loss
-
-logger = logging.get_logger(__name__)
-
-MTP_PREFIX = "model.mtp."
 
 # transformers translates checkpoint names for classes outside its own package only where a mapping is registered.
 register_checkpoint_conversion_mapping(
     "mimo_v2_flash", get_checkpoint_conversion_mapping("mimo_v2_flash"), overwrite=True
 )
-
-_pre_norm_states = CompileableContextVar("mimo_v2_flash_pre_norm_states")
-
-
-def _record_pre_norm_state(norm: nn.Module, args: tuple[torch.Tensor, ...]):
-    states = _pre_norm_states.get()
-    if states is not None:
-        states.append(args[0])
 
 
 @dataclass
@@ -139,29 +126,18 @@ class MiMoV2FlashPreTrainedModel(trunk.MiMoV2FlashPreTrainedModel):
         return True
 
 
-class MiMoV2FlashModel(MiMoV2FlashPreTrainedModel, trunk.MiMoV2FlashModel):
+class MiMoV2FlashModel(MTPTrunkMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2FlashModel):
     """The trunk, with the heads as `mtp` where the configuration asks for any."""
+
+    mtp_output_class = MiMoV2FlashModelOutput
 
     def __init__(self, config: MiMoV2FlashConfig):
         config.check_values()  # once more: `from_pretrained(..., num_mtp_layers=K)` sets fields of a finished config
         super().__init__(config)
-        self.norm.register_forward_pre_hook(_record_pre_norm_state)
+        self.watch_pre_norm_states()
         if config.num_mtp_layers > 0:
             self.mtp = MiMoV2FlashMTP(config)
         self.post_init()
-
-    @can_return_tuple
-    def forward(self, *args, output_mtp_hidden_states: bool = False, **kwargs) -> MiMoV2FlashModelOutput:
-        if not output_mtp_hidden_states:
-            return super().forward(*args, **kwargs, return_dict=True)
-        token = _pre_norm_states.set([])
-        try:
-            outputs = super().forward(*args, **kwargs, return_dict=True)
-            (pre_norm,) = _pre_norm_states.get()
-        finally:
-            _pre_norm_states.reset(token)
-        source = pre_norm if self.config.mtp_hidden_source == "pre_norm" else outputs.last_hidden_state
-        return MiMoV2FlashModelOutput(**outputs, mtp_hidden_states=source)
 
 
 class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2FlashForCausalLM):
@@ -177,6 +153,8 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
     The loss is CE + `mtp_loss_weight` * mean_k CE_k, plus `router_aux_loss_coef` * `aux_loss` where router logits are
     asked for. `config.mtp_train_mode="heads"` trains the heads alone.
     """
+
+    mtp_prefix = "model.mtp."
 
     def __init__(self, config: MiMoV2FlashConfig):
         # Skips the trunk class's constructor, which would build a model without heads.
@@ -211,17 +189,8 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
         """
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
-        trains_mtp = labels is not None and len(self.mtp_heads) > 0 and self.config.mtp_loss_weight > 0
-        if trains_mtp and input_ids is None:
-            raise ValueError(
-                "the MTP loss needs `input_ids`, since the heads read the tokens that follow; got `inputs_embeds`. Set "
-                "`config.mtp_loss_weight = 0` to train the trunk alone."
-            )
-        heads_only = trains_mtp and self.config.mtp_train_mode == "heads"
-        if heads_only and self.training:
-            logger.warning_once("mtp_train_mode='heads': only `model.mtp` is trained, the trunk stays as it is.")
-
-        with torch.no_grad() if heads_only else nullcontext():
+        trains_mtp = self.trains_mtp(input_ids, labels)
+        with self.trunk_gradients(trains_mtp):
             outputs = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -261,7 +230,6 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
                 else attention_mask,
                 position_ids=position_ids,
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
-                trunk_is_constant=heads_only,
             )
             loss = loss + self.config.mtp_loss_weight * mtp_loss.to(loss.device)
 
@@ -276,13 +244,6 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
             mtp_loss=mtp_loss,
             mtp_hidden_states=outputs.mtp_hidden_states if output_mtp_hidden_states else None,
         )
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers; MTP tensors that are missing, superfluous or ignored are named in a warning."""
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        _warn_about_heads(model, info, pretrained_model_name_or_path)
-        return (model, info) if output_loading_info else model
 
     # What MTPMixin asks of a model.
 
@@ -318,24 +279,13 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
         self.model.mtp = MiMoV2FlashMTP(self.config)
         self.model.mtp.apply(self._init_weights)
 
-    def on_drafts_rejected(self, count: int):
+    def on_drafts_rejected(self, counts: list[int]):
         if self.routing_recorder is not None:
-            self.routing_recorder.drop_last(count)
+            self.routing_recorder.drop_last(counts)
 
-
-def _warn_about_heads(model: MiMoV2FlashForCausalLM, info: dict, path):
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(MTP_PREFIX))
-    extra = sorted(key for key in info["unexpected_keys"] if key.startswith(MTP_PREFIX))
-    if missing:
-        logger.warning(
-            f"{path} has no values for {len(missing)} MTP tensors, which start out untrained: {', '.join(missing)}. "
-            "Train the heads before `use_mtp=True` pays, or load with `num_mtp_layers` as in the checkpoint."
-        )
-    if extra:
-        logger.warning(
-            f"{path} has {len(extra)} MTP tensors that this model (num_mtp_layers={model.config.num_mtp_layers}) has no "
-            f"place for: {', '.join(extra)}. Load with a larger `num_mtp_layers` to use them."
-        )
+    def on_rows_finished(self, kept: list[int]):
+        if self.routing_recorder is not None:
+            self.routing_recorder.keep_rows(kept)
 
 
 __all__ = ["MiMoV2FlashForCausalLM", "MiMoV2FlashModel", "MiMoV2FlashPreTrainedModel"]

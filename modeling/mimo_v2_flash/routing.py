@@ -138,30 +138,36 @@ class RoutingRecorder:
 
     def __init__(self, num_layers: int):
         self.num_layers = num_layers
-        self.batches: list[list[list[torch.Tensor]]] = []  # of each batch, of each layer, its chunks over time
-        self.batch_size = 1
+        self.texts: list[list[list[torch.Tensor]]] = []  # of each text, of each layer, its chunks over time
+        self.rows: list[int] = []  # of `texts`, for each row of the batch
 
     @property
     def indices(self) -> torch.Tensor:
-        if not self.batches:
+        if not self.texts:
             raise ValueError("nothing was recorded: run the model inside `with record_routing(model)`.")
-        whole = [torch.stack([torch.cat(chunks, dim=1) for chunks in layers], dim=2) for layers in self.batches]
-        return torch.cat([batch.flatten(0, 1) for batch in whole])
+        return torch.cat([torch.stack([torch.cat(chunks) for chunks in layers], dim=1) for layers in self.texts])
 
     def begin(self, batch_size: int, continues: bool):
-        self.batch_size = batch_size
-        if not (continues and self.batches):
-            self.batches.append([[] for _ in range(self.num_layers)])
+        if continues and len(self.rows) == batch_size:
+            return
+        self.rows = list(range(len(self.texts), len(self.texts) + batch_size))
+        self.texts += [[[] for _ in range(self.num_layers)] for _ in range(batch_size)]
 
     def add(self, layer: int, indices: torch.Tensor):
-        chunk = indices.to(torch.int16).cpu().view(self.batch_size, -1, indices.shape[-1])
-        self.batches[-1][layer].append(chunk)
+        chunks = indices.to(torch.int16).cpu().view(len(self.rows), -1, indices.shape[-1])
+        for row, chunk in zip(self.rows, chunks, strict=True):
+            self.texts[row][layer].append(chunk)
 
-    def drop_last(self, count: int):
-        """Forgets the last `count` tokens: drafts that the verification rejected."""
-        if count > 0:
-            for chunks in self.batches[-1]:
-                chunks[-1] = chunks[-1][:, :-count]
+    def drop_last(self, counts: list[int]):
+        """Forgets the last `counts[i]` tokens of row i: drafts that the verification rejected."""
+        for row, count in zip(self.rows, counts, strict=True):
+            if count > 0:
+                for chunks in self.texts[row]:
+                    chunks[-1] = chunks[-1][:-count]
+
+    def keep_rows(self, kept: list[int]):
+        """Goes on with these rows of the batch; the texts of the others are complete."""
+        self.rows = [self.rows[i] for i in kept]
 
 
 @contextmanager
@@ -170,7 +176,8 @@ def record_routing(model: PreTrainedModel) -> Iterator[RoutingRecorder]:
     Records which experts every token goes to, for `replay_routing` (R3; arXiv 2601.02780, section 4.6.1).
 
     Works over one forward pass or a whole `generate`, with `use_mtp=True` too: rejected drafts leave no trace. The last
-    generated token never passes through the trunk and has no entry.
+    generated token never passes through the trunk and has no entry. Texts of a batch decoded with `use_mtp=True` end where
+    they end; plain decoding records the padding behind them too.
 
     ```python
     with record_routing(model) as routing:

@@ -11,7 +11,7 @@ from transformers import MiMoV2FlashConfig as UpstreamConfig, PreTrainedTokenize
 from transformers.generation.streamers import BaseStreamer
 from transformers.models.mimo_v2_flash.modeling_mimo_v2_flash import MiMoV2FlashForCausalLM as UpstreamModel
 
-from mimo_hf import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
+from mimo_hf import MiMoConfig, MiMoForCausalLM, MiMoV2FlashConfig, MiMoV2FlashForCausalLM
 
 # 24 * 0.334 gives 8 rotary dimensions; sliding layers have 2 key-value heads, global ones have 1.
 TINY = {
@@ -32,6 +32,20 @@ TINY = {
     "max_position_embeddings": 512,
     "num_mtp_layers": 3,
     "bos_token_id": None,
+}
+
+TINY_MIMO = {
+    "vocab_size": 29,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "num_nextn_predict_layers": 3,
+    "bos_token_id": None,
+    "eos_token_id": None,
 }
 
 
@@ -65,6 +79,8 @@ def randomise(model, seed=0):
             tensor.copy_(tensor.shape[-1] ** -0.5 * noise)
         elif name.endswith("norm.weight"):
             tensor.copy_(1 + 0.3 * noise)
+        elif name.endswith("proj.bias"):
+            tensor.copy_(0.3 * noise)
         else:
             assert "inv_freq" in name, name
     return model
@@ -98,6 +114,26 @@ def make_follower(noise=1.0, **changes) -> MiMoV2FlashForCausalLM:
     model.lm_head.weight.copy_(0.6 * embeddings.roll(2, dims=0))
     for head in model.mtp_heads:
         head.eh_proj.weight[:, :32] += torch.eye(32)
+    return model
+
+
+def make_mimo(attention="sdpa", seed=0, **changes) -> MiMoForCausalLM:
+    model = MiMoForCausalLM._from_config(MiMoConfig(**(TINY_MIMO | changes)), attn_implementation=attention)
+    return randomise(model, seed).eval()
+
+
+@torch.no_grad()
+def make_mimo_follower(noise=1.0, **changes) -> MiMoForCausalLM:
+    """As `make_follower`: t is mostly continued with t + 2, and the heads mostly expect it."""
+    model = make_mimo(**({"num_hidden_layers": 2, "hidden_size": 32, "mtp_zero_first_embedding": False} | changes))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "input_proj.weight")):
+            parameter.mul_(noise)
+    embeddings = model.get_input_embeddings().weight
+    embeddings.copy_(3 * torch.eye(32)[: len(embeddings)])
+    model.lm_head.weight.copy_(0.6 * embeddings.roll(2, dims=0))
+    for head in model.mtp_heads:
+        head.input_proj.weight[:, 32:] += torch.eye(32)
     return model
 
 
@@ -233,6 +269,77 @@ class HeadOracle:
     def all_outputs(self):
         """`[rows, hidden]`, the states that a wrongly chained head k+1 would read."""
         return torch.tensor(np.array([self.output(i) for i in range(self.num_rows)]))
+
+
+class MiMoHeadOracle:
+    """
+    MTP layer k of MiMo-7B for one sequence (arXiv 2505.07608, section 2.2), in float64 loops over rows, heads and keys.
+
+    Args:
+        tokens: the sequence, t_0..t_n.
+        states: h_0.., what the layer reads, `[rows, hidden]`.
+        zero_first: no token embedding in row 0.
+        embedding_first, shift: what to compute instead.
+    """
+
+    def __init__(self, model, k, tokens, states, zero_first=True, embedding_first=False, shift=1):
+        prefix = f"model.mtp_layers.{k}."
+        state = model.state_dict()
+        w = {n.removeprefix(prefix): t.double().numpy() for n, t in state.items() if n.startswith(prefix)}
+        c, epsilon = model.config, model.config.rms_norm_eps
+        embedding = state["model.embed_tokens.weight"].double().numpy()
+        theta = c.rope_parameters["rope_theta"]
+        num_rows = len(tokens) - 1 - k
+        self.u, self.keys, self.values, queries = [], [], [], []
+        for i in range(num_rows):
+            e = embedding[int(tokens[i + shift + k])] * (0.0 if zero_first and i == 0 else 1.0)
+            pair = [
+                _rms_norm(states[i].double().numpy(), w["hidden_layernorm.weight"], epsilon),
+                _rms_norm(e, w["token_layernorm.weight"], epsilon),
+            ]
+            u = w["input_proj.weight"] @ np.concatenate(pair[::-1] if embedding_first else pair)
+            x = _rms_norm(u, w["input_layernorm.weight"], epsilon)
+
+            def project(name, number, x=x):
+                vectors = w[f"self_attn.{name}_proj.weight"] @ x + w[f"self_attn.{name}_proj.bias"]
+                return vectors.reshape(number, c.head_dim)
+
+            self.u.append(u)
+            queries.append([_rotate(q, i, c.head_dim, theta) for q in project("q", c.num_attention_heads)])
+            self.keys.append([_rotate(key, i, c.head_dim, theta) for key in project("k", c.num_key_value_heads)])
+            self.values.append(project("v", c.num_key_value_heads))
+        logits = []
+        for i in range(num_rows):
+            attended = []
+            for head in range(c.num_attention_heads):
+                kv = head * c.num_key_value_heads // c.num_attention_heads
+                weights = np.array(
+                    [math.exp(queries[i][head] @ self.keys[j][kv] / math.sqrt(c.head_dim)) for j in range(i + 1)]
+                )
+                attended.append(sum(a * self.values[j][kv] for j, a in enumerate(weights / weights.sum())))
+            x = self.u[i] + w["self_attn.o_proj.weight"] @ np.concatenate(attended)
+            y = _rms_norm(x, w["post_attention_layernorm.weight"], epsilon)
+            gate = w["mlp.gate_proj.weight"] @ y
+            z = x + w["mlp.down_proj.weight"] @ (gate / (1 + np.exp(-gate)) * (w["mlp.up_proj.weight"] @ y))
+            logits.append(
+                state["lm_head.weight"].double().numpy() @ _rms_norm(z, w["final_layernorm.weight"], epsilon)
+            )
+        self.logits = torch.tensor(np.array(logits))
+
+
+@pytest.fixture(scope="session")
+def mimo_model():
+    return make_mimo
+
+
+@pytest.fixture(scope="session")
+def mimo_follower():
+    return make_mimo_follower
+
+
+@pytest.fixture(scope="session")
+def mimo_oracle():
+    return MiMoHeadOracle
 
 
 @pytest.fixture(scope="session")

@@ -281,18 +281,13 @@ def test_heads_that_are_right_save_the_passes_that_they_should(follower_model, t
     [
         ({"use_cache": False}, "use_cache"),
         ({"cache_implementation": "static"}, "Static"),
-        ({"num_return_sequences": 2, "do_sample": True}, "num_return_sequences"),
+        ({"num_return_sequences": 2}, "num_return_sequences"),
         ({"num_beams": 2}, "num_beams"),
     ],
 )
 def test_what_does_not_go_together_is_refused(follower, tokens, arguments, named):
     with pytest.raises(ValueError, match=named):
         follower.generate(tokens(1, 6), use_mtp=True, max_new_tokens=4, **(GREEDY | arguments))
-
-
-def test_a_batch_is_refused_and_the_remedy_named(follower, tokens):
-    with pytest.raises(ValueError, match=r"batch of 2.*once\s+for each prompt"):
-        follower.generate(tokens(2, 6), use_mtp=True, max_new_tokens=4, **GREEDY)
 
 
 def test_embeddings_as_a_prompt_are_refused(follower, tokens):

@@ -1,0 +1,50 @@
+"""A trunk that hands out the states which MTP heads read."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import CompileableContextVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as Host
+else:
+    Host = object
+
+_pre_norm_states = CompileableContextVar("mtp_pre_norm_states")
+
+
+def _record_pre_norm_state(norm: nn.Module, args: tuple[torch.Tensor, ...]):
+    states = _pre_norm_states.get()
+    if states is not None:
+        states.append(args[0])
+
+
+class MTPTrunkMixin(Host):
+    """
+    Put before the trunk's class: `forward(output_mtp_hidden_states=True)` returns `mtp_hidden_states` as well, `[batch,
+    length, hidden]`, the last layer's output before or after `norm` as `config.mtp_hidden_source` says.
+    """
+
+    mtp_output_class: type  # the trunk's output with a field `mtp_hidden_states`
+
+    def watch_pre_norm_states(self):
+        """Call it once the trunk is built."""
+        self.norm.register_forward_pre_hook(_record_pre_norm_state)
+
+    @can_return_tuple
+    def forward(self, *args, output_mtp_hidden_states: bool = False, **kwargs):
+        if not output_mtp_hidden_states:
+            return super().forward(*args, **kwargs, return_dict=True)
+        token = _pre_norm_states.set([])
+        try:
+            outputs = super().forward(*args, **kwargs, return_dict=True)
+            (pre_norm,) = _pre_norm_states.get()
+        finally:
+            _pre_norm_states.reset(token)
+        source = pre_norm if self.config.mtp_hidden_source == "pre_norm" else outputs.last_hidden_state
+        return self.mtp_output_class(**outputs, mtp_hidden_states=source)
+
+
+__all__ = ["MTPTrunkMixin"]
