@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Action": "types",
-    "ActionHandle": "live",
+    "ActionHandle": "handles",
     "ActionScheduler": "live",
     "ActionTimeout": "errors",
     "Amdahl": "types",
@@ -14,6 +14,7 @@ _HOME = {
     "ElasticRange": "types",
     "EnvironmentLost": "errors",
     "ModelService": "services",
+    "PinnedHostHook": "pinned",
     "PowerLaw": "types",
     "QueueFull": "errors",
     "SchedulerClient": "client",
@@ -22,16 +23,20 @@ _HOME = {
     "ServiceCall": "types",
     "TableCurve": "types",
     "TokenBucket": "resources",
+    "TorchService": "accel",
     "Unsatisfiable": "errors",
     "Window": "resources",
     "WorkerLost": "errors",
 }
 
 if TYPE_CHECKING:
+    from .accel import TorchService
     from .client import SchedulerClient
     from .config import SchedulerConfig
     from .errors import ActionTimeout, EnvironmentLost, QueueFull, SchedulerLost, Unsatisfiable, WorkerLost
-    from .live import ActionHandle, ActionScheduler
+    from .handles import ActionHandle
+    from .live import ActionScheduler
+    from .pinned import PinnedHostHook
     from .resources import Concurrency, TokenBucket, Window
     from .services import ModelService
     from .types import Action, Amdahl, Command, ElasticRange, PowerLaw, ServiceCall, TableCurve
@@ -58,6 +63,7 @@ __all__ = [
     "ElasticRange",
     "EnvironmentLost",
     "ModelService",
+    "PinnedHostHook",
     "PowerLaw",
     "QueueFull",
     "SchedulerClient",
@@ -66,6 +72,7 @@ __all__ = [
     "ServiceCall",
     "TableCurve",
     "TokenBucket",
+    "TorchService",
     "Unsatisfiable",
     "Window",
     "WorkerLost",

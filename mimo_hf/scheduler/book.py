@@ -104,5 +104,5 @@ class Lease:
     @property
     def resources(self) -> dict[str, float]:
         """Amount of each resource."""
-        fixed = dict(self.entry.shape.fixed)
+        fixed: dict[str, float] = dict(self.entry.shape.fixed)
         return fixed if self.key is None else {**fixed, self.key: self.units}

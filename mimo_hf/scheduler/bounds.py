@@ -81,7 +81,8 @@ def best_act_s(trace: Trace, capacity: int) -> float:
     best = math.inf
     for allotment in itertools.product(*(_choices(record, capacity) for record in records)):
         for order in itertools.permutations(range(len(records))):
-            total, placed = 0.0, []
+            total = 0.0
+            placed: list[tuple[float, float, int]] = []
             for index in order:
                 units, time = allotment[index]
                 start = _earliest_s(placed, records[index].gap_s, units, time, capacity)

@@ -151,9 +151,10 @@ class Scheduler:
     def close(self, now: float, home: str):
         """Ends a trajectory or environment: its held resources come back. Its actions must have ended."""
         self._advance(now)
-        node, amounts = self._homes.pop(home, (None, {}))
-        for resource, amount in amounts.items():
-            node.free[resource] += amount
+        if home in self._homes:
+            node, amounts = self._homes.pop(home)
+            for resource, amount in amounts.items():
+                node.free[resource] += amount
 
     def lose_node(self, now: float, name: str) -> tuple[list[Lease], list[tuple[Entry, Exception]], list[str]]:
         """

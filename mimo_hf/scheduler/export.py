@@ -3,6 +3,7 @@
 import heapq
 import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from .trace import Record, Trace
@@ -153,9 +154,11 @@ def gantt_svg(trace: Trace, width_px: int = 1100) -> str:
         out.append(f'<path d="{path}" fill="none" stroke="{stroke}" stroke-width="1.2"/>')
         out.append(f'<text x="{width_px - 20}" y="{top + y}" text-anchor="end" fill="{stroke}">{label}</text>')
     for tick in _ticks(end):
-        x = left + tick * scale
-        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 24}" stroke="#ddd" stroke-width="0.6"/>')
-        out.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle" fill="#555">{tick:g} s</text>')
+        at = left + tick * scale
+        out.append(
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{height - 24}" stroke="#ddd" stroke-width="0.6"/>'
+        )
+        out.append(f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle" fill="#555">{tick:g} s</text>')
 
     for (node, lane), index in shown.items():
         y = chart_top + row_px * index + row_px - 2
@@ -197,8 +200,9 @@ def report_html(trace: Trace, title: str) -> str:
     )
 
 
-def _steps(changes: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    points, level = [], 0.0
+def _steps(changes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    points: list[tuple[float, float]] = []
+    level = 0.0
     for at, change in sorted(changes):
         level += change
         if points and points[-1][0] == at:

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -294,7 +294,14 @@ def hrrn(**options) -> Price:
     return policy
 
 
-POLICIES = {"price": Price, "fifo": Fifo, "waterfill": WaterFill, "evict": Evict, "srpt": srpt, "hrrn": hrrn}
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "price": Price,
+    "fifo": Fifo,
+    "waterfill": WaterFill,
+    "evict": Evict,
+    "srpt": srpt,
+    "hrrn": hrrn,
+}
 
 
 def make_policy(spec: str | Policy) -> Policy:

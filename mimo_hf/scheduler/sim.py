@@ -106,7 +106,8 @@ def simulate(
     core = Scheduler(trace.nodes if nodes is None else nodes, quotas, policy, held, debug=debug)
     count = len(records)
     result = Result(
-        *(array("d", bytes(8 * count)) for _ in range(3)), array("l", bytes(8 * count)), overhead_s, 0.0,
+        array("d", bytes(8 * count)), array("d", bytes(8 * count)), array("d", bytes(8 * count)),
+        array("l", bytes(8 * count)), overhead_s, 0.0,
         {name: core.capacity_of(name) for node in core.nodes.values() for name in node.capacity},
         {name: 0.0 for node in core.nodes.values() for name in node.capacity},
     )  # fmt: skip
@@ -136,7 +137,7 @@ def simulate(
         now = min(events[0][0], retry_at) if events else retry_at
         while events and events[0][0] <= now:
             what = heappop(events)[2]
-            if type(what) is int:
+            if not isinstance(what, Lease):
                 submit_s[what] = now
                 slot[core.submit(now, records[what]).seq] = what
                 continue
@@ -161,7 +162,7 @@ def simulate(
                 duration += first_overhead_s
             start_s[index] = now
             units_of[index] = units
-            if units:
+            if shape.key is not None:
                 used[shape.key] += units * duration
             for name, amount in shape.fixed:
                 if name in used:

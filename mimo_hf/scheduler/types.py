@@ -189,8 +189,11 @@ class Shape:
             if name not in elastic and not (isinstance(amount, int | float) and 0 <= amount < math.inf):
                 raise ValueError(f"`cost` of {name!r} must be a number from 0 up, or an ElasticRange, not {amount!r}.")
         self.resources = frozenset(name for name, amount in cost.items() if name in elastic or amount)
-        self.fixed = tuple((name, amount) for name, amount in cost.items() if name not in elastic and amount)
-        self.key, self.low, self.high = None, 0, 0
+        self.fixed: tuple[tuple[str, float], ...] = tuple(
+            (name, amount) for name, amount in cost.items() if amount and not isinstance(amount, ElasticRange)
+        )
+        self.key: str | None = None
+        self.low, self.high = 0, 0
         self.curve: Curve = Amdahl(1.0)
         self.options: tuple[int, ...] | None = None
         self.convex, self.fitted = True, False

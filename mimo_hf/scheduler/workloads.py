@@ -8,6 +8,7 @@ mopd        log-probabilities of nine teachers, for the residency simulator
 
 import math
 import random
+from collections.abc import Callable
 
 from .trace import Record, Trace
 from .types import Amdahl, ElasticRange
@@ -133,4 +134,4 @@ def as_pods(trace: Trace, pod_cores: int) -> Trace:
     return Trace(records, {}, {**trace.header, "pod_cores": pod_cores})
 
 
-WORKLOADS = {"coding": coding, "deepsearch": deepsearch}
+WORKLOADS: dict[str, Callable[..., Trace]] = {"coding": coding, "deepsearch": deepsearch}
