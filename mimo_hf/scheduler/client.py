@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from .config import SchedulerConfig, settings
@@ -140,7 +141,11 @@ class SchedulerClient:
 
     def run_sync(self, action: Action) -> Any:
         """Submits and waits, from any thread, with or without a running loop."""
-        return asyncio.run_coroutine_threadsafe(self.run(action), self._loop()).result()
+        return self.start(action).result()
+
+    def start(self, action: Action) -> Future:
+        """Submits from any thread, without waiting: a `concurrent.futures.Future` with the result."""
+        return asyncio.run_coroutine_threadsafe(self.run(action), self._loop())
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._pid != os.getpid():

@@ -135,7 +135,7 @@ class Dispatcher:
         began = time.monotonic()
         handle.state = "running"
         try:
-            good, value = await self._perform(handle, lease, timeout_s)
+            good, value, handle.timing["exec_s"] = await self._perform(handle, lease, timeout_s)
         except ActionTimeout as error:
             self._free(lease)
             self._end(handle, "timed_out", error)
@@ -155,13 +155,15 @@ class Dispatcher:
         if task.cancelled():
             self._end(handle, "cancelled", None)
 
-    async def _perform(self, handle: ActionHandle, lease: Lease, timeout_s: float) -> tuple[bool, Any]:
+    async def _perform(self, handle: ActionHandle, lease: Lease, timeout_s: float) -> tuple[bool, Any, float]:
         payload = handle.payload
         if isinstance(payload, Pickled):
             return await self.executor.run(lease, payload.payload, payload.main, timeout_s)
         work = self.services.call(payload, handle.timing) if isinstance(payload, ServiceCall) else payload()
+        begin = time.perf_counter()
         try:
-            return await asyncio.wait_for(_caught(work), timeout_s)
+            good, value = await asyncio.wait_for(_caught(work), timeout_s)
+            return good, value, time.perf_counter() - begin - handle.timing.get("restore_s", 0.0)
         except asyncio.TimeoutError:
             raise ActionTimeout(f"action {handle.action.kind!r} ran longer than timeout_s={timeout_s:g}.") from None
 
@@ -233,8 +235,8 @@ class Dispatcher:
         timing = handle.timing
         start_s = timing.get("start_s", timing["end_s"])
         self.metrics.ended(
-            handle.action.kind, handle.state, start_s - timing["submit_s"], timing["end_s"] - start_s,
-            timing["end_s"] - timing["submit_s"],
+            handle.action.kind, handle.state, start_s - timing["submit_s"],
+            timing.get("exec_s", timing["end_s"] - start_s), timing["end_s"] - timing["submit_s"],
         )  # fmt: skip
         if self._recorder is not None:
             self._recorder.write(handle)

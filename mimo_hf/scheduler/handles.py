@@ -33,8 +33,8 @@ class ActionHandle:
     Attributes:
         state: queued, starting, running, done, failed, cancelled or timed_out.
         lease: the grant it runs or ran under; None before.
-        timing: submit_s, start_s, end_s by the scheduler's clock, as far as they have come; restore_s, where its service
-            had to be brought to the device.
+        timing: submit_s, start_s, end_s by the scheduler's clock, as far as they have come; exec_s, what the action itself
+            took; restore_s, where its service had to be brought to the device.
         attempt: 1, and one more after each lost worker.
     """
 

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from .book import Node
@@ -262,6 +263,11 @@ class ActionScheduler(Dispatcher):
                 handle.cancel()
             raise
 
+    def start(self, action: Action) -> Future:
+        """Submits from any thread, without waiting: a `concurrent.futures.Future` with the result."""
+        self._check_open()
+        return asyncio.run_coroutine_threadsafe(self.run(action), self.loop)
+
     def run_sync(self, action: Action) -> Any:
         """Submits and waits, from any thread but the scheduler's own (RuntimeError: it would wait for itself)."""
         self._check_open()
@@ -269,7 +275,7 @@ class ActionScheduler(Dispatcher):
             raise RuntimeError(
                 "run_sync on the scheduler's own loop would wait for itself; use `await scheduler.run(action)`."
             )
-        return asyncio.run_coroutine_threadsafe(self.run(action), self.loop).result()
+        return self.start(action).result()
 
     def client(self) -> Any:
         """A picklable client for other processes of this machine."""
@@ -278,6 +284,10 @@ class ActionScheduler(Dispatcher):
         if not self.address:
             raise RuntimeError("this scheduler has no address: it is not open, or was made with exclusive=False.")
         return SchedulerClient(self.address)
+
+    def add_service(self, name: str, service: Any):
+        """One more `ModelService`; ValueError if it is larger than the device or its name is taken."""
+        self._ask(self.services.add, name, service)
 
     def cancel(self, trajectory: str) -> int:
         """Cancels a trajectory's actions and gives back what it held. Returns how many were cancelled."""

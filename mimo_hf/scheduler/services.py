@@ -58,26 +58,32 @@ class ServiceManager:
         self, services: Mapping[str, ModelService], config: SchedulerConfig, loop: asyncio.AbstractEventLoop,
         on_switch: Callable[[], None],
     ):  # fmt: skip
-        self._services = dict(services)
         self._loop = loop
         self._on_switch = on_switch
         capacity = math.inf if config.gpu_bytes is None else float(config.gpu_bytes)
-        if config.gpu_bytes is None and self._services:
+        if config.gpu_bytes is None and services:
             from .accel import gpu_budget_bytes
 
             capacity = gpu_budget_bytes(config.gpu_reserve)
         self.residency = Residency(capacity, config.restore_kappa, most_replicas=1)
-        self._queues: dict[str, deque[_Request]] = {name: deque() for name in self._services}
+        self._queues: dict[str, deque[_Request]] = {}
         self._loaded: set[str] = set()
-        self._threads = ThreadPoolExecutor(
-            max_workers=max(1, 2 * len(self._services)), thread_name_prefix="mimo-service"
-        )
+        self._threads = ThreadPoolExecutor(max_workers=max(32, 2 * len(services)), thread_name_prefix="mimo-service")
         self._tasks: set[asyncio.Task] = set()
         self._switching = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self.restores: list[tuple[str, float]] = []
-        for name, service in self._services.items():
-            self.residency.add(Service(name, service.nbytes, service.restore_cost_s))
+        self._services: dict[str, ModelService] = {}
+        for name, service in services.items():
+            self.add(name, service)
+
+    def add(self, name: str, service: ModelService):
+        """One more service; ValueError if it is larger than the device or its name is taken."""
+        if name in self._services:
+            raise ValueError(f"there is a service {name!r} already.")
+        self.residency.add(Service(name, service.nbytes, service.restore_cost_s))
+        self._services[name] = service
+        self._queues[name] = deque()
 
     def check(self, call: ServiceCall):
         if call.service not in self._services:

@@ -251,9 +251,9 @@ class LocalExecutor:
 
     async def run(
         self, lease: Lease, payload: bytes, main: Any = None, timeout_s: float | None = None
-    ) -> tuple[bool, Any]:
+    ) -> tuple[bool, Any, float]:
         """
-        (True, value) or (False, the action's exception). Raises WorkerLost if the process died, ActionTimeout after
+        (True, value, seconds) or (False, the action's exception, seconds). Raises WorkerLost if the process died, ActionTimeout after
         `timeout_s`; the lease may be given back when this returns: whatever the action started is gone by then.
         """
         worker = None
@@ -276,9 +276,9 @@ class LocalExecutor:
         try:
             await worker.send(pickle.dumps(request))
             reply = await asyncio.wait_for(worker.receive(), timeout_s)
-            good, value, left = pickle.loads(reply)
+            good, value, left, exec_s = pickle.loads(reply)
             keep = not left and not self._closed
-            return good, value
+            return good, value, exec_s
         except asyncio.TimeoutError:
             raise ActionTimeout(f"the action ran longer than timeout_s={timeout_s:g} and was ended.") from None
         except (ConnectionError, BrokenPipeError) as error:

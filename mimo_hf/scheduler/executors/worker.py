@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +136,21 @@ def perform(request: dict[str, Any]) -> Any:
 
 
 def answer(request: dict[str, Any]) -> bytes:
-    """Runs an action; its exception is a result too."""
+    """(whether it returned, its value or exception, processes it left, seconds it took), pickled."""
+    begin = time.perf_counter()
     try:
-        return pickle.dumps((True, perform(request), children()))
+        value = perform(request)
+        return pickle.dumps((True, value, children(), time.perf_counter() - begin))
     except BaseException as error:  # noqa: BLE001  SystemExit of an action must not end the worker unseen
         try:
             if not isinstance(error, Exception) or isinstance(error, StopIteration):
                 raise TypeError("futures cannot carry it")
             error.add_note(f"in worker {os.getpid()}")  # type: ignore[attr-defined,unused-ignore]
-            message = pickle.dumps((False, error, children()))
+            message = pickle.dumps((False, error, children(), time.perf_counter() - begin))
             pickle.loads(message)
         except Exception:  # noqa: BLE001
             known = RuntimeError(f"the action raised {type(error).__name__}: {error}")
-            message = pickle.dumps((False, known, children()))
+            message = pickle.dumps((False, known, children(), time.perf_counter() - begin))
         return message
 
 
