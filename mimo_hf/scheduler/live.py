@@ -145,7 +145,7 @@ class ActionScheduler(Dispatcher):
                 self._server.close()
                 raise
         try:
-            await self.executor.start(self._node_lost)
+            await self.executor.start(self._node_lost, self.node_joined)
             nodes: list[Node] = self.executor.nodes()
             self.services = ServiceManager(self._given_services, self.config, self.loop, self._count_switch)
             self.core = Scheduler(

@@ -160,6 +160,8 @@ class ScheduledGRPOTrainer(GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "mimo_hf"]
+    _sync_tool_dicts: Any
+    _async_tool_dicts: Any
 
     def _tool_call_loop(self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields):
         plain, asynchronous = self._sync_tool_dicts, self._async_tool_dicts
@@ -267,7 +269,8 @@ def make_rollout_func(
         ids: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
         mask: list[list[int]] = [[] for _ in range(count)]
-        turns, errors = [0] * count, [None] * count
+        turns = [0] * count
+        errors: list[str | None] = [None] * count
         names = [f"rollout-{os.getpid()}-{next(_TRAJECTORIES)}" for _ in range(count)]
         active = list(range(count))
         while active:

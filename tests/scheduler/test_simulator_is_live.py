@@ -43,7 +43,7 @@ class Sleeper:
     def nodes(self):
         return [Node(name, amounts) for name, amounts in self.capacity.items()]
 
-    async def start(self, node_lost):
+    async def start(self, node_lost, node_joined):
         pass
 
     async def close(self):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-from ..book import Lease, Node
+from ..book import Node
 from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
 from ..errors import ActionTimeout, WorkerLost
 from ..resources import Cores, GpuCells
@@ -205,7 +205,8 @@ class LocalExecutor:
                 )
             self.enforce = "count"  # more cores than there are can only be counted
             nodes = [list(range(wanted))]
-        self._cores = Cores(_first(nodes, wanted))
+        self.cores_by_node = _first(nodes, wanted)
+        self._cores = Cores(self.cores_by_node)
         self._capacity = {"cpu": wanted, **(resources or {})}
         self.kill_grace_s = kill_grace_s
         self.prefix = globals()["sandbox"](sandbox)
@@ -225,7 +226,7 @@ class LocalExecutor:
         gpus = int(self._capacity.get("gpu", 0))
         return [Node(self.name, self._capacity, self._cores, GpuCells(gpus) if gpus else None)]
 
-    async def start(self, node_lost: Any = None):
+    async def start(self, node_lost: Any = None, node_joined: Any = None):
         self._folder = tempfile.mkdtemp(prefix="mimo-actions-")
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "mimo_hf.scheduler.executors.guard", self._owner, self._folder],
@@ -250,12 +251,20 @@ class LocalExecutor:
         return worker
 
     async def run(
-        self, lease: Lease, payload: bytes, main: Any = None, timeout_s: float | None = None
+        self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
     ) -> tuple[bool, Any, float]:
         """
-        (True, value, seconds) or (False, the action's exception, seconds). Raises WorkerLost if the process died, ActionTimeout after
-        `timeout_s`; the lease may be given back when this returns: whatever the action started is gone by then.
+        (True, value, seconds) or (False, the action's exception, seconds). Raises WorkerLost if the process died,
+        ActionTimeout after `timeout_s`; the lease may be given back when this returns: whatever the action started is gone by
+        then.
         """
+        good, body, exec_s = await self.perform(lease, payload, main, timeout_s)
+        return good, pickle.loads(body), exec_s
+
+    async def perform(
+        self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
+    ) -> tuple[bool, bytes, float]:
+        """`run`, with the value or exception still pickled."""
         worker = None
         while self._idle and worker is None:
             worker = self._idle.pop()
@@ -276,9 +285,9 @@ class LocalExecutor:
         try:
             await worker.send(pickle.dumps(request))
             reply = await asyncio.wait_for(worker.receive(), timeout_s)
-            good, value, left, exec_s = pickle.loads(reply)
+            good, body, left, exec_s = pickle.loads(reply)
             keep = not left and not self._closed
-            return good, value, exec_s
+            return good, body, exec_s
         except asyncio.TimeoutError:
             raise ActionTimeout(f"the action ran longer than timeout_s={timeout_s:g} and was ended.") from None
         except (ConnectionError, BrokenPipeError) as error:

@@ -136,22 +136,27 @@ def perform(request: dict[str, Any]) -> Any:
 
 
 def answer(request: dict[str, Any]) -> bytes:
-    """(whether it returned, its value or exception, processes it left, seconds it took), pickled."""
+    """(whether it returned, its value or exception, processes it left, seconds it took), pickled, the value on its own."""
     begin = time.perf_counter()
+    good = True
     try:
-        value = perform(request)
-        return pickle.dumps((True, value, children(), time.perf_counter() - begin))
+        body = pickle.dumps(perform(request))
     except BaseException as error:  # noqa: BLE001  SystemExit of an action must not end the worker unseen
-        try:
-            if not isinstance(error, Exception) or isinstance(error, StopIteration):
-                raise TypeError("futures cannot carry it")
-            error.add_note(f"in worker {os.getpid()}")  # type: ignore[attr-defined,unused-ignore]
-            message = pickle.dumps((False, error, children(), time.perf_counter() - begin))
-            pickle.loads(message)
-        except Exception:  # noqa: BLE001
-            known = RuntimeError(f"the action raised {type(error).__name__}: {error}")
-            message = pickle.dumps((False, known, children(), time.perf_counter() - begin))
-        return message
+        good, body = False, _pickled_error(error)
+    return pickle.dumps((good, body, children(), time.perf_counter() - begin))
+
+
+def _pickled_error(error: BaseException) -> bytes:
+    """As it is if a future can carry it and its pickle can be read, else its description."""
+    try:
+        if not isinstance(error, Exception) or isinstance(error, StopIteration):
+            raise TypeError("futures cannot carry it")
+        error.add_note(f"in worker {os.getpid()}")  # type: ignore[attr-defined,unused-ignore]
+        body = pickle.dumps(error)
+        pickle.loads(body)
+        return body
+    except Exception:  # noqa: BLE001
+        return pickle.dumps(RuntimeError(f"the action raised {type(error).__name__}: {error}"))
 
 
 def serve(channel: socket.socket):
