@@ -49,8 +49,9 @@ def test_cgroups_count_only_in_a_writable_version_2_group_with_both_controllers(
     (folder / "cgroup.subtree_control").write_text("cpu memory")
     own = Path("/proc/self/cgroup").read_text()
     if "0::" not in own:
+        read = Path.read_text
         monkeypatch.setattr(
-            Path, "read_text", lambda self: "0::/\n" if str(self) == "/proc/self/cgroup" else open(self).read()
+            Path, "read_text", lambda self: "0::/\n" if str(self) == "/proc/self/cgroup" else read(self)
         )
     assert cpu.cgroup2_parent(tmp_path) is None
     (folder / "cgroup.subtree_control").write_text("cpuset cpu memory")
