@@ -17,6 +17,7 @@ _HOME = {
     "PinnedHostHook": "pinned",
     "PowerLaw": "types",
     "QueueFull": "errors",
+    "QuotaRefused": "errors",
     "SchedulerClient": "client",
     "SchedulerConfig": "config",
     "SchedulerLost": "errors",
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
     from .accel import TorchService
     from .client import SchedulerClient
     from .config import SchedulerConfig
-    from .errors import ActionTimeout, EnvironmentLost, QueueFull, SchedulerLost, Unsatisfiable, WorkerLost
+    from .errors import (
+        ActionTimeout,
+        EnvironmentLost,
+        QueueFull,
+        QuotaRefused,
+        SchedulerLost,
+        Unsatisfiable,
+        WorkerLost,
+    )
     from .handles import ActionHandle
     from .live import ActionScheduler
     from .pinned import PinnedHostHook
@@ -66,6 +75,7 @@ __all__ = [
     "PinnedHostHook",
     "PowerLaw",
     "QueueFull",
+    "QuotaRefused",
     "SchedulerClient",
     "SchedulerConfig",
     "SchedulerLost",

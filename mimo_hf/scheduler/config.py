@@ -56,7 +56,8 @@ class SchedulerConfig:
         kill_grace_s (`float`, *optional*, defaults to `2.0`):
             Time between SIGTERM and SIGKILL.
         loss_retries (`int`, *optional*, defaults to `3`):
-            How often an idempotent action is tried again after its worker was lost, whatever its own `retries`.
+            How often an idempotent action is tried again after its worker was lost, and any after its provider refused it,
+            whatever its own `retries`.
         trace_path (`str`, *optional*):
             Where to record every action (JSON lines, which `mimo-hf schedule` reads).
         metrics_port (`int`, *optional*):

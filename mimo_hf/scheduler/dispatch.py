@@ -12,7 +12,7 @@ from typing import Any
 from .book import Lease, Node
 from .config import SchedulerConfig
 from .core import Scheduler
-from .errors import ActionTimeout, EnvironmentLost, SchedulerError, WorkerLost
+from .errors import ActionTimeout, EnvironmentLost, QuotaRefused, SchedulerError, WorkerLost
 from .handles import ActionHandle, NotStarted, Pickled, pack
 from .metrics import Metrics
 from .recording import Recorder
@@ -143,11 +143,21 @@ class Dispatcher:
             self._free(lease)
             self._failed(handle, error, started=not isinstance(error, NotStarted))
         else:
+            self._learn(handle.action, value if not good else None)
             self._free(lease, time.monotonic() - began)
             if good:
                 self._end(handle, "done", value)
             else:
                 self._failed(handle, value, started=True)
+
+    def _learn(self, action: Action, error: BaseException | None):
+        """A provider's refusal shrinks the action's quotas, a success regrows them."""
+        quotas = [self.core.quotas[name] for name in action.cost if name in self.core.quotas]
+        for quota in quotas:
+            if isinstance(error, QuotaRefused):
+                quota.refused(time.monotonic(), error.retry_after_s)
+            elif error is None:
+                quota.succeeded(time.monotonic())
 
     def _settled(self, handle: ActionHandle, lease: Lease, task: asyncio.Task):
         """A task may be cancelled before its first step, so what is left to give back is given back here."""
@@ -176,14 +186,15 @@ class Dispatcher:
     def _failed(self, handle: ActionHandle, error: BaseException, started: bool):
         """Tries again what may be tried again, after a back-off with full jitter."""
         action = handle.action
-        lost = isinstance(error, WorkerLost)
+        lost, refused = isinstance(error, WorkerLost), isinstance(error, QuotaRefused)
         home = handle.entry.home if handle.entry is not None else None
         if lost and home is not None and home in self._lost_environments:
             error = EnvironmentLost(f"environment {home!r} was lost with its node ({error})")
             self._end(handle, "failed", error)
             return
-        allowed = max(action.retries, self.config.loss_retries) if lost and action.idempotent else action.retries
-        again = isinstance(error, action.retry_on) and handle.attempt <= allowed and (action.idempotent or not started)
+        harmless = action.idempotent or refused or not started
+        allowed = max(action.retries, self.config.loss_retries) if harmless and (lost or refused) else action.retries
+        again = (refused or isinstance(error, action.retry_on)) and handle.attempt <= allowed and harmless
         if not again or self._state != "open" or handle.future.done():
             self._end(handle, "failed", error)
             return

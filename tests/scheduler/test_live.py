@@ -21,6 +21,7 @@ from mimo_hf.scheduler import (
     Command,
     ElasticRange,
     QueueFull,
+    QuotaRefused,
     SchedulerConfig,
     SchedulerLost,
     Unsatisfiable,
@@ -386,6 +387,37 @@ def test_quotas_limit_calls_in_any_window_and_at_once():
     for i, start in enumerate(starts):
         for j in range(i, len(starts)):
             assert j - i + 1 <= 20 * (starts[j] - start) + 4 + 0.5  # half a call for the clock's jitter
+
+
+def test_a_refused_call_shrinks_its_quota_and_is_made_again():
+    answers = [QuotaRefused(retry_after_s=0.2), QuotaRefused(), *[None] * 40]
+    times = []
+
+    async def search():
+        times.append(time.monotonic())
+        answer = answers.pop(0)
+        if answer:
+            raise answer
+        return "found"
+
+    async def work(scheduler):
+        quota = scheduler.core.quotas["search"]
+        first = await scheduler.submit(Action("search", search, {"search": 1}))
+        result = await first
+        shrunk = quota.rate
+        await scheduler.map([Action("search", search, {"search": 1}) for _ in range(20)])
+        answers[:] = [QuotaRefused("no more")] * 9
+        with pytest.raises(QuotaRefused, match="no more"):
+            await scheduler.run(Action("search", search, {"search": 1}))
+        return result, first.attempt, shrunk, quota
+
+    result, attempt, shrunk, quota = drive(work, quotas={"search": {"rate": 200.0, "burst": 50}}, loss_retries=2)
+    assert (result, attempt) == ("found", 3)
+    assert times[1] - times[0] >= 0.2
+    assert 50.0 <= shrunk < 60.0  # halved twice, and regrown by one success
+    assert quota.rate < 200.0
+    assert len(answers) == 6
+    assert pickle.loads(pickle.dumps(QuotaRefused("why", 3.0))).retry_after_s == 3.0
 
 
 def test_an_action_with_a_known_key_runs_once(tmp_path):
