@@ -1,15 +1,28 @@
 """What the scheduler benchmarks share: intervals over seeds, and Ray's own scheduling in simulation."""
 
+import argparse
 import math
 import statistics
 from collections import deque
 from heapq import heappop, heappush
+from pathlib import Path
+
+from _record import RESULTS
 
 from mimo_hf.scheduler.trace import Trace
 from mimo_hf.scheduler.types import ElasticRange
 
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def parse(doc: str, **defaults: float) -> argparse.Namespace:
+    """The options of a benchmark: numbers with their defaults, and `--out`, the folder of the results."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default benchmarks/results")
+    return parser.parse_args()
 
 
 def interval(values: list[float]) -> dict[str, float]:

@@ -7,12 +7,10 @@ Coding workload in simulation: policies, pods and Ray's own rules over a sweep o
 The trace is ours, after public descriptions of ARL-Tangram's (see mimo_hf/scheduler/workloads.py); pods are our model of them.
 """
 
-import argparse
 import statistics
-from pathlib import Path
 
-from _record import RESULTS, record
-from _scheduler import flat, interval, simulate_ray
+from _record import record
+from _scheduler import flat, interval, parse, simulate_ray
 
 from mimo_hf.scheduler.bounds import act_lower_bound_s, step_lower_bound_s
 from mimo_hf.scheduler.sim import simulate
@@ -145,11 +143,7 @@ def no_gain(traces, loads):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trajectories", type=int, default=320)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parse(__doc__, seeds=5, trajectories=320)
     traces = [coding(args.trajectories, seed) for seed in range(args.seeds)]
     loads = tuple(max(4, cores * args.trajectories // 320) for cores in LOADS)
     rows = sweep(traces, loads)

@@ -7,14 +7,12 @@ Compared are one bucket for all tasks, a fixed share for each task, and clients 
 call waits, twice as long every time, before it asks again).
 """
 
-import argparse
 import random
 import statistics
 from heapq import heappop, heappush
-from pathlib import Path
 
-from _record import RESULTS, record
-from _scheduler import flat, interval
+from _record import record
+from _scheduler import flat, interval, parse
 
 from mimo_hf.scheduler.resources import TokenBucket
 from mimo_hf.scheduler.sim import simulate
@@ -71,11 +69,7 @@ def uncontrolled(trace, rate, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trajectories", type=int, default=256)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parse(__doc__, seeds=5, trajectories=256)
     rows = []
     for rate in (8.0, 16.0, 32.0, 64.0):
         runs: dict[str, list] = {"shared bucket": [], "a share for each task": [], "uncontrolled, 429s": []}

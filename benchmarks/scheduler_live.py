@@ -8,7 +8,6 @@ are; "wait" sleeps, on four counted cores, so that what is compared is schedulin
 two nodes, and plain Ray tasks of fixed size on the same two nodes.
 """
 
-import argparse
 import asyncio
 import os
 import random
@@ -19,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from _record import RESULTS, record
-from _scheduler import flat, interval
+from _record import record
+from _scheduler import flat, interval, parse
 
 from mimo_hf.scheduler import Action, ActionScheduler, Amdahl, ElasticRange, SchedulerConfig
 from mimo_hf.scheduler.sim import simulate
@@ -137,12 +136,7 @@ def compare(name, runs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trajectories", type=int, default=16)
-    parser.add_argument("--scale", type=float, default=1.0, help="of all durations")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parse(__doc__, seeds=5, trajectories=16, scale=1.0)
     from mimo_hf.scheduler.executors.local import LocalExecutor
     from mimo_hf.scheduler.executors.ray import RayExecutor
 

@@ -4,13 +4,11 @@ Nine MOPD teachers on fewer GPUs, in simulation: static partition, switching at 
     python benchmarks/scheduler_mopd.py
 """
 
-import argparse
 import math
 import statistics
-from pathlib import Path
 
-from _record import RESULTS, record
-from _scheduler import flat, interval
+from _record import record
+from _scheduler import flat, interval, parse
 
 from mimo_hf.scheduler.service_sim import mopd_requests, simulate_services
 
@@ -33,11 +31,7 @@ def row_of(runs, **about):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parse(__doc__, seeds=5, requests=2000)
     rows = []
     for load, rate in CONDITIONS:
         sets = [mopd_requests(args.requests, rate, seed=seed) for seed in range(args.seeds)]

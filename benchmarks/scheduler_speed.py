@@ -4,7 +4,6 @@ Speed of the simulator and of the live scheduler.
     python benchmarks/scheduler_speed.py
 """
 
-import argparse
 import asyncio
 import math
 import statistics
@@ -12,9 +11,9 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
-from _record import RESULTS, record
+from _record import record
+from _scheduler import parse
 
 from mimo_hf.scheduler import Action, ActionScheduler, Command, ElasticRange, SchedulerConfig
 
@@ -108,10 +107,7 @@ async def commands(count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full sizes")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parse(__doc__, scale=1.0)
     full = int(1_000_000 * args.scale)
     payload = {
         "simulator": [
