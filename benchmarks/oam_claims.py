@@ -21,10 +21,10 @@ from mimo_hf.oam import (
     Pose,
     bepre,
     capacity_equal,
-    effective_dof,
+    edof,
     equal_power,
     exponential_correlation,
-    kronecker_channel,
+    kronecker,
     los_channel,
     modal_channel,
     noise_variance,
@@ -104,7 +104,7 @@ def correlated_dof(rhos: list[float], seed: int, num_draws: int = 2000) -> list[
     rows = []
     for rho in rhos:
         r = exponential_correlation(8, rho)
-        samples = effective_dof(kronecker_channel(r, r, (num_draws,), seed=seed))
+        samples = edof(kronecker(r, r, (num_draws,), seed=seed))
         rows.append({"rho": rho, "effective_dof": float(samples.mean())})
     return rows
 

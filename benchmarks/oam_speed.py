@@ -147,7 +147,7 @@ def main():
     results = {
         "num_elements": NUM_ELEMENTS,
         "batches": measure_batches(num_links, repeats, args.seed, args.threads),
-        "against_the_transforms_alone": measure_floor(num_links // 8, repeats, args.seed, chunk=2730),
+        "against_the_transforms_alone": measure_floor(num_links // 8, repeats, args.seed, chunk=5461),
         "grids": measure_grids(repeats),
     }
     for name, value in results["batches"].items():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .hub.kernels_command import add_kernels_command
 
 DEMO_CHECKPOINT = "mimo-v2-flash"
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141
@@ -73,6 +74,7 @@ def _parser(with_oam: bool = False) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add_command in (_add_demo, _add_generate, _add_publish, _add_space):
         add_command(commands)
+    add_kernels_command(commands, _add_command, _positive_integer, _writable)
     if with_oam:
         from .oam.cli import add_oam_commands
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.utils import logging
 
 from .mtp_config import TRAIN_MODES
@@ -37,8 +38,12 @@ class MTPMixin(MTPGenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers; MTP tensors that are missing or superfluous are named in a warning."""
+        """
+        As in transformers; MTP tensors that are missing or superfluous are named in a warning. What was FP8 and is
+        dequantised here has the model's dtype and is saved in it.
+        """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        _settle_dequantised(model)
         missing = sorted(key for key in info["missing_keys"] if key.startswith(cls.mtp_prefix))
         extra = sorted(key for key in info["unexpected_keys"] if key.startswith(cls.mtp_prefix))
         number = f"num_mtp_layers={model.config.num_mtp_layers}"
@@ -115,6 +120,12 @@ class MTPMixin(MTPGenerationMixin):
         """Whether a forward pass with these `labels` has the MTP loss in it."""
         config = self.config
         wanted = len(self.mtp_heads) > 0 and config.mtp_loss_weight > 0 and config.mtp_train_mode != "trunk"
+        if labels is not None and not wanted and config.mtp_train_mode == "heads" and self.training:
+            raise ValueError(
+                "mtp_train_mode='heads' trains the MTP heads alone, but there is nothing to train: "
+                f"num_mtp_layers={len(self.mtp_heads)}, mtp_loss_weight={config.mtp_loss_weight}. Use "
+                "mtp_train_mode='trunk' or 'joint', or a weight above 0."
+            )
         if labels is None or not wanted:
             return False
         if input_ids is None:
@@ -232,6 +243,15 @@ class MTPMixin(MTPGenerationMixin):
                 f"`{what}` needs trained MTP heads, but the checkpoint had no values for {', '.join(names)}, and nothing "
                 "has trained them since. Train the heads, or load a checkpoint that has them."
             )
+
+
+def _settle_dequantised(model: nn.Module):
+    """One dtype, and the way back to official names: transformers leaves bf16 beside float32, and can't save the model."""
+    conversions = getattr(model, "_weight_conversions", None) or []
+    if any(isinstance(op, Fp8Dequantize) for entry in conversions for op in getattr(entry, "operations", ())):
+        model._weight_conversions = None  # saving takes those of the model type
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(model.config.dtype)
 
 
 def _without_gradients(module: nn.Module) -> Callable:

@@ -10,6 +10,7 @@ Places are counted in columns that never move: column c of a row holds the token
 included. The trunk's cache ends at column `end`; the newest token of each row stands at `end` and is not cached yet.
 """
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from transformers.generation import (
     LogitsProcessorList,
     MinPLogitsWarper,
     PrefixConstrainedLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -130,11 +132,20 @@ def decode_batch(
     return decoder.output(generation_config)
 
 
+def _of_row(processor, row: int):
+    """The processor for one row of the batch: from 5.23 on, transformers tells one of them the padding of every row."""
+    ignored = getattr(processor, "prompt_ignore_length", None)
+    if not isinstance(processor, RepetitionPenaltyLogitsProcessor) or not isinstance(ignored, torch.Tensor):
+        return processor
+    processor = copy.copy(processor)
+    processor.prompt_ignore_length = ignored[row : row + 1]
+    return processor
+
+
 def _check_cache(cache):
-    layers = getattr(cache, "layers", None)
     if (
         type(cache) is not DynamicCache
-        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
         or cache.offloading
     ):
         kind = type(cache).__name__ + (" with offloading" if getattr(cache, "offloading", False) else "")
@@ -192,6 +203,9 @@ class _BatchDecoder:
         cache.activate_past_recording()
         self.head_cache = model.mtp_cache()
         self.logits_processor = logits_processor
+        self.processors_of_row = [
+            LogitsProcessorList(_of_row(processor, row) for processor in logits_processor) for row in range(batch)
+        ]
         self.shared_processing = all(type(processor) in READ_SCORES_ONLY for processor in logits_processor)
         self.do_sample = generation_config.do_sample
         self.max_length = generation_config.max_length
@@ -283,11 +297,15 @@ class _BatchDecoder:
             logits = self._process(lm_head(hidden[everyone, newest - start]), k)
             if self.do_sample:
                 logits_of_drafts.append(logits)
-                draft = torch.multinomial(logits.softmax(dim=-1), num_samples=1)[:, 0]
-            else:
-                draft = logits.argmax(dim=-1)
-            self.tokens[rows, self._tensor([self.lengths[row] + k for row in self.rows])] = draft
+            places = self._tensor([self.lengths[row] + k for row in self.rows])
+            self.tokens[rows, places] = self._choose_drafts(logits, k)
         return logits_of_drafts
+
+    def _choose_drafts(self, logits: torch.Tensor, k: int) -> torch.Tensor:
+        """Head k's draft for every row, `[rows]`."""
+        if self.do_sample:
+            return torch.multinomial(logits.softmax(dim=-1), num_samples=1)[:, 0]
+        return logits.argmax(dim=-1)
 
     def verify(self, drafts: torch.Tensor, draft_logits: torch.Tensor | None):
         """Runs the trunk over each row's newest token and its drafts, and takes over what holds."""
@@ -326,7 +344,7 @@ class _BatchDecoder:
         if self.shared_processing:
             return self.logits_processor(self.tokens[self._tensor(self.rows)], logits)
         scores = [
-            self.logits_processor(self.tokens[row : row + 1, : self.lengths[row] + extra], logits[i : i + 1])
+            self.processors_of_row[row](self.tokens[row : row + 1, : self.lengths[row] + extra], logits[i : i + 1])
             for i, row in enumerate(self.rows)
         ]
         return torch.cat(scores)

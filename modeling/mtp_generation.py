@@ -172,11 +172,38 @@ class MTPGenerationMixin(Host):
                 f"`use_mtp=True` drafts for greedy decoding and sampling, not for {generation_mode.value}; set "
                 "`num_beams=1`, or leave `use_mtp` out."
             )
+        if generation_config.use_mtp:
+            self._refuse_beside_mtp(generation_config, generation_mode_kwargs)
         if generation_config.use_mtp and generation_config.num_return_sequences > 1:
             # transformers refuses several samples of a prompt in assisted decoding; here they are a batch like any other.
             generation_config = copy.copy(generation_config)
             generation_config.num_return_sequences = 1
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+
+    def _refuse_beside_mtp(self, generation_config, generation_mode_kwargs):
+        """What `use_mtp=True` would pass over in silence, or decode wrongly."""
+        drafters = ("prompt_lookup_num_tokens", "assistant_early_exit")
+        given = [name for name in drafters if getattr(generation_config, name) is not None]
+        given += ["assistant_model"] if generation_mode_kwargs.get("assistant_model") is not None else []
+        if given:
+            raise ValueError(f"`use_mtp=True` and `{given[0]}` are two ways to draft; leave one of them out.")
+        if generation_config.dola_layers is not None:
+            raise ValueError("`use_mtp=True` does not decode with `dola_layers`; leave one of them out.")
+        if generation_config.guidance_scale not in (None, 1.0):
+            raise ValueError(
+                "`use_mtp=True` does not work with `guidance_scale`, whose second text transformers advances token by "
+                "token and can't take back with a rejected draft; leave one of them out."
+            )
+        if generation_config.output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"`output_attentions` needs the attention 'eager'; this model has '{self.config._attn_implementation}'. Call "
+                "`model.set_attn_implementation('eager')` first."
+            )
+        if self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
+            raise ValueError(
+                "`use_mtp=True` needs the cache, which transformers leaves out under gradient checkpointing in training "
+                "mode; call `model.eval()` or `model.gradient_checkpointing_disable()` before `generate`."
+            )
 
     def prepare_inputs_for_generation(
         self,

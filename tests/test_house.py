@@ -80,6 +80,11 @@ def test_wheel_holds_one_package(wheel_names):
         ("modeling", "**/*.py", "mimo_hf/modeling"),
         ("modeling", "*/README.md", "mimo_hf/modeling"),
         ("trainers", "**/*.py", "mimo_hf/trainers"),
+        ("kernels", "README.md", "mimo_hf/hub_kernels"),
+        ("kernels", "*/*.*", "mimo_hf/hub_kernels"),
+        ("kernels", "*/torch-ext/**/*.*", "mimo_hf/hub_kernels"),
+        ("kernels", "*/benchmarks/*.py", "mimo_hf/hub_kernels"),
+        ("kernels", "*/tests/*.py", "mimo_hf/hub_kernels"),
     ],
 )
 def test_wheel_holds_every_file(wheel_names, folder, pattern, target):

@@ -11,7 +11,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 # By model type: how the names of an MTP head's tensors begin, and each tensor that it has (with its other names).
-_MTP = {
+_MTP: dict[str, tuple[str, list[tuple[str, ...]]]] = {
     "mimo": (
         "model.mtp_layers.",
         [

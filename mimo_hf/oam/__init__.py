@@ -1,9 +1,10 @@
 """OAM radio links between uniform circular arrays: exact, batched, differentiable. Conventions: README.md."""
 
 from .bepre import BEPRE_METHODS, BePre, bepre
-from .ber import BERResult, ber_theory, qam_constellation, qam_demodulate, qam_modulate, simulate_ber
-from .channel import exponential_correlation, kronecker_channel, los_channel, ring_correlation
-from .dish import divergence_rad, effective_ring_blocks, effective_ring_radii
+from .ber import BERResult, ber_theory, qam_constellation, qam_demod, qam_mod, simulate_ber
+from .channel import exponential_correlation, kronecker, los_channel, ring_correlation
+from .detectors import mmse, zf
+from .dish import divergence_rad, effective_ring_radii
 from .field import field_at, field_map, winding_number
 from .geometry import SPEED_OF_LIGHT_M_S, UCA, ULA, LinkGeometry, Pose, UCAGrid
 from .metrics import (
@@ -11,7 +12,7 @@ from .metrics import (
     capacity_waterfill,
     dof_slope,
     dof_threshold,
-    effective_dof,
+    edof,
     noise_variance,
     sinr,
     spectral_efficiency,
@@ -21,9 +22,9 @@ from .modes import (
     bessel_first_maximum,
     bessel_j,
     circulant_part,
-    decompose_modes,
+    decompose,
     dft_matrix,
-    generate_modes,
+    generate,
     isr_db,
     matched_channel,
     modal_channel,
@@ -33,9 +34,12 @@ from .modes import (
     signed_modes,
 )
 from .oem import (
+    OEMLink,
     block_circulant_part,
+    effective_ring,
     flatten_blocks,
     inter_mode_energy,
+    joint_detect,
     mode_blocks,
     oem_spectral_efficiency,
     oem_water_filling,
@@ -53,6 +57,7 @@ __all__ = [
     "BERResult",
     "BePre",
     "LinkGeometry",
+    "OEMLink",
     "Pose",
     "UCAGrid",
     "aligned_eigenvalues",
@@ -64,25 +69,27 @@ __all__ = [
     "capacity_equal",
     "capacity_waterfill",
     "circulant_part",
-    "decompose_modes",
+    "decompose",
     "dft_matrix",
     "divergence_rad",
     "dof_slope",
     "dof_threshold",
-    "effective_dof",
-    "effective_ring_blocks",
+    "edof",
+    "effective_ring",
     "effective_ring_radii",
     "equal_power",
     "exponential_correlation",
     "field_at",
     "field_map",
     "flatten_blocks",
-    "generate_modes",
+    "generate",
     "inter_mode_energy",
     "isr_db",
-    "kronecker_channel",
+    "joint_detect",
+    "kronecker",
     "los_channel",
     "matched_channel",
+    "mmse",
     "modal_channel",
     "mode_blocks",
     "mode_purity",
@@ -93,8 +100,8 @@ __all__ = [
     "oem_water_filling",
     "per_mode_channels",
     "qam_constellation",
-    "qam_demodulate",
-    "qam_modulate",
+    "qam_demod",
+    "qam_mod",
     "ring_correlation",
     "signed_modes",
     "simulate_ber",
@@ -103,4 +110,5 @@ __all__ = [
     "spectral_efficiency",
     "water_filling",
     "winding_number",
+    "zf",
 ]

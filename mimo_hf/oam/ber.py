@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, count, matrix, positive, real
-from .metrics import DETECTORS
+from .checks import Real, choice, count, matrix, non_negative, positive, random_generator, shown
+from .detectors import DETECTORS, detection_filters
+from .power import stream_power
 
 QAM_ORDERS = (4, 16, 64)
 Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
@@ -31,12 +32,14 @@ def qam_constellation(order: int) -> Tensor:
     return torch.complex(amplitude.repeat_interleave(levels), amplitude.repeat(levels))
 
 
-def qam_modulate(labels: Tensor, order: int) -> Tensor:
+def qam_mod(labels: Tensor, order: int) -> Tensor:
     """Symbols of integer labels 0..order-1, `[...]` to `[...]`."""
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < order:
+        raise ValueError(f"`labels` must lie in 0..{order - 1}; got {shown(labels)}.")
     return qam_constellation(order).to(labels.device)[labels]
 
 
-def qam_demodulate(symbols: Tensor, order: int) -> Tensor:
+def qam_demod(symbols: Tensor, order: int) -> Tensor:
     """Labels of the nearest points (hard decision), `[...]` to `[...]`. NaN decides for the lowest level."""
     levels = _levels(order)
     scale = math.sqrt((order - 1) / 1.5)
@@ -57,7 +60,7 @@ def ber_theory(snr: Real, order: int = 4) -> Tensor:
         snr: \\(\gamma\\) per symbol, linear, `[...]`. For mode l of a circulant channel \\(p_l |G_{ll}|^2/n_0\\).
     """
     levels = _levels(order)
-    snr = real(snr, "snr")
+    snr = non_negative(snr, "snr")
     num_bits = levels.bit_length() - 1
     total = torch.zeros_like(snr)
     for k in range(1, num_bits + 1):
@@ -110,17 +113,6 @@ def ls_estimate(g: Tensor, noise_variance: Real, pilot_snr_db: float, generator:
     return g + spread * torch.randn(shape, dtype=g.dtype, generator=generator).to(g.device)
 
 
-def _filters(estimate: Tensor, noise: Tensor, detector: str) -> Tensor:
-    """Receive filters `[..., N_t, N_r]` with unit gain for the wanted stream, from the channel as it is believed."""
-    if detector == "mode":
-        return torch.diag_embed(1 / estimate.diagonal(dim1=-2, dim2=-1))
-    if detector == "zf":
-        return torch.linalg.pinv(estimate)
-    identity = torch.eye(estimate.shape[-1], dtype=estimate.dtype, device=estimate.device)
-    filters = torch.linalg.solve(estimate.mH @ estimate + noise[..., None, None] * identity, estimate.mH)
-    return filters / (filters @ estimate).diagonal(dim1=-2, dim2=-1)[..., None]
-
-
 def simulate_ber(
     g: Tensor,
     noise_variance: Real,
@@ -128,7 +120,7 @@ def simulate_ber(
     order: int = 4,
     num_symbols: int = 10_000,
     num_channels: int = 1,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     detector: str = "mode",
     csi: str = "perfect",
     pilot_snr_db: float | None = None,
@@ -147,6 +139,7 @@ def simulate_ber(
         order: 4 (QPSK), 16 or 64.
         num_symbols: on each stream for each channel estimate.
         num_channels: independent channel estimates; of use with `csi="ls"`.
+        seed: or a CPU generator.
         detector: `"mode"` (square G), `"zf"` (N_r ≥ N_t) or `"mmse"`, as in `sinr`.
         csi: what the detector knows: `"perfect"`, or `"ls"`, the estimate of `ls_estimate`.
         max_bytes: working memory; symbols are sent in chunks that fit. The chunk size changes the random numbers.
@@ -159,11 +152,12 @@ def simulate_ber(
         raise ValueError(f"`pilot_snr_db` goes with `csi='ls'`, and only with it; got {pilot_snr_db} and {csi!r}.")
     g = matrix(g, "g", square=detector == "mode")
     num_rx, num_tx = g.shape[-2:]
-    if detector == "zf" and num_rx < num_tx:
-        raise ValueError(f"`detector='zf'` needs N_r >= N_t; got N_r = {num_rx}, N_t = {num_tx}.")
     count(num_symbols, "num_symbols")
     count(num_channels, "num_channels")
-    noise, power = positive(noise_variance, "noise_variance"), positive(power, "power")
+    count(max_bytes, "max_bytes")
+    noise, power = positive(noise_variance, "noise_variance"), stream_power(power, num_tx)
+    if not bool((power > 0).all()):
+        raise ValueError("`power` must be greater than zero on every stream; leave out streams without power.")
     batch = torch.broadcast_shapes(g.shape[:-2], noise.shape, power.shape[:-1])
     weighted = (g * power.sqrt()[..., None, :]).expand(*batch, num_rx, num_tx)
     noise = noise.expand(batch)
@@ -174,20 +168,20 @@ def simulate_ber(
         raise ValueError(
             f"`max_bytes={max_bytes}` holds not one symbol of this batch; allow more, or split the batch."
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = random_generator(seed)
     bit_errors = torch.zeros(*batch, num_tx, dtype=torch.int64, device=g.device)
     symbol_errors = torch.zeros_like(bit_errors)
     bits_of = torch.tensor([label.bit_count() for label in range(order)], device=g.device)
     total, done = num_symbols * num_channels, 0
     for _ in range(num_channels):
         known = weighted if pilot_snr_db is None else ls_estimate(weighted, noise, pilot_snr_db, generator)
-        filters = _filters(known, noise, detector)
+        filters = detection_filters(known, noise, detector)
         for start in range(0, num_symbols, chunk):
             size = min(chunk, num_symbols - start)
             sent = torch.randint(order, (*batch, num_tx, size), generator=generator).to(g.device)
             white = torch.randn(*batch, num_rx, size, dtype=torch.complex128, generator=generator).to(g.device)
-            received = weighted @ qam_modulate(sent, order).to(g.dtype) + noise.sqrt()[..., None, None] * white
-            wrong = qam_demodulate(filters @ received, order) ^ sent
+            received = weighted @ qam_mod(sent, order).to(g.dtype) + noise.sqrt()[..., None, None] * white
+            wrong = qam_demod(filters @ received, order) ^ sent
             bit_errors += bits_of[wrong].sum(dim=-1)
             symbol_errors += (wrong != 0).sum(dim=-1)
             done += size

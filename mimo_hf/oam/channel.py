@@ -6,8 +6,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, count, positive, real
-from .geometry import UCA, LinkGeometry
+from .checks import Real, choice, count, matrix, positive, random_generator, real, usable_device
+from .geometry import UCA, LinkGeometry, planar_dot
 from .modes import bessel_j
 
 CHANNEL_MODELS = ("exact", "far_field")
@@ -15,7 +15,11 @@ EPS_FLOAT32 = torch.finfo(torch.float32).eps
 
 
 def los_channel(
-    link: LinkGeometry, model: str = "exact", beta: Real = 1.0, dtype: torch.dtype = torch.complex128
+    link: LinkGeometry,
+    model: str = "exact",
+    beta: Real = 1.0,
+    dtype: torch.dtype = torch.complex128,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     r"""
     Free-space channel of isotropic elements without mutual coupling,
@@ -31,6 +35,7 @@ def los_channel(
         link: batch shape `[...]`.
         beta: amplitude of element gains and losses, `[...]`.
         dtype: complex128, or complex64 where the last digits do not matter.
+        device: where it is computed; None: where the link's tensors are.
 
     Returns:
         `[..., N_r, N_t]`, differentiable in every length and angle, at exact alignment too.
@@ -41,13 +46,16 @@ def los_channel(
     choice(model, "model", CHANNEL_MODELS)
     if dtype not in (torch.complex128, torch.complex64):
         raise ValueError(f"`dtype` must be torch.complex128 or torch.complex64; got {dtype}.")
+    if device is not None:
+        link = link.to(usable_device(device))
     real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
-    beta = real(beta, "beta")
+    beta = real(beta, "beta").to(link.wavelength_m.device)
     distance, wavenumber = link.distance_m, link.wavenumber
     if dtype == torch.complex64:
         _warn_of_float32(link)
 
     p, q = link.rx.positions(), link.tx.positions()
+    rx_ramp, tx_ramp = planar_dot(p, link.pose.center_in_own_axes()), planar_dot(q, link.pose.center_m)
     p_squared, q_squared = p.square().sum(dim=-1), q.square().sum(dim=-1)
     far = distance.to(real_dtype)[..., None, None]
     minus_k = -wavenumber.to(real_dtype)[..., None, None]
@@ -57,15 +65,15 @@ def los_channel(
     if model == "exact":
         _refuse_coincidence(link, p_squared, q_squared)
         # |c + rho - q|² - |c|²
-        rx_terms, tx_terms = p_squared + 2 * link.rx_ramp(), q_squared - 2 * link.tx_ramp()
-        excess = _plus_cross(rx_terms, tx_terms, link, -2.0, real_dtype)
+        rotation = link.pose.rotation
+        excess = _plus_cross(p_squared + 2 * rx_ramp, q_squared - 2 * tx_ramp, p, q, -2 * rotation, real_dtype)
         path = (far.square() + excess).sqrt()
         difference = excess / (path + far)
     else:
         _warn_of_near_field(link, p_squared, q_squared)
         squares = (p_squared[..., :, None] + q_squared[..., None, :]).to(real_dtype)
         slant = (far.square() + squares).sqrt()
-        ramps = _plus_cross(link.rx_ramp(), -link.tx_ramp(), link, -1.0, real_dtype)
+        ramps = _plus_cross(rx_ramp, -tx_ramp, p, q, -link.pose.rotation, real_dtype)
         path = far
         difference = squares / (slant + far) + ramps / slant
 
@@ -75,9 +83,10 @@ def los_channel(
     return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
 
 
-def _plus_cross(rx_terms: Tensor, tx_terms: Tensor, link: LinkGeometry, factor: float, dtype: torch.dtype) -> Tensor:
-    r"""rx_terms_m + tx_terms_n + factor \\(\rho_m \cdot q_n\\), `[..., N_r, N_t]`, for planar arrays."""
-    p, q, rotation = link.rx.positions(), link.tx.positions(), factor * link.pose.rotation
+def _plus_cross(
+    rx_terms: Tensor, tx_terms: Tensor, p: Tensor, q: Tensor, rotation: Tensor, dtype: torch.dtype
+) -> Tensor:
+    r"""rx_terms_m + tx_terms_n + (rotation \\(p_m\\)) \\(\cdot q_n\\), `[..., N_r, N_t]`, for planar arrays."""
     px, py = p[..., 0], p[..., 1]
     rho_x = (rotation[..., 0, :1] * px + rotation[..., 0, 1:2] * py).to(dtype)
     rho_y = (rotation[..., 1, :1] * px + rotation[..., 1, 1:2] * py).to(dtype)
@@ -119,7 +128,7 @@ def _warn_of_float32(link: LinkGeometry):
         )
 
 
-def kronecker_channel(
+def kronecker(
     rx_correlation: Tensor,
     tx_correlation: Tensor,
     batch_shape: tuple[int, ...] = (),
@@ -137,18 +146,22 @@ def kronecker_channel(
     Returns:
         `[*batch_shape, N_r, N_t]` on the device of `rx_correlation`.
     """
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    generator = random_generator(seed)
+    named = {"rx_correlation": rx_correlation, "tx_correlation": tx_correlation}
+    roots = [_hermitian_root(matrix(r, name, square=True).to(dtype), name) for name, r in named.items()]
     device = rx_correlation.device
-    roots = [_hermitian_root(r.to(dtype)) for r in (rx_correlation, tx_correlation)]
     shape = (*batch_shape, rx_correlation.shape[-1], tx_correlation.shape[-1])
     white = torch.randn(shape, dtype=dtype, generator=generator).to(device)
     return roots[0] @ white @ roots[1]
 
 
-def _hermitian_root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    if float(values.min()) < -1e-9 * float(values.max()):
-        raise ValueError("correlation matrices must be positive semi-definite; this one has a negative eigenvalue.")
+def _hermitian_root(correlation: Tensor, name: str) -> Tensor:
+    largest = float(correlation.abs().max())
+    if float((correlation - correlation.mH).abs().max()) > 1e-6 * largest:
+        raise ValueError(f"`{name}` must be Hermitian, as correlations are; it differs from its conjugate transpose.")
+    values, vectors = torch.linalg.eigh(correlation)
+    if float(values.min()) < -1e-9 * largest:
+        raise ValueError(f"`{name}` must be positive semi-definite; it has the eigenvalue {float(values.min()):.3g}.")
     return (vectors * values.clamp(min=0).sqrt().to(vectors.dtype)) @ vectors.mH
 
 

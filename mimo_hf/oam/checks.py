@@ -1,5 +1,6 @@
 """Checks at the entrance: every error names the argument, the value seen and what is allowed."""
 
+import cmath
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def real(value: Any, name: str) -> Tensor:
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"`{name}` must be real; got dtype {tensor.dtype}.")
     tensor = tensor.to(torch.float64)
-    if not bool(torch.isfinite(tensor.detach()).all()):
+    if not _finite(tensor):
         raise ValueError(f"`{name}` must be finite; got {shown(tensor)}.")
     return tensor
 
@@ -50,6 +51,28 @@ def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def random_generator(seed: int | torch.Generator) -> torch.Generator:
+    """The CPU generator itself, or a new one with this seed."""
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"`seed` must be an integer or a torch.Generator; got {seed!r}.")
+    return torch.Generator().manual_seed(seed)
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be a device that torch knows, such as 'cpu' or 'cuda:0'; got {name!r}."
+        ) from error
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise ValueError(f"`device={str(name)!r}` asks for a GPU, and torch sees {num_gpus}. Use 'cpu'.")
+    return device
+
+
 def matrix(value: Any, name: str, square: bool = False) -> Tensor:
     """`value` as complex `[..., rows, columns]`, finite."""
     if not isinstance(value, Tensor) or value.dim() < 2:
@@ -60,10 +83,14 @@ def matrix(value: Any, name: str, square: bool = False) -> Tensor:
         )
     if not value.is_complex():
         value = value.to(torch.complex128)
-    # A sum is finite only where all its terms are, and costs one pass. It may overflow where they are.
-    if not bool(torch.isfinite(value.detach().sum())) and not bool(torch.isfinite(value.detach()).all()):
+    if not _finite(value):
         raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
     return value
+
+
+def _finite(tensor: Tensor) -> bool:
+    # A sum is finite only where all its terms are, and costs one pass. It may overflow where they are.
+    return cmath.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor.detach()).all())
 
 
 def shown(value: Any) -> str:

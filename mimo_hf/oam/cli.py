@@ -12,13 +12,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .canvas import write_png
+from .checks import usable_device
 from .comparisons import run_dof, run_oem
 from .config import SWEEPABLE, UNUSED, LinkConfig, OEMConfig, Result
 from .experiments import run_ber, run_field, run_simulate, run_sweep
-from .presets import presets_of
+from .presets import PRESETS, preset, presets_of
 
 EXPERIMENTS: dict[str, tuple[Callable[..., Result], type, str]] = {
     "simulate": (run_simulate, LinkConfig, "all schemes on one link, mode by mode"),
@@ -32,7 +31,10 @@ MAX_TEXT_ROWS = 100
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"give numbers separated by commas, not {text!r}") from None
 
 
 # Options beyond the settings of the link: name, type, help.
@@ -72,11 +74,17 @@ OPTIONS: dict[str, list[tuple[str, Callable[[str], Any], str]]] = {
 
 def add_oam_commands(subparsers: Any) -> None:
     """Adds `oam` with its sub-commands to the subparsers of a command; `args.run(args)` then does the work."""
-    oam = subparsers.add_parser("oam", help="simulate OAM radio links", description=__doc__)
+    oam = subparsers.add_parser(
+        "oam",
+        help="simulate OAM radio links",
+        description="OAM radio links between circular arrays: text, JSON or CSV, and a picture with --plot.",
+        epilog="presets:\n" + "\n".join(f"  {entry.command} --preset {name}" for name, entry in PRESETS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = oam.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
     for name, (_, config, about) in EXPERIMENTS.items():
         presets = presets_of(name)
-        epilog = "\n".join(f"{preset}: {entry.about}" for preset, entry in presets.items())
+        epilog = "\n".join(f"{title}: {entry.about}" for title, entry in presets.items())
         parser = commands.add_parser(
             name,
             help=about,
@@ -93,8 +101,8 @@ def add_oam_commands(subparsers: Any) -> None:
             kind = setting.type if setting.type in (int, str) else float
             text = setting.metadata["help"] + ("" if setting.default is None else f" (default {setting.default})")
             parser.add_argument(_flag(setting.name), type=kind, choices=setting.metadata["choices"], help=text)
-        if presets:
-            parser.add_argument("--preset", choices=list(presets), help="start from named settings; options override")
+        text = f"start from named settings; options override: {', '.join(presets)}" if presets else argparse.SUPPRESS
+        parser.add_argument("--preset", metavar="NAME", help=text)
         parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--json", dest="form", action="store_const", const="json", default="text", help="print JSON")
@@ -136,18 +144,12 @@ def _experiment(args: argparse.Namespace) -> Result:
     known = {setting.name for setting in fields(config)} | {option for option, *_ in OPTIONS[args.experiment]}
     settings = {name: value for name, value in given.items() if name in known}
     if "preset" in given:
-        settings = {**presets_of(args.experiment)[args.preset].settings, **settings}
+        settings = {**preset(args.preset, args.experiment).settings, **settings}
     if args.experiment == "sweep":
         missing = [_flag(name) for name in ("param", "start", "stop") if name not in settings]
         if missing:
             raise ValueError(f"give {', '.join(missing)}, or a --preset.")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError:
-        raise ValueError(f"`--device` must be cpu or cuda, not {args.device!r}.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`--device {args.device}` asks for a GPU, and none is present.")
-
+    usable_device(args.device)
     own = {option for option, *_ in OPTIONS[args.experiment]}
     options: dict[str, Any] = {name: settings[name] for name in own & settings.keys()}
     if args.experiment in ("sweep", "ber", "field") and sys.stderr.isatty():

@@ -7,20 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from .channel import exponential_correlation, kronecker_channel, los_channel
+from .channel import exponential_correlation, kronecker, los_channel
 from .checks import count
 from .config import LinkConfig, OEMConfig, Result, parameters_of, wave
-from .dish import effective_ring_blocks, effective_ring_radii
 from .geometry import UCA, ULA, LinkGeometry, UCAGrid
 from .metrics import (
     capacity_equal,
     capacity_waterfill,
     dof_slope,
     dof_threshold,
-    effective_dof,
+    edof,
     noise_variance,
 )
-from .oem import center_channel, flatten_blocks, grids, inter_mode_energy, mode_blocks, oem_spectral_efficiency
+from .oem import OEMLink, flatten_blocks, inter_mode_energy, oem_spectral_efficiency
 from .plot import bar_plot, line_plot
 from .simulate import simulate_link
 
@@ -39,10 +38,10 @@ def run_dof(
     channels; all with water-filling, and with SNR between one pair of antennas (the mean over fading for Kronecker).
     """
     count(num_draws, "num_draws", minimum=2)
-    kronecker = {}
+    fading = {}
     for rho in rhos:
         r_rx, r_tx = (exponential_correlation(n, rho).to(device) for n in (config.num_rx, config.num_tx))
-        kronecker[rho] = kronecker_channel(r_rx, r_tx, (num_draws,), seed=seed)
+        fading[rho] = kronecker(r_rx, r_tx, (num_draws,), seed=seed)
     rows = []
     for distance in distances_m:
         link = replace(config, distance_m=distance).link().to(device)
@@ -63,13 +62,13 @@ def run_dof(
                 "uca_mimo": float(capacity_waterfill(h, noise)),
                 "ula_mimo": float(capacity_waterfill(ula, noise)),
             }
-            for rho, channels in kronecker.items():
+            for rho, channels in fading.items():
                 samples = capacity_waterfill(channels, 10 ** (-snr_db / 10))
                 row[f"kronecker_{rho:g}"] = float(samples.mean())
                 row[f"kronecker_{rho:g}_standard_error"] = float(samples.std()) / math.sqrt(num_draws)
             row |= {
-                "effective_dof_uca": float(effective_dof(h)),
-                "effective_dof_ula": float(effective_dof(ula)),
+                "effective_dof_uca": float(edof(h)),
+                "effective_dof_ula": float(edof(ula)),
                 "dof_30db_uca": int(dof_threshold(h)),
                 "dof_30db_ula": int(dof_threshold(ula)),
                 "dof_slope_uca": float(dof_slope(h, noise)),
@@ -120,18 +119,11 @@ OEM_ROWS = (
 def run_oem(config: OEMConfig, device: str = "cpu") -> Result:
     """OAM-embedded MIMO: what the block-circulant assumption promises, what detectors get, and the bounds."""
     link = config.link().to(device)
-    tx, rx = grids(link)
-    h = los_channel(link)
-    noise = noise_variance(config.snr_db, config.snr_reference, link=link, h=h)
+    oem = OEMLink(link, config.focal_length_m, config.dish_radius_m)
+    noise = noise_variance(config.snr_db, config.snr_reference, link=link, h=los_channel(link))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if config.focal_length_m is None:
-            blocks = mode_blocks(h, rx.num_ucas, tx.num_ucas)
-        else:
-            radii = effective_ring_radii(
-                tx.uca, link.wavelength_m, config.focal_length_m, dish_radius_m=config.dish_radius_m
-            )
-            blocks = effective_ring_blocks(link, radii)
+        blocks = oem.blocks()
         rows: list[dict[str, Any]] = [
             {
                 "scheme": f"OEM {detector}",
@@ -148,7 +140,7 @@ def run_oem(config: OEMConfig, device: str = "cpu") -> Result:
         "capacity, equal power": ("equal", capacity_equal(seen, noise)),
         "capacity, water-filling": ("waterfill", capacity_waterfill(seen, noise)),
         "one UCA pair without dish": ("waterfill", capacity_waterfill(los_channel(pair), noise)),
-        "MIMO of the centres": ("waterfill", capacity_waterfill(center_channel(link), noise)),
+        "MIMO of the centres": ("waterfill", capacity_waterfill(oem.center_channel(), noise)),
     }
     rows += [
         {"scheme": name, "power": power, "assume": "exact", "bit_s_hz": float(value)}

@@ -12,11 +12,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from .channel import los_channel
-from .checks import Real, count, positive, shown
-from .geometry import UCA, LinkGeometry, UCAGrid
-from .modes import bessel_first_maximum, signed_modes
-from .oem import grids, mode_blocks
+from .checks import Real, positive, shown
+from .geometry import UCA
+from .modes import bessel_first_maximum
 
 
 def divergence_rad(mode: int, kr: Real) -> Tensor:
@@ -63,51 +61,3 @@ def effective_ring_radii(
         if lost:
             warnings.warn(f"a dish of radius {float(limit):g} m truncates modes {', '.join(lost)}.", stacklevel=2)
     return torch.stack(torch.broadcast_tensors(*radii), dim=-1)
-
-
-def effective_ring_blocks(link: LinkGeometry, radii_m: Tensor, num_samples: int | None = None) -> Tensor:
-    r"""
-    Modal blocks of UCA grids behind equal dishes at both ends: the coupling of mode l to mode l' is
-    \\(a_{l'}^H h\, a_l\\) between rings of K samples \\(\sqrt{L}/K\; e^{jl\varphi_k}\\) with the exact channel h.
-
-    Args:
-        link: between two `UCAGrid`s.
-        radii_m: radius of mode |l|'s ring, `[..., L // 2 + 1]`, as from `effective_ring_radii`.
-        num_samples: K, at least L; None: 4 L. With K = L and all radii R the blocks are those of the plain grids.
-
-    Returns:
-        `[..., L, N_r, L, N_t]`.
-    """
-    tx, rx = grids(link)
-    num_modes = tx.uca.num_elements
-    num_samples = 4 * num_modes if num_samples is None else count(num_samples, "num_samples", minimum=num_modes)
-    if radii_m.shape[-1] != num_modes // 2 + 1:
-        raise ValueError(
-            f"`radii_m` must be [..., {num_modes // 2 + 1}], one for each |mode|; got {list(radii_m.shape)}."
-        )
-    radii_m = positive(radii_m, "radii_m")
-    orders = signed_modes(num_modes).abs()
-
-    blocks: dict[tuple[int, int], Tensor] = {}
-    for rx_order in range(num_modes // 2 + 1):
-        for tx_order in range(num_modes // 2 + 1):
-            ends = [
-                _with_ring(tx, num_samples, radii_m[..., tx_order]),
-                _with_ring(rx, num_samples, radii_m[..., rx_order]),
-            ]
-            between = los_channel(LinkGeometry(ends[0], ends[1], link.pose, wavelength_m=link.wavelength_m))
-            blocks[rx_order, tx_order] = mode_blocks(between, rx.num_ucas, tx.num_ucas)
-
-    signed = signed_modes(num_modes).tolist()
-    rows = []
-    for rx_mode, rx_order in zip(signed, orders.tolist(), strict=True):
-        row = [
-            blocks[rx_order, tx_order][..., rx_mode % num_samples, :, tx_mode % num_samples, :]
-            for tx_mode, tx_order in zip(signed, orders.tolist(), strict=True)
-        ]
-        rows.append(torch.stack(row, dim=-2))
-    return torch.stack(rows, dim=-4) * (num_modes / num_samples)
-
-
-def _with_ring(grid: UCAGrid, num_samples: int, radius_m: Tensor) -> UCAGrid:
-    return UCAGrid(UCA(num_samples, radius_m, grid.uca.phase0_rad), grid.rows, grid.columns, grid.pitch_m)

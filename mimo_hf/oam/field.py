@@ -46,8 +46,9 @@ def field_at(
     index = None if mode is None else mode_index(mode, uca.num_elements)
     points, elements = real(points_m, "points_m"), uca.positions()
     wavenumber = 2 * math.pi / wavelength
-    if index is not None:
-        _warn_of_evanescent_mode(abs(int(signed_modes(uca.num_elements)[index])), float(wavenumber * uca.radius_m))
+    signed = signed_modes(uca.num_elements).abs()
+    _warn_of_evanescent_mode(int(signed.max() if index is None else signed[index]), float(wavenumber * uca.radius_m))
+    count(max_bytes, "max_bytes")
     chunk = max(1, max_bytes // (96 * uca.num_elements))
     parts = []
     for start in range(0, len(points), chunk):
@@ -129,7 +130,7 @@ def winding_number(
     sine = 0.1
     if order and wavelength:
         sine = min(bessel_first_maximum(order) * wavelength / (2 * math.pi * float(uca.radius_m)), 0.9) / 2
-    radius = distance_m * math.tan(math.asin(sine))
+    radius = float(positive(distance_m, "distance_m")) * math.tan(math.asin(sine))
     azimuth = 2 * math.pi / num_points * torch.arange(num_points + 1, dtype=torch.float64)
     points = torch.stack(
         [radius * azimuth.cos(), radius * azimuth.sin(), torch.full_like(azimuth, float(distance_m))], dim=-1

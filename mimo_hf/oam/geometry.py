@@ -5,10 +5,11 @@ The transmit array lies in the x-y plane, centred at the origin, and looks along
 attitude are a `Pose`. Distances run from centre to centre. Angles, axes and signs: see README.md in this folder.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 # A function of a tensor and the number of its dimensions that are no batch dimensions.
 TensorMap = Callable[[Tensor, int], Tensor]
+Part = TypeVar("Part")
+
+
+def _altered(part: Part, **attributes: Any) -> Part:
+    """A copy with other attributes, made of what has been checked: a large batch is cut often."""
+    altered = copy.copy(part)
+    for name, value in attributes.items():
+        object.__setattr__(altered, name, value)
+    return altered
 
 
 class Array(Protocol):
@@ -65,7 +75,7 @@ class UCA:
         return torch.stack([radius * azimuths.cos(), radius * azimuths.sin(), torch.zeros_like(radius)], dim=-1)
 
     def map_tensors(self, function: TensorMap) -> "UCA":
-        return UCA(self.num_elements, function(self.radius_m, 0), function(self.phase0_rad, 0))
+        return _altered(self, radius_m=function(self.radius_m, 0), phase0_rad=function(self.phase0_rad, 0))
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class ULA:
         return torch.stack([x, torch.zeros_like(x), torch.zeros_like(x)], dim=-1)
 
     def map_tensors(self, function: TensorMap) -> "ULA":
-        return ULA(self.num_elements, function(self.aperture_m, 0))
+        return _altered(self, aperture_m=function(self.aperture_m, 0))
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ class UCAGrid:
         return (self.centers_m()[..., :, None, :] + self.uca.positions()[..., None, :, :]).flatten(-3, -2)
 
     def map_tensors(self, function: TensorMap) -> "UCAGrid":
-        return UCAGrid(self.uca.map_tensors(function), self.rows, self.columns, function(self.pitch_m, 0))
+        return _altered(self, uca=self.uca.map_tensors(function), pitch_m=function(self.pitch_m, 0))
 
 
 @dataclass(frozen=True)
@@ -220,16 +230,21 @@ class Pose:
         back = self.rotation.mT
         return Pose(-(back @ self.center_m[..., None])[..., 0], back)
 
+    def center_in_own_axes(self) -> Tensor:
+        """The centre along the axes of this pose's own frame, `[..., 3]`."""
+        x, y, z = self.center_m.unsqueeze(-2).unbind(dim=-1)
+        return x * self.rotation[..., 0, :] + y * self.rotation[..., 1, :] + z * self.rotation[..., 2, :]
+
     def compose(self, inner: "Pose") -> "Pose":
         """The pose, in this pose's outer frame, of something at `inner` in this pose's own frame."""
         center = self.center_m + (self.rotation @ inner.center_m[..., None])[..., 0]
         return Pose(center, self.rotation @ inner.rotation)
 
     def map_tensors(self, function: TensorMap) -> "Pose":
-        return Pose(function(self.center_m, 1), function(self.rotation, 2))
+        return _altered(self, center_m=function(self.center_m, 1), rotation=function(self.rotation, 2))
 
 
-def _planar_dot(positions: Tensor, vector: Tensor) -> Tensor:
+def planar_dot(positions: Tensor, vector: Tensor) -> Tensor:
     """Dot products of elements in the plane z = 0, `[..., N, 3]`, with one vector, `[..., 3]`; `[..., N]`."""
     return positions[..., 0] * vector[..., :1] + positions[..., 1] * vector[..., 1:2]
 
@@ -290,7 +305,7 @@ class LinkGeometry:
     @property
     def distance_m(self) -> Tensor:
         """D, `[...]`."""
-        return self.pose.center_m.square().sum(dim=-1).sqrt()
+        return torch.linalg.vector_norm(self.pose.center_m, dim=-1)
 
     @property
     def wavenumber(self) -> Tensor:
@@ -311,12 +326,11 @@ class LinkGeometry:
 
     def tx_ramp(self) -> Tensor:
         r"""\\(c \cdot q_n\\) in m², `[..., N_t]`: by D, how much nearer a transmit element is than its centre."""
-        return _planar_dot(self.tx.positions(), self.pose.center_m)
+        return planar_dot(self.tx.positions(), self.pose.center_m)
 
     def rx_ramp(self) -> Tensor:
         r"""\\(c \cdot \rho_m\\) in m², `[..., N_r]`: by D, how much farther a receive element is than its centre."""
-        seen = (self.pose.rotation * self.pose.center_m[..., :, None]).sum(dim=-2)
-        return _planar_dot(self.rx.positions(), seen)
+        return planar_dot(self.rx.positions(), self.pose.center_in_own_axes())
 
     def rings(self) -> tuple[UCA, UCA]:
         """Both arrays, where both are UCAs; raises TypeError where they are not."""
@@ -346,7 +360,7 @@ class LinkGeometry:
         the phase. For small \\(\eta\\) the non-circulance after BePre is about \\(\eta/\sqrt{2}\\).
         """
         center, rotation = self.pose.center_m, self.pose.rotation
-        seen = (rotation.mT @ center[..., None])[..., :2, 0]
+        seen = self.pose.center_in_own_axes()[..., :2]
         squared = self.slant_distance_m.square()[..., None, None]
         bilinear = rotation[..., :2, :2] - center[..., :2, None] * seen[..., None, :] / squared
         values = torch.linalg.svdvals(bilinear)
@@ -363,10 +377,11 @@ class LinkGeometry:
         return LinkGeometry(self.rx, self.tx, self.pose.inverse(), wavelength_m=self.wavelength_m)
 
     def map_tensors(self, function: TensorMap) -> "LinkGeometry":
-        return LinkGeometry(
-            self.tx.map_tensors(function),
-            self.rx.map_tensors(function),
-            self.pose.map_tensors(function),
+        return _altered(
+            self,
+            tx=self.tx.map_tensors(function),
+            rx=self.rx.map_tensors(function),
+            pose=self.pose.map_tensors(function),
             wavelength_m=function(self.wavelength_m, 0),
         )
 

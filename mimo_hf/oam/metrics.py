@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, matrix, non_negative, positive, real
+from .checks import Real, choice, matrix, positive, real
+from .detectors import DETECTORS, separable
 from .geometry import LinkGeometry
-from .power import water_filling
+from .power import stream_power, water_filling
 
 SNR_REFERENCES = ("siso", "tx", "frobenius")
-DETECTORS = ("mode", "zf", "mmse")
 
 
 def noise_variance(
@@ -71,9 +71,7 @@ def sinr(g: Tensor, power: Tensor, noise_variance: Real, detector: str = "mode")
     """
     choice(detector, "detector", DETECTORS)
     g = matrix(g, "g", square=detector == "mode")
-    power = non_negative(power, "power")
-    if power.dim() == 0 or power.shape[-1] != g.shape[-1]:
-        raise ValueError(f"`power` must be [..., {g.shape[-1]}], one entry a stream; got {list(power.shape)}.")
+    power = stream_power(power, g.shape[-1])
     noise = positive(noise_variance, "noise_variance")[..., None]
     if detector == "mode":
         return _mode_sinr(_energy(g), power, noise)
@@ -98,9 +96,7 @@ def _mode_sinr(energy: Tensor, power: Tensor, noise: Tensor) -> Tensor:
 
 
 def _zf_sinr(g: Tensor, power: Tensor, noise: Tensor) -> Tensor:
-    num_rx, num_tx = g.shape[-2:]
-    if num_rx < num_tx:
-        raise ValueError(f"`detector='zf'` needs N_r >= N_t; got N_r = {num_rx}, N_t = {num_tx}. Use 'mmse'.")
+    num_rx, num_tx = separable(g).shape[-2:]
     # [(G^H G)^-1]_ll is the squared norm of row l of R^-1, and QR does not square the condition number.
     triangle = torch.linalg.qr(g).R
     size = triangle.diagonal(dim1=-2, dim2=-1).abs()
@@ -151,7 +147,7 @@ def dof_threshold(h: Tensor, tau_db: float = -30.0) -> Tensor:
     return (values.square() > values[..., :1].square() * 10 ** (tau_db / 10)).sum(dim=-1)
 
 
-def effective_dof(h: Tensor) -> Tensor:
+def edof(h: Tensor) -> Tensor:
     r"""\\((tr\,HH^H)^2 / \|HH^H\|_F^2\\), `[...]`, between 1 and min(N_r, N_t); equal to it for equal channels."""
     values = torch.linalg.svdvals(matrix(h, "h")).square()
     return values.sum(dim=-1).square() / values.square().sum(dim=-1)

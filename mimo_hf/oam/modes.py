@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .checks import count, matrix
+from .checks import Real, count, matrix, real
 from .geometry import LinkGeometry
 
 
@@ -39,12 +39,12 @@ def dft_matrix(num_elements: int, dtype: torch.dtype = torch.complex128) -> Tens
     return torch.fft.fft(torch.eye(num_elements, dtype=dtype), dim=0, norm="ortho")
 
 
-def generate_modes(symbols: Tensor) -> Tensor:
+def generate(symbols: Tensor) -> Tensor:
     r"""Mode generation \\(x = F^H s\\): mode l gives element n the phase \\(+2\pi l n/N\\). `[..., N]` to `[..., N]`."""
     return torch.fft.ifft(symbols, norm="ortho")
 
 
-def decompose_modes(samples: Tensor) -> Tensor:
+def decompose(samples: Tensor) -> Tensor:
     r"""Mode decomposition \\(\hat s = F y\\), `[..., N]` to `[..., N]`."""
     return torch.fft.fft(samples, norm="ortho")
 
@@ -54,8 +54,8 @@ def modal_channel(h: Tensor) -> Tensor:
     The channel between modes, \\(G = F_r H F_t^H\\), `[..., N_r, N_t]`. Unitary at both ends: energy is kept, noise
     stays white. Diagonal exactly where H is circulant.
     """
-    # One transform of both dimensions is several times faster than two; the inverse is the forward one at -l.
-    return torch.fft.fft2(h, norm="ortho")[..., -torch.arange(h.shape[-1], device=h.device) % h.shape[-1]]
+    # The inverse transform is the forward one at -l; turning its columns round is cheaper than a second transform.
+    return torch.fft.fft2(h, norm="ortho").flip(-1).roll(1, -1)
 
 
 def matched_channel(g: Tensor) -> Tensor:
@@ -87,7 +87,9 @@ def mode_purity(g: Tensor) -> Tensor:
 def isr_db(g: Tensor) -> Tensor:
     """Inter-mode energy over wanted energy of a modal channel in dB, `[...]`. Minus infinity where it is diagonal."""
     wanted = _diagonal_energy(g).sum(dim=-1)
-    return 10 * torch.log10((_energy(g).sum(dim=(-2, -1)) - wanted).clamp(min=0) / wanted)
+    # Summed without the diagonal: a difference would drown weak interference in rounding.
+    others = _energy(g) * (1 - torch.eye(g.shape[-1], dtype=wanted.dtype, device=g.device))
+    return 10 * torch.log10(others.sum(dim=(-2, -1)) / wanted)
 
 
 def circulant_part(h: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def noncirculance(h: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(h - circulant_part(h)) / torch.linalg.matrix_norm(h)
 
 
-def bessel_j(order: int, x: Tensor) -> Tensor:
+def bessel_j(order: int, x: Real) -> Tensor:
     r"""
     Bessel function of the first kind and integer order, \\(J_l(x) = \frac1M \sum_t \cos(x \sin\tau_t - l\tau_t)\\) over
     M equispaced \\(\tau_t\\), M > |l| + |x| + 40: exact to rounding. Differentiable, which torch's J_0 and J_1 are not.
@@ -113,6 +115,7 @@ def bessel_j(order: int, x: Tensor) -> Tensor:
     """
     if isinstance(order, bool) or not isinstance(order, int):
         raise TypeError(f"`order` must be an integer; got {order!r}.")
+    x = real(x, "x")
     largest = float(x.detach().abs().max()) if x.numel() else 0.0
     num_points = math.ceil(abs(order) + largest + 41)
     tau = 2 * math.pi / num_points * torch.arange(num_points, dtype=x.dtype, device=x.device)

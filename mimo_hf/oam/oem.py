@@ -7,15 +7,18 @@ what the scheme's algebra promises, `assume="exact"` what it delivers.
 """
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .channel import los_channel
 from .checks import Real, choice, count, positive
-from .geometry import LinkGeometry, TensorMap, UCAGrid
+from .detectors import JOINT_DETECTORS, mmse, unbiased, zf
+from .dish import effective_ring_radii
+from .geometry import UCA, LinkGeometry, TensorMap, UCAGrid
 from .metrics import capacity_waterfill, sinr, spectral_efficiency
-from .modes import modal_channel
+from .modes import modal_channel, signed_modes
 from .power import equal_power, water_filling
 
 OEM_DETECTORS = ("zf", "mmse", "svd", "joint_zf", "joint_mmse")
@@ -33,6 +36,48 @@ def grids(link: LinkGeometry) -> tuple[UCAGrid, UCAGrid]:
             f"UCAs at both ends need the same count; got {link.tx.uca.num_elements} and {link.rx.uca.num_elements}."
         )
     return link.tx, link.rx
+
+
+@dataclass(frozen=True)
+class OEMLink:
+    """
+    Two grids of UCAs with equal counts, with or without a dish at every UCA.
+
+    Args:
+        link: between two `UCAGrid`s.
+        focal_length_m: of the dishes; None: no dishes.
+        dish_radius_m: warns where the dishes are too small for a mode's ring.
+
+    Example:
+        >>> grid = UCAGrid(UCA(8, 0.1), 2, 2, pitch_m=0.3)
+        >>> blocks = OEMLink(LinkGeometry(grid, grid, Pose.from_angles(5.0), wavelength_m=0.01)).blocks()
+        >>> blocks.shape
+        torch.Size([8, 4, 8, 4])
+    """
+
+    link: LinkGeometry
+    focal_length_m: float | None = None
+    dish_radius_m: float | None = None
+
+    def __post_init__(self):
+        grids(self.link)
+        if self.focal_length_m is None and self.dish_radius_m is not None:
+            raise ValueError("`dish_radius_m` goes with `focal_length_m`: give both, or neither for no dish.")
+
+    def blocks(self) -> Tensor:
+        """The channel between modes of UCAs, `[..., L, N_r, L, N_t]`, as `mode_blocks` orders it."""
+        tx, rx = grids(self.link)
+        if self.focal_length_m is None:
+            return mode_blocks(los_channel(self.link), rx.num_ucas, tx.num_ucas)
+        wavelength = self.link.wavelength_m
+        radii = effective_ring_radii(tx.uca, wavelength, self.focal_length_m, dish_radius_m=self.dish_radius_m)
+        return effective_ring(self.link, radii)
+
+    def center_channel(self) -> Tensor:
+        """Channel of conventional MIMO with one element in the centre of every UCA, `[..., N_r, N_t]`."""
+        tx, rx = grids(self.link)
+        ends = (Points(tx.centers_m()), Points(rx.centers_m()))
+        return los_channel(LinkGeometry(*ends, self.link.pose, wavelength_m=self.link.wavelength_m))
 
 
 def mode_blocks(h: Tensor, num_rx_ucas: int, num_tx_ucas: int) -> Tensor:
@@ -122,9 +167,7 @@ def oem_spectral_efficiency(
     choice(assume, "assume", ASSUMPTIONS)
     if power == "waterfill" and detector != "svd":
         raise ValueError(f"`power='waterfill'` needs the streams of `detector='svd'`; got detector={detector!r}.")
-    num_modes, num_rx, _, num_tx = _check(blocks).shape[-4:]
-    if detector in ("zf", "joint_zf") and num_rx < num_tx:
-        raise ValueError(f"`detector={detector!r}` needs N_r >= N_t UCAs; got N_r = {num_rx}, N_t = {num_tx}.")
+    num_modes, _, _, num_tx = _check(blocks).shape[-4:]
     used = block_circulant_part(blocks) if assume == "block_circulant" else blocks
 
     if detector.startswith("joint_"):
@@ -139,23 +182,47 @@ def oem_spectral_efficiency(
     return result
 
 
+def joint_detect(
+    received: Tensor, blocks: Tensor, noise_variance: Real, total_power: Real = 1.0, detector: str = "mmse"
+) -> Tensor:
+    r"""
+    Symbols of all modes and UCAs, detected at once from modal samples \\(y = G P^{1/2} s + n\\) with equal power P.
+
+    Args:
+        received: `[..., L, N_r, T]`, behind the mode decomposition of every receive UCA.
+        blocks: `[..., L, N_r, L, N_t]`.
+        noise_variance, total_power: `[...]`.
+        detector: `"zf"` (N_r ≥ N_t) or `"mmse"`.
+
+    Returns:
+        estimates of s with unit gain, `[..., L, N_t, T]`.
+    """
+    choice(detector, "detector", JOINT_DETECTORS)
+    num_modes, _, _, num_tx = _check(blocks).shape[-4:]
+    share = equal_power(num_modes * num_tx, total_power).to(blocks.device)
+    if received.dim() < 3 or received.shape[-3:-1] != blocks.shape[-4:-2]:
+        raise ValueError(
+            f"`received` must be [..., {blocks.shape[-4]}, {blocks.shape[-3]}, T], as `blocks` says; got "
+            f"{list(received.shape)}."
+        )
+    g = flatten_blocks(blocks) * share.sqrt()[..., None, :]
+    filters = zf(g) if detector == "zf" else unbiased(mmse(g, noise_variance), g)
+    return (filters @ received.flatten(-3, -2)).unflatten(-2, (num_modes, num_tx))
+
+
 def _streams(
     blocks: Tensor, noise_variance: Real, total_power: Real, detector: str, power: str
 ) -> tuple[Tensor, Tensor]:
     """The channel from streams to detector outputs with unit-norm filters `[..., L * S, L * S]`, and its power."""
     own = per_mode_channels(blocks)
     num_modes, _, num_tx = own.shape[-3:]
-    noise = positive(noise_variance, "noise_variance")[..., None, None, None]
+    noise = positive(noise_variance, "noise_variance")[..., None]
     if detector == "svd":
         u, _, vh = torch.linalg.svd(own, full_matrices=False)
         filters, precoder = u.mH, vh.mH
     else:
-        if detector == "zf":
-            filters = torch.linalg.pinv(own)
-        else:
-            share = positive(total_power, "total_power")[..., None, None, None] / (num_modes * num_tx)
-            identity = torch.eye(num_tx, dtype=own.dtype, device=own.device)
-            filters = torch.linalg.solve(own.mH @ own + noise / share * identity, own.mH)
+        share = positive(total_power, "total_power")[..., None] / (num_modes * num_tx)
+        filters = zf(own) if detector == "zf" else mmse(own, noise / share)
         filters = filters / torch.linalg.vector_norm(filters, dim=-1, keepdim=True)
         precoder = torch.eye(num_tx, dtype=own.dtype, device=own.device).expand(*own.shape[:-2], num_tx, num_tx)
 
@@ -179,11 +246,52 @@ def _warn_above_capacity(promised: Tensor, blocks: Tensor, noise_variance: Real,
         )
 
 
-def center_channel(link: LinkGeometry) -> Tensor:
-    """Channel of conventional MIMO with one element in the centre of every UCA, `[..., N_r, N_t]`."""
+def effective_ring(link: LinkGeometry, radii_m: Tensor, num_samples: int | None = None) -> Tensor:
+    r"""
+    Modal blocks of UCA grids behind equal dishes at both ends: the coupling of mode l to mode l' is
+    \\(a_{l'}^H h\, a_l\\) between rings of K samples \\(\sqrt{L}/K\; e^{jl\varphi_k}\\) with the exact channel h.
+
+    Args:
+        link: between two `UCAGrid`s.
+        radii_m: radius of mode |l|'s ring, `[..., L // 2 + 1]`, as from `effective_ring_radii`.
+        num_samples: K, at least L; None: 4 L. With K = L and all radii R the blocks are those of the plain grids.
+
+    Returns:
+        `[..., L, N_r, L, N_t]`.
+    """
     tx, rx = grids(link)
-    ends = (Points(tx.centers_m()), Points(rx.centers_m()))
-    return los_channel(LinkGeometry(*ends, link.pose, wavelength_m=link.wavelength_m))
+    num_modes = tx.uca.num_elements
+    num_samples = 4 * num_modes if num_samples is None else count(num_samples, "num_samples", minimum=num_modes)
+    if radii_m.shape[-1] != num_modes // 2 + 1:
+        raise ValueError(
+            f"`radii_m` must be [..., {num_modes // 2 + 1}], one for each |mode|; got {list(radii_m.shape)}."
+        )
+    radii_m = positive(radii_m, "radii_m")
+    orders = signed_modes(num_modes).abs()
+
+    blocks: dict[tuple[int, int], Tensor] = {}
+    for rx_order in range(num_modes // 2 + 1):
+        for tx_order in range(num_modes // 2 + 1):
+            ends = [
+                _with_ring(tx, num_samples, radii_m[..., tx_order]),
+                _with_ring(rx, num_samples, radii_m[..., rx_order]),
+            ]
+            between = los_channel(LinkGeometry(ends[0], ends[1], link.pose, wavelength_m=link.wavelength_m))
+            blocks[rx_order, tx_order] = mode_blocks(between, rx.num_ucas, tx.num_ucas)
+
+    signed = signed_modes(num_modes).tolist()
+    rows = []
+    for rx_mode, rx_order in zip(signed, orders.tolist(), strict=True):
+        row = [
+            blocks[rx_order, tx_order][..., rx_mode % num_samples, :, tx_mode % num_samples, :]
+            for tx_mode, tx_order in zip(signed, orders.tolist(), strict=True)
+        ]
+        rows.append(torch.stack(row, dim=-2))
+    return torch.stack(rows, dim=-4) * (num_modes / num_samples)
+
+
+def _with_ring(grid: UCAGrid, num_samples: int, radius_m: Tensor) -> UCAGrid:
+    return UCAGrid(UCA(num_samples, radius_m, grid.uca.phase0_rad), grid.rows, grid.columns, grid.pitch_m)
 
 
 class Points:

@@ -26,7 +26,7 @@ MARKERS = "o+x*#s%&="
 _INTENSITY = torch.tensor([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]]).double()
 
 WIDTH, HEIGHT = 960, 600
-LEFT, TOP, BOTTOM = 90, 60, 80
+LEFT, TOP, BOTTOM = 104, 60, 80
 
 
 def ticks(low: float, high: float, target: int = 6) -> list[float]:

@@ -13,6 +13,14 @@ def equal_power(num_channels: int, total_power: Real = 1.0) -> Tensor:
     return share.expand(*total.shape, num_channels)
 
 
+def stream_power(power: Tensor, num_streams: int) -> Tensor:
+    """`power` as `[..., N]`, not negative, with one entry a stream."""
+    power = non_negative(power, "power")
+    if power.dim() == 0 or power.shape[-1] != num_streams:
+        raise ValueError(f"`power` must be [..., {num_streams}], one entry a stream; got {list(power.shape)}.")
+    return power
+
+
 def water_filling(gains: Tensor, total_power: Real = 1.0) -> Tensor:
     r"""
     Power that maximises \\(\sum_i \log_2(1 + p_i g_i)\\) under \\(\sum_i p_i = P\\): \\(p_i = \max(0, \mu - 1/g_i)\\).
@@ -28,6 +36,8 @@ def water_filling(gains: Tensor, total_power: Real = 1.0) -> Tensor:
         `[..., N]` in the order of `gains`, with the sum P; all zero where every gain is zero.
     """
     gains, total = non_negative(gains, "gains"), positive(total_power, "total_power")
+    if gains.dim() == 0 or gains.shape[-1] == 0:
+        raise ValueError(f"`gains` must be [..., N] with at least one channel; got {list(gains.shape)}.")
     ordered, order = torch.broadcast_to(gains, torch.broadcast_shapes(gains.shape, (*total.shape, 1))).sort(
         dim=-1, descending=True
     )

@@ -77,3 +77,17 @@ PRESETS = {
 def presets_of(command: str) -> dict[str, Preset]:
     """The presets of one sub-command."""
     return {name: preset for name, preset in PRESETS.items() if preset.command == command}
+
+
+def preset(name: str, command: str) -> Preset:
+    """
+    One preset of a sub-command.
+
+    Raises:
+        ValueError: there is no such preset, or it belongs to another sub-command.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}.")
+    if PRESETS[name].command != command:
+        raise ValueError(f"preset {name!r} belongs to `mimo-hf oam {PRESETS[name].command}`.")
+    return PRESETS[name]

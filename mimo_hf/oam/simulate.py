@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .bepre import bepre
 from .channel import los_channel
-from .checks import Real, choice, real
+from .checks import Real, choice, count, real
 from .geometry import LinkGeometry
 from .metrics import capacity_equal, capacity_waterfill, noise_variance, spectral_efficiency
 from .modes import matched_channel, modal_channel
@@ -27,7 +27,7 @@ def simulate_link(
     power: str = "equal",
     believed: LinkGeometry | None = None,
     dtype: torch.dtype = torch.complex128,
-    max_bytes: int = 2**25,
+    max_bytes: int = 2**26,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     r"""
@@ -55,7 +55,13 @@ def simulate_link(
     choice(power, "power", POWERS)
     snr_db = real(snr_db, "snr_db").to(link.wavelength_m.device)
     believed = link if believed is None else believed
-    shape = torch.broadcast_shapes(link.batch_shape, believed.batch_shape, snr_db.shape)
+    count(max_bytes, "max_bytes")
+    shapes = {"link": link.batch_shape, "believed": believed.batch_shape, "snr_db": snr_db.shape}
+    try:
+        shape = torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        seen = ", ".join(f"`{name}` {list(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"batch shapes must broadcast; got {seen}.") from None
     num_rx, num_tx = link.rx.num_elements, link.tx.num_elements
     # Complex matrices alive at a time: a few of the link itself, and what a decomposition allocates.
     largest = max(1, max_bytes // (16 * 12 * num_rx * num_tx))

@@ -75,6 +75,8 @@ class MiMoConfig(Qwen2Config):
                 "`attention_bias=False` is not supported: queries, keys and values of MiMo-7B have a bias. Use Qwen3 or "
                 "Llama for a model without."
             )
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"`num_attention_heads={self.num_attention_heads}` must be a multiple of "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -73,7 +74,6 @@ class RouterBiasUpdateCallback(TrainerCallback):
         self.loads: dict[MiMoV2FlashTopkRouter, torch.Tensor] = {}
         self.handles: list = []
         self._tokens: torch.Tensor | None = None
-        self._counting = False
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.attach(model)
@@ -90,9 +90,8 @@ class RouterBiasUpdateCallback(TrainerCallback):
         for router in routers_of(model):
             self.loads[router] = torch.zeros(router.num_experts, device=router.weight.device)
             self.handles.append(router.register_forward_hook(self._count))
-        # Recomputation under gradient checkpointing runs outside the model's forward and is not counted again.
-        self.handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self.handles.append(model.register_forward_hook(self._end, always_call=True))
+        self._passes = _ForwardPasses(model)
+        self.handles += [*self._passes.handles, model.register_forward_pre_hook(self._begin, with_kwargs=True)]
 
     def detach(self):
         for handle in self.handles:
@@ -102,13 +101,9 @@ class RouterBiasUpdateCallback(TrainerCallback):
     def _begin(self, model, args, kwargs):
         mask = kwargs.get("attention_mask")
         self._tokens = mask.reshape(-1).bool() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
-        self._counting = model.training
-
-    def _end(self, model, args, output):
-        self._counting = False
 
     def _count(self, router, args, output):
-        if not self._counting:
+        if not (self._passes.running and router.training):
             return
         indices = output[2]
         if self._tokens is not None and len(self._tokens) == len(indices):
@@ -187,15 +182,20 @@ def record_routing(model: PreTrainedModel) -> Iterator[RoutingRecorder]:
     """
     routers = routers_of(model)
     recorder = RoutingRecorder(len(routers))
+    inside = _ForwardPasses(model)
 
     def note_batch(module, args, kwargs):
         given = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
         cache = kwargs.get("past_key_values")
         recorder.begin(given.shape[0], continues=cache is not None and cache.get_seq_length() > 0)
 
-    handles = [model.register_forward_pre_hook(note_batch, with_kwargs=True)]
+    def note_experts(router, args, output, layer):
+        if inside.running:
+            recorder.add(layer, output[2])
+
+    handles = [*inside.handles, model.register_forward_pre_hook(note_batch, with_kwargs=True)]
     for layer, router in enumerate(routers):
-        handles.append(router.register_forward_hook(lambda _, args, out, layer=layer: recorder.add(layer, out[2])))
+        handles.append(router.register_forward_hook(partial(note_experts, layer=layer)))
     model.routing_recorder = recorder
     try:
         yield recorder
@@ -210,47 +210,82 @@ def replay_routing(model: PreTrainedModel, indices: torch.Tensor) -> Iterator[No
     """
     Sends every token to recorded experts; their weights come from the current scores, so the router keeps its gradient.
 
+    Gradient checkpointing routes the tokens again in the backward pass: call `backward()` inside too.
+
     Args:
-        indices: `[tokens, moe_layers, top_k]` as recorded; `tokens` = batch * length of each forward pass inside. A
-            negative entry leaves that token to the router: pad with -1 for tokens that were never recorded.
+        indices: integers `[tokens, moe_layers, top_k]` as recorded; `tokens` = batch * length of each forward pass inside.
+            A negative entry leaves that token of that layer to the router: pad with -1 for tokens never recorded.
 
     Raises:
         ValueError: the shape does not fit the model or the forward pass, or an expert does not exist.
+        RuntimeError: `backward()` did not run inside although gradient checkpointing is on.
     """
     routers = routers_of(model)
+    _check_replayed(indices, routers)
+    inside = _ForwardPasses(model)
+    recomputed = 0
+
+    def replay(router, args, output, layer):
+        nonlocal recomputed
+        if layer == 0 and not inside.running:
+            recomputed += 1
+        logits, _, own = output
+        if len(own) != len(indices):
+            raise ValueError(f"`indices` holds {len(indices)} tokens, this forward pass has {len(own)}.")
+        recorded = indices[:, layer].to(device=own.device, dtype=own.dtype)
+        chosen = torch.where((recorded < 0).any(dim=-1, keepdim=True), own, recorded)
+        weights = logits.sigmoid().gather(1, chosen)
+        if router.norm_topk_prob:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return logits, weights * router.routed_scaling_factor, chosen
+
+    handles = list(inside.handles)
+    for layer, router in enumerate(routers):
+        # First among the hooks, so that captured routing is the replayed one.
+        handles.append(router.register_forward_hook(partial(replay, layer=layer), prepend=True))
+    try:
+        yield
+        if recomputed < inside.checkpointed:
+            raise RuntimeError(
+                "With gradient checkpointing the backward pass routes the tokens again: call `backward()` inside "
+                "`with replay_routing(...)`, or run the forward pass under `torch.no_grad()` if it needs none."
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_replayed(indices: torch.Tensor, routers: list[MiMoV2FlashTopkRouter]):
     expected = (len(routers), routers[0].top_k)
     if indices.dim() != 3 or tuple(indices.shape[1:]) != expected:
         raise ValueError(
             f"`indices` must be [tokens, moe_layers, top_k] = [tokens, {expected[0]}, {expected[1]}]; got "
             f"{list(indices.shape)}."
         )
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise ValueError(f"`indices` must hold integers, the numbers of the experts; got {indices.dtype}.")
     if indices.numel() and int(indices.max()) >= routers[0].num_experts:
         raise ValueError(f"`indices` names expert {int(indices.max())}; the model has {routers[0].num_experts}.")
 
-    def replay(router, args, output, layer):
-        logits, _, own = output
-        if len(own) != len(indices):
-            raise ValueError(f"`indices` holds {len(indices)} tokens, this forward pass has {len(own)}.")
-        recorded = indices[:, layer].to(device=own.device, dtype=own.dtype)
-        chosen = torch.where(recorded < 0, own, recorded)
-        weights = logits.sigmoid().gather(1, chosen)
-        if router.norm_topk_prob:
-            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        return logits, weights * router.routed_scaling_factor, chosen
 
-    handles = []
-    for layer, router in enumerate(routers):
-        # First among the hooks, so that captured routing is the replayed one.
-        handles.append(
-            router.register_forward_hook(
-                lambda module, args, output, layer=layer: replay(module, args, output, layer), prepend=True
-            )
-        )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class _ForwardPasses:
+    """Tells a model's forward pass from the recomputation of its layers under gradient checkpointing."""
+
+    def __init__(self, model: nn.Module):
+        self.running = False
+        self.checkpointed = 0  # forward passes whose layers the backward pass will run again
+        self.handles = [
+            model.register_forward_pre_hook(self._begin),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
+
+    def _begin(self, model, args):
+        self.running = True
+        if model.training and torch.is_grad_enabled():
+            self.checkpointed += any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+    def _end(self, model, args, output):
+        self.running = False
 
 
 __all__ = [

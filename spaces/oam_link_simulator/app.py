@@ -73,8 +73,15 @@ def make_control(name: str, start: Settings) -> gr.components.Component:
         kind = gr.Dropdown if name == "preset" else gr.Radio
         return kind(list(meta["choices"]), **common)
     if meta["step"]:
-        return gr.Slider(meta["low"], meta["high"], step=meta["step"], **common)
+        slider = gr.Slider(meta["low"], meta["high"], step=meta["step"], **common)
+        slider.preprocess = _as_typed
+        return slider
     return gr.Number(**common)
+
+
+def _as_typed(payload: float) -> float:
+    """What was typed beside a slider, beyond its ends too: `oam_settings` refuses that in the words of the page."""
+    return payload
 
 
 def theme() -> gr.themes.Base:
@@ -112,8 +119,9 @@ def build_demo() -> gr.Blocks:
                 problem = gr.HTML(elem_id="oam-problem")
                 with gr.Tabs(selected=start.tab) as tabs:
                     items = {key: _tab(key, controls, pages, start) for key in TAB_NAMES}
+        outputs = [*controls.values(), *pages.values(), tabs, tab, about, problem, link]
         show = _shower(controls, pages, tabs, tab, about, problem, link)
-        _events(demo, controls, items, tab, show, link, copy)
+        _events(demo, controls, items, tab, show, outputs, link, copy)
         for endpoint in ENDPOINTS:
             gr.api(endpoint, api_name=endpoint.__name__, concurrency_id="oam", concurrency_limit=1)
     return demo
@@ -170,14 +178,13 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
             updates[problem] = refusal(error)
         return updates
 
-    show.outputs = [*controls.values(), *pages.values(), tabs, tab, about, problem, link]
     return show
 
 
-def _events(demo, controls, items, tab, show, link, copy):
+def _events(demo, controls, items, tab, show, outputs, link, copy):
     order = [controls[name] for name in NAMES]
-    about, problem = show.outputs[-3:-1]
-    options = {"outputs": show.outputs, "api_visibility": "private", "show_progress": "minimal"}
+    about, problem = outputs[-3:-1]
+    options = {"outputs": outputs, "api_visibility": "private", "show_progress": "minimal"}
     options |= {"show_progress_on": about, "trigger_mode": "always_last"}
     options |= {"concurrency_id": "oam", "concurrency_limit": 1}
 

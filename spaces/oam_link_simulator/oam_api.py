@@ -239,8 +239,16 @@ def ber(
     def run() -> Result:
         link = _link(**_ring_link(num_elements, radius_m, distance_m, tilt_deg))
         _within("bits", num_symbols * num_elements * max(1, order.bit_length() - 1), MAX_BITS)
-        more = {"precoding": precoding, "detector": detector, "pilot_snr_db": pilot_snr_db, "seed": seed}
-        return run_ber(link, (snr_db,), order, num_symbols, **more)
+        return run_ber(
+            link,
+            (snr_db,),
+            order,
+            num_symbols,
+            precoding=precoding,
+            detector=detector,
+            pilot_snr_db=pilot_snr_db,
+            seed=seed,
+        )
 
     return _answer(run)
 

@@ -19,7 +19,8 @@ def geometry_picture(link: LinkGeometry) -> str:
     width, height = 860, 380
     center = link.pose.center_m
     direction = center / link.distance_m
-    largest = float(max(link.tx.radius_m, link.rx.radius_m))
+    tx_ring, rx_ring = link.rings()
+    largest = float(max(tx_ring.radius_m, rx_ring.radius_m))
     gap = 330.0  # pixels between the centres, whatever the distance
 
     def oblique(point: Tensor) -> tuple[float, float]:
@@ -40,8 +41,8 @@ def geometry_picture(link: LinkGeometry) -> str:
     middle = oblique(direction * gap / 2)
     body += text(middle[0], middle[1] - 8, f"D = {float(link.distance_m):g} m", "middle")
     body += text(oblique(axis_z * (gap + 110))[0] + 6, 209, "z", color=MUTED)
-    body += text(30, 316, f"transmit: {link.tx.num_elements} elements, R = {float(link.tx.radius_m):.4g} m", color=TX)
-    body += text(30, 338, f"receive: {link.rx.num_elements} elements, R = {float(link.rx.radius_m):.4g} m", color=RX)
+    body += text(30, 316, f"transmit: {tx_ring.num_elements} elements, R = {float(tx_ring.radius_m):.4g} m", color=TX)
+    body += text(30, 338, f"receive: {rx_ring.num_elements} elements, R = {float(rx_ring.radius_m):.4g} m", color=RX)
     body += text(30, 360, "larger dot: element 0", size=12, color=MUTED)
 
     offset = math.hypot(float(center[0]), float(center[1]))

@@ -13,7 +13,6 @@ from torch import Tensor
 from mimo_hf.oam import (
     LinkGeometry,
     aligned_eigenvalues,
-    bepre,
     equal_power,
     field_map,
     los_channel,
@@ -23,13 +22,15 @@ from mimo_hf.oam import (
     noise_variance,
     noncirculance,
     qam_constellation,
-    qam_modulate,
+    qam_mod,
     signed_modes,
     water_filling,
 )
+from mimo_hf.oam.ber import ls_estimate
 from mimo_hf.oam.cli import as_csv
 from mimo_hf.oam.config import Result
-from mimo_hf.oam.experiments import run_ber, run_field, run_simulate
+from mimo_hf.oam.detectors import detection_filters
+from mimo_hf.oam.experiments import detected_channel, precoded_channel, run_ber, run_field, run_simulate
 from mimo_hf.oam.plot import color_map
 from mimo_hf.oam.presets import PRESETS
 
@@ -62,17 +63,14 @@ def status(settings: Settings) -> str:
     return f"<p class='oam-status'><strong>{escape(settings.preset)}</strong>: {escape(about)} <em>{snr}.</em></p>"
 
 
-def _precoded(settings: Settings, link: LinkGeometry, precoding: str) -> Tensor:
-    h = los_channel(link)
-    if precoding == "plain":
-        return h
-    source = h if precoding == "svd" else settings.link_config().link(believed=True)
-    return bepre(source, precoding).apply(h)
+def _distance_in_radii(link: LinkGeometry) -> float:
+    tx, rx = link.rings()
+    return float(link.distance_m / torch.maximum(tx.radius_m, rx.radius_m))
 
 
 def _readouts(link: LinkGeometry, result: Result) -> str:
     found = result.summary
-    ratio = float(link.distance_m / torch.maximum(link.tx.radius_m, link.rx.radius_m))
+    ratio = _distance_in_radii(link)
     numbers = {
         "Wavelength λ": f"{float(link.wavelength_m) * 1000:.4g} mm",
         "Bessel argument x = kRₜRᵣ/s": cell(found["bessel_argument"]),
@@ -91,7 +89,7 @@ def _link_warnings(settings: Settings, link: LinkGeometry) -> str:
     found = ""
     fewer = min(settings.num_tx, settings.num_rx)
     x = float(link.bessel_argument)
-    ratio = float(link.distance_m / torch.maximum(link.tx.radius_m, link.rx.radius_m))
+    ratio = _distance_in_radii(link)
     if ratio < 10:
         found += note(
             "warning",
@@ -177,7 +175,7 @@ def interference(settings: Settings) -> str:
     channels = {"without BePre": "plain", f"after BePre ({precoding})": precoding}
     body, rows, square = "", [], {}
     for i, (title, kind) in enumerate(channels.items()):
-        g = modal_channel(_precoded(settings, geometry, kind))
+        g = modal_channel(precoded_channel(settings.link_config(), kind))
         square[title] = matched_channel(g)
         rx_modes, tx_modes = (signed_modes(n) for n in g.shape)
         g = g[rx_modes.argsort()][:, tx_modes.argsort()]
@@ -199,7 +197,7 @@ def interference(settings: Settings) -> str:
         f"{title[0].upper()}{title[1:]}, {share:.1%} of a mode's power arrives in the same mode on average."
         for title, share in purity.items()
     )
-    story += f" What BePre leaves is {float(noncirculance(_circulant_test(settings, geometry, precoding))):.2%} of the channel's amplitude."
+    story += f" What BePre leaves is {float(noncirculance(_circulant_test(square))):.2%} of the channel's amplitude."
     caption = "dB over λ/(4πD), the amplitude between one pair of antennas. Bright diagonal: modes stay apart."
     csv = _csv("interference", settings, rows)
     return (
@@ -209,9 +207,10 @@ def interference(settings: Settings) -> str:
     )
 
 
-def _circulant_test(settings: Settings, geometry: LinkGeometry, precoding: str) -> Tensor:
-    g = matched_channel(modal_channel(_precoded(settings, geometry, precoding)))
-    return torch.fft.fft(torch.fft.ifft(g, dim=-2, norm="ortho"), dim=-1, norm="ortho")
+def _circulant_test(square: dict[str, Tensor]) -> Tensor:
+    """The channel between elements that has the last of these modal channels."""
+    after = list(square.values())[-1]
+    return torch.fft.fft(torch.fft.ifft(after, dim=-2, norm="ortho"), dim=-1, norm="ortho")
 
 
 def _gains(settings: Settings, geometry: LinkGeometry, square: dict[str, Tensor]) -> str:
@@ -264,28 +263,18 @@ def _csv(experiment: str, settings: Settings, rows: list[dict]) -> str:
 
 def received_symbols(settings: Settings, num_symbols: int = 250) -> tuple[Tensor, Tensor, list[int]]:
     """Symbols behind the detector at the SNR that is set, `[modes, num_symbols]`, those sent, and the modes' numbers."""
-    geometry = settings.link_config().link()
-    h = _precoded(settings, geometry, settings.precoding)
-    g = matched_channel(modal_channel(h))
-    noise = noise_variance(settings.snr_db, settings.snr_reference, link=geometry, h=h)
-    size, generator = g.shape[-1], torch.Generator().manual_seed(settings.seed)
-    g = g * equal_power(size).sqrt()
-    sent = qam_modulate(
-        torch.randint(int(settings.modulation), (size, num_symbols), generator=generator), int(settings.modulation)
-    )
-    white = torch.randn(size, num_symbols, dtype=torch.complex128, generator=generator)
-    known = g
-    if settings.pilot_snr_db is not None:
-        spread = (noise / 10 ** (settings.pilot_snr_db / 10)).sqrt()
-        known = g + spread * torch.randn(g.shape, dtype=g.dtype, generator=generator)
-    if settings.detector == "mode":
-        filters = torch.diag_embed(1 / known.diagonal())
-    elif settings.detector == "zf":
-        filters = torch.linalg.pinv(known)
-    else:
-        filters = torch.linalg.solve(known.mH @ known + noise * torch.eye(size, dtype=g.dtype), known.mH)
-        filters = filters / (filters @ known).diagonal()[:, None]
-    return filters @ (g @ sent + noise.sqrt() * white), sent, signed_modes(size).tolist()
+    config, order = settings.link_config(), int(settings.modulation)
+    link = config.link()
+    g = detected_channel(config, settings.precoding, settings.detector)
+    noise = noise_variance(settings.snr_db, settings.snr_reference, link=link, h=los_channel(link))
+    num_rx, num_tx = g.shape
+    generator = torch.Generator().manual_seed(settings.seed)
+    g = g * equal_power(num_tx).sqrt()
+    sent = qam_mod(torch.randint(order, (num_tx, num_symbols), generator=generator), order)
+    white = torch.randn(num_rx, num_symbols, dtype=torch.complex128, generator=generator)
+    known = g if settings.pilot_snr_db is None else ls_estimate(g, noise, settings.pilot_snr_db, generator)
+    filters = detection_filters(known, noise, settings.detector)
+    return filters @ (g @ sent + noise.sqrt() * white), sent, signed_modes(num_tx).tolist()
 
 
 def detection(settings: Settings) -> str:
@@ -309,7 +298,7 @@ def detection(settings: Settings) -> str:
 
 
 def _error_rates(settings: Settings) -> str:
-    size = min(settings.num_tx, settings.num_rx)
+    size = settings.num_tx if settings.detector != "mode" else min(settings.num_tx, settings.num_rx)
     snrs = tuple(float(snr) for snr in range(-4, 37, 4))
     estimates = 1 if settings.pilot_snr_db is None else 8
     result = run_ber(

@@ -24,6 +24,12 @@ CODE = {
     "configuration_mimo_v2_flash.py",
     "modeling_mimo_v2_flash.py",
     "mtp.py",
+    "mtp_batch.py",
+    "mtp_config.py",
+    "mtp_generation.py",
+    "mtp_statistics.py",
+    "mtp_stopping.py",
+    "mtp_trunk.py",
     "routing.py",
     "sink_attention.py",
 }  # and what they import
@@ -384,7 +390,7 @@ def truncate(folder):
         (truncate, "model.safetensors .* is truncated or corrupt"),
         (lambda folder: change_json(folder / "config.json", num_mtp_layers=3), r"weights lack model\.mtp\.layers\.2\.\*"),
         (lambda folder: change_json(folder / "config.json", num_mtp_layers=0), "weights hold model.mtp.layers.0"),
-        (lambda folder: change_json(folder / "config.json", model_type="mimo_v2"), "`mimo_v2`; known are: mimo_v2_flash"),
+        (lambda folder: change_json(folder / "config.json", model_type="mimo_v2"), "`mimo_v2`; known are: mimo, mimo_v2_flash"),
         (lambda folder: (folder / "training_run.json").write_text("{"), "training_run.json is not JSON"),
         (lambda folder: (folder / "training_run.json").write_text("[]"), "training_run.json must hold a JSON object"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_config.json is not JSON"),
@@ -446,3 +452,43 @@ def test_a_model_that_is_nowhere(tmp_path, model):
     with pytest.raises(FileNotFoundError, match=r"`model`: .*; give a checkpoint folder"):
         publish(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+MIMO = """
+import sys
+
+sys.modules["mimo_hf"] = None
+import torch
+from transformers import AutoModelForCausalLM
+
+folder, result = sys.argv[1:]
+model, info = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+prompts = torch.tensor([[3, 14, 15, 9], [0, 2, 6, 5]])
+mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+found = {"wrong keys": [str(key) for keys in info.values() for key in keys], "mtp_logits": model.mtp_logits(prompts)}
+for use_mtp in (None, True):
+    found[use_mtp] = model.generate(prompts, attention_mask=mask, max_new_tokens=20, do_sample=False, use_mtp=use_mtp)
+torch.save(found, result)
+"""
+
+
+def test_mimo_7b_is_published_with_its_mtp_layers(tmp_path):
+    from mimo_hf import MiMoConfig, MiMoForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None}
+    model = MiMoForCausalLM(MiMoConfig(**shape)).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    with pytest.warns(UserWarning, match="no tokenizer"):
+        folder = publish(tmp_path / "checkpoint", tmp_path / "published")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", MIMO, str(folder), "found.pt"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = torch.load(tmp_path / "found.pt")
+    assert found["wrong keys"] == []
+    assert torch.equal(found[True], found[None])
+    with torch.no_grad():
+        expected = model.mtp_logits(torch.tensor([[3, 14, 15, 9], [0, 2, 6, 5]]))
+    torch.testing.assert_close(found["mtp_logits"], expected, rtol=0, atol=1e-6)

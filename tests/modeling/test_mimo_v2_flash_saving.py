@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.mimo_v2_flash.modeling_mimo_v2_flash import MiMoV2FlashForCausalLM as UpstreamModel
@@ -307,3 +307,20 @@ def test_an_fp8_checkpoint_decodes_with_its_heads(fp8, tokens):
     loaded = MiMoV2FlashForCausalLM.from_pretrained(fp8[0])
     output = loaded.generate(tokens(1, 6), use_mtp=True, max_new_tokens=8, do_sample=False)
     assert torch.equal(output, loaded.generate(tokens(1, 6), max_new_tokens=8, do_sample=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def test_a_dequantised_model_has_one_dtype_and_is_saved_in_it(fp8, dtype, tokens, tmp_path):
+    path, _, values = fp8
+    loaded = MiMoV2FlashForCausalLM.from_pretrained(path, dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    assert loaded(tokens(1, 6)).logits.dtype == dtype
+    loaded.save_pretrained(tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == values.keys()
+    for name, value in values.items():
+        exact = name.endswith("e_score_correction_bias")
+        assert torch.equal(saved[name], value.to(torch.float32 if exact else dtype)), name
+    again = MiMoV2FlashForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again(tokens(1, 6)).logits, loaded(tokens(1, 6)).logits)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StaticCache, StoppingCriteria
-from transformers.generation import StoppingCriteriaList
+from transformers.generation import RepetitionPenaltyLogitsProcessor, StoppingCriteriaList
 
 from mimo_hf import record_routing
 from mimo_hf.modeling.mtp_batch import _BatchDecoder, accept_samples
@@ -339,6 +339,18 @@ def test_samples_of_a_batch_have_the_distribution_of_plain_samples(follower_mode
 def test_what_does_not_go_together_is_refused(follower, tokens, arguments, named):
     with pytest.raises(ValueError, match=named):
         follower.generate(tokens(2, 3), use_mtp=True, max_new_tokens=4, **(GREEDY | arguments))
+
+
+def test_a_penalty_told_the_padding_of_the_rows(follower, tokens):
+    """transformers makes it so from 5.23 on; each row of the batch is to be told its own number."""
+    ids, mask = tokens(2, 3), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    penalty = RepetitionPenaltyLogitsProcessor(1.3)
+    penalty.prompt_ignore_length = torch.tensor([1, 0])
+    arguments = {"use_mtp": True, "max_new_tokens": 12, "logits_processor": [penalty], **GREEDY}
+    found = follower.generate(ids, attention_mask=mask, **arguments)
+    plain = {"repetition_penalty": 1.3, "max_new_tokens": 12, **GREEDY}
+    assert torch.equal(found[:1, 1:], follower.generate(ids[:1, 1:], **plain))
+    assert torch.equal(found[1:], follower.generate(ids[1:], **plain))
 
 
 def test_streamers_need_a_batch_of_one(follower, tokens, chunks):

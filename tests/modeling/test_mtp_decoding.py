@@ -283,11 +283,30 @@ def test_heads_that_are_right_save_the_passes_that_they_should(follower_model, t
         ({"cache_implementation": "static"}, "Static"),
         ({"num_return_sequences": 2}, "num_return_sequences"),
         ({"num_beams": 2}, "num_beams"),
+        ({"guidance_scale": 1.5}, "guidance_scale"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
+        ({"assistant_early_exit": 1}, "assistant_early_exit"),
+        ({"dola_layers": "low"}, "dola_layers"),
+        ({"output_attentions": True, "return_dict_in_generate": True}, r"set_attn_implementation\('eager'\)"),
     ],
 )
 def test_what_does_not_go_together_is_refused(follower, tokens, arguments, named):
     with pytest.raises(ValueError, match=named):
         follower.generate(tokens(1, 6), use_mtp=True, max_new_tokens=4, **(GREEDY | arguments))
+
+
+def test_a_second_drafter_is_refused(follower, tiny_model, tokens):
+    with pytest.raises(ValueError, match="`assistant_model` are two ways to draft"):
+        follower.generate(tokens(1, 6), use_mtp=True, assistant_model=tiny_model(), max_new_tokens=4, **GREEDY)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_gradient_checkpointing_in_training_mode_is_refused(tiny_model, tokens, batch_size):
+    model = tiny_model().train()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match=r"gradient_checkpointing_disable\(\)"):
+        model.generate(tokens(batch_size, 6), use_mtp=True, max_new_tokens=4, **GREEDY)
+    assert model.eval().generate(tokens(batch_size, 6), use_mtp=True, max_new_tokens=4, **GREEDY).shape[1] == 10
 
 
 def test_embeddings_as_a_prompt_are_refused(follower, tokens):

@@ -256,6 +256,19 @@ def test_training_heads_leaves_the_trunk_without_gradients(tiny_model, tokens, c
             assert gradient is None, name
 
 
+@pytest.mark.parametrize(
+    ("change", "named"), [("mtp_loss_weight", "mtp_loss_weight=0"), ("heads", "num_mtp_layers=0")]
+)
+def test_heads_mode_with_nothing_to_train_is_refused(tiny_model, tokens, change, named):
+    """The loss would be the trunk's, and train what should stay as it is."""
+    model = tiny_model(mtp_train_mode="heads", num_mtp_layers=0 if change == "heads" else 1).train()
+    if change == "mtp_loss_weight":
+        model.config.mtp_loss_weight = 0.0
+    with pytest.raises(ValueError, match=named):
+        model(tokens(2, 8), labels=tokens(2, 8))
+    assert model.eval()(tokens(2, 8), labels=tokens(2, 8)).loss > 0
+
+
 def test_training_heads_lowers_their_loss_and_keeps_every_bit_of_the_trunk(tiny_model, tokens):
     ids = tokens(4, 12)
     model = tiny_model(mtp_train_mode="heads").train()

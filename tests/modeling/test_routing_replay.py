@@ -80,17 +80,40 @@ def test_the_balance_loss_sees_the_replayed_experts(tiny_model, other, tokens):
     assert_close(outputs.aux_loss, sequence_balance_loss(outputs.router_logits, chosen, batch_size=2))
 
 
-def test_gradient_checkpointing_replays_on_the_way_back(tiny_model, other, tokens):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_replays_on_the_way_back(tiny_model, other, tokens, reentrant):
     indices, _ = recorded(tiny_model(), tokens(2, 9))
     gradients = []
     for checkpointing in (False, True):
         model = tiny_model(seed=1).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         with replay_routing(model, indices):
             model(tokens(2, 9), labels=tokens(2, 9), use_cache=False).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputation_under_gradient_checkpointing_is_not_recorded(tiny_model, tokens, reentrant):
+    model = tiny_model().train()
+    expected, _ = recorded(model, tokens(2, 9))
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    with record_routing(model) as routing:
+        model(tokens(2, 9), labels=tokens(2, 9), use_cache=False).loss.backward()
+    assert torch.equal(routing.indices, expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_backward_pass_that_would_route_for_itself_is_refused(tiny_model, tokens, reentrant):
+    """With reentrant checkpointing its gradients would be those of other experts."""
+    model = tiny_model().train()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    indices, _ = recorded(model, tokens(2, 9))
+    with pytest.raises(RuntimeError, match=r"call `backward\(\)` inside"), replay_routing(model, indices):
+        model(tokens(2, 9), labels=tokens(2, 9), use_cache=False)
+    with torch.no_grad(), replay_routing(model, indices):
+        model(tokens(2, 9))
 
 
 @torch.no_grad()
@@ -99,6 +122,7 @@ def test_negative_entries_leave_the_choice_to_the_router(tiny_model, other, toke
     own, _ = recorded(other, tokens(2, 9))
     mixed = indices.clone()
     mixed[3:7] = -1
+    mixed[4, :, 0] = indices[4, :, 0]  # one negative entry is enough
     with replay_routing(other, mixed), record_routing(other) as again:
         other(tokens(2, 9))
     # Attention mixes tokens, so only the first routed layer chooses from the same states as without replay.
@@ -199,6 +223,13 @@ def test_experts_that_do_not_exist_are_refused(other, tokens):
         pass
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_what_are_no_numbers_of_experts_is_refused(other, tokens, dtype):
+    indices, _ = recorded(other, tokens(2, 9))
+    with pytest.raises(ValueError, match=f"must hold integers.*{dtype}"), replay_routing(other, indices.to(dtype)):
+        pass
+
+
 def test_nothing_recorded_says_so(other):
     with record_routing(other) as routing:
         pass
@@ -210,8 +241,8 @@ def test_nothing_recorded_says_so(other):
 def test_an_error_inside_leaves_no_hooks(other, tokens):
     _, plain = recorded(other, tokens(1, 9))
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in other.modules())
-    zeros = torch.zeros(9, LAYERS, TOP_K, dtype=torch.int16)
-    with pytest.raises(RuntimeError, match="stop"), record_routing(other), replay_routing(other, zeros):
+    first = torch.arange(TOP_K).expand(9, LAYERS, TOP_K)
+    with pytest.raises(RuntimeError, match="stop"), record_routing(other), replay_routing(other, first):
         raise RuntimeError("stop")
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in other.modules()) == hooks
     assert torch.equal(other(tokens(1, 9)).logits, plain)

@@ -14,8 +14,8 @@ from mimo_hf.oam import (
     modal_channel,
     noise_variance,
     qam_constellation,
-    qam_demodulate,
-    qam_modulate,
+    qam_demod,
+    qam_mod,
     simulate_ber,
 )
 from mimo_hf.oam.ber import BERResult, ls_estimate
@@ -40,9 +40,9 @@ def test_constellation_has_unit_energy_and_gray_neighbours(order):
 def test_demodulation_picks_the_nearest_point(order, seed, spread):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(order, (200,), generator=generator)
-    received = qam_modulate(labels, order) + spread * torch.randn(200, dtype=torch.complex128, generator=generator)
+    received = qam_mod(labels, order) + spread * torch.randn(200, dtype=torch.complex128, generator=generator)
     nearest = (received[:, None] - qam_constellation(order)).abs().argmin(dim=1)
-    assert torch.equal(qam_demodulate(received, order), nearest)
+    assert torch.equal(qam_demod(received, order), nearest)
 
 
 def test_closed_forms_of_qpsk_and_16_qam():
@@ -168,10 +168,21 @@ def test_wilson_interval_covers_the_truth():
         ({"csi": "ls"}, "pilot_snr_db"),
         ({"csi": "ls", "pilot_snr_db": math.nan}, "pilot_snr_db"),
         ({"max_bytes": 10}, "max_bytes"),
+        ({"max_bytes": -1}, "max_bytes"),
+        ({"seed": "a"}, "seed"),
+        ({"power": equal_power(3)}, "power"),
+        ({"power": torch.zeros(4)}, "power"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, match, random_complex):
     with pytest.raises((ValueError, TypeError), match=match):
-        simulate_ber(random_complex(0, 4, 4), 0.1, equal_power(4), **arguments)
+        simulate_ber(random_complex(0, 4, 4), 0.1, **{"power": equal_power(4), **arguments})
     with pytest.raises(ValueError, match="N_r"):
         simulate_ber(random_complex(0, 3, 4), 0.1, equal_power(4), detector="zf")
+
+
+def test_what_is_no_label_and_no_snr_is_refused():
+    with pytest.raises(ValueError, match="labels"):
+        qam_mod(torch.tensor([0, 4]), 4)
+    with pytest.raises(ValueError, match="snr"):
+        ber_theory(-1.0)

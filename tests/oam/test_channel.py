@@ -13,7 +13,7 @@ from mimo_hf.oam import (
     LinkGeometry,
     Pose,
     exponential_correlation,
-    kronecker_channel,
+    kronecker,
     los_channel,
     modal_channel,
     noncirculance,
@@ -160,17 +160,46 @@ def test_ring_correlation_is_bessel_of_the_spacing():
 
 def test_kronecker_channel_has_the_asked_correlation():
     r_rx, r_tx = exponential_correlation(3, 0.9), exponential_correlation(4, 0.4)
-    h = kronecker_channel(r_rx, r_tx, (40_000,), seed=1)
+    h = kronecker(r_rx, r_tx, (40_000,), seed=1)
     assert h.shape == (40_000, 3, 4)
     rx_found = (h @ h.mH).mean(dim=0) / 4
     tx_found = (h.mT @ h.conj()).mean(dim=0) / 3
     assert (rx_found - r_rx).abs().max() < 0.02
     assert (tx_found - r_tx).abs().max() < 0.02
-    assert torch.equal(h, kronecker_channel(r_rx, r_tx, (40_000,), seed=1))
+    assert torch.equal(h, kronecker(r_rx, r_tx, (40_000,), seed=1))
+
+
+def test_channel_on_an_asked_device(make_link):
+    h = los_channel(make_link(), beta=torch.tensor(2.0), device="cpu")
+    torch.testing.assert_close(h, 2 * los_channel(make_link()))
+
+
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        (torch.ones(3), "rx_correlation"),
+        (torch.ones(2, 3), "square"),
+        (torch.full((3, 3), math.nan), "finite"),
+        (-torch.eye(3), "semi-definite"),
+        (torch.tensor([[1.0, 0.9], [0.1, 1.0]]), "Hermitian"),
+    ],
+)
+def test_what_is_no_correlation_is_refused(bad, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        kronecker(bad, torch.eye(3))
+
+
+def test_a_device_that_is_not_there_is_refused(make_link, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch sees 0"):
+        los_channel(make_link(), device="cuda")
+    with pytest.raises(ValueError, match="abacus"):
+        los_channel(make_link(), device="abacus")
 
 
 @pytest.mark.gpu
 def test_cpu_and_cuda_agree(make_link):
     link = make_link(tilt=20, tilt_azimuth=25)
     h = los_channel(link)
-    assert float((los_channel(link.to("cuda")).cpu() - h).norm() / h.norm()) < 1e-9
+    for on_gpu in (los_channel(link.to("cuda")), los_channel(link, device="cuda")):
+        assert float((on_gpu.cpu() - h).norm() / h.norm()) < 1e-9

@@ -139,13 +139,17 @@ def test_any_number_of_the_link_can_be_swept(param, capsys):
         (["simulate", "--distance-m", "nan"], "distance_m"),
         (["simulate", "--tilt-deg", "inf"], "tilt_rad"),
         (["simulate", "--distance-m", "0"], "distance"),
-        (["simulate", "--device", "toaster"], "--device"),
+        (["simulate", "--device", "toaster"], "`device`"),
         (["sweep"], "--param"),
         (["sweep", "--param", "colour", "--start", "0", "--stop", "1"], "param"),
         (["sweep", "--param", "tilt_deg", "--start", "0", "--stop", "1", "--num", "1"], "num"),
         (["sweep", "--param", "tilt_deg", "--start", "0", "--stop", "1", "--num", "100000000"], "num"),
         (["sweep", "--param", "tilt_deg", "--start", "nan", "--stop", "1"], "start"),
+        (["simulate", "--preset", "claim-oem-dish"], "mimo-hf oam oem"),
+        (["sweep", "--preset", "claim-nothing"], "claim-bepre-tilt"),
         (["oem", "--pitch-m", "0.1"], "pitch_m"),
+        (["oem", "--dish-radius-m", "0.1"], "focal_length_m"),
+        (["ber", "--detector", "zf", "--num-rx", "4"], "N_r >= N_t"),
         (["oem", "--radius-m", "0.008", "--focal-length-m", "1"], "kR"),
         (["ber", "--order", "8"], "order"),
         (["ber", "--precoding", "magic"], "precoding"),
@@ -158,6 +162,21 @@ def test_bad_input_ends_with_one_line_and_code_2(arguments, message, capsys):
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_list_that_is_none_is_refused_in_plain_words(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["ber", "--snrs-db", "1,,2"])
+    assert caught.value.code == 2
+    assert "numbers separated by commas" in capsys.readouterr().err
+
+
+def test_joint_detection_uses_every_antenna_of_unequal_rings(capsys):
+    for detector, modes in (("mode", 8), ("mmse", 8), ("zf", 8)):
+        arguments = ["ber", "--num-rx", "16", "--detector", detector, "--snrs-db", "20", "--num-symbols", "50"]
+        assert len(rows_of(capsys, *arguments)) == modes
+    assert len(rows_of(capsys, "ber", "--num-rx", "4", "--detector", "mmse", "--snrs-db", "20")) == 8
+    assert len(rows_of(capsys, "ber", "--num-rx", "4", "--snrs-db", "20")) == 4
 
 
 def test_gpu_is_asked_for_where_none_is(capsys, monkeypatch):

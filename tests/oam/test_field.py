@@ -82,6 +82,16 @@ def test_bad_arguments_are_refused_by_name(arguments, match):
         field_map(UCA(8, 0.05), **{**defaults, **arguments})
 
 
+def test_more_elements_than_the_ring_can_radiate_modes_are_told():
+    with pytest.warns(UserWarning, match="mode 4 hardly radiates"):
+        field_map(UCA(8, 0.002), distance_m=1.0, extent_m=0.5, num_pixels=4, wavelength_m=0.01)
+
+
+def test_winding_number_needs_a_plane_in_front():
+    with pytest.raises(ValueError, match="distance_m"):
+        winding_number(UCA(8, 0.05), 1, distance_m=-1.0, wavelength_m=0.01)
+
+
 def test_field_on_an_element_is_refused():
     with pytest.raises(ValueError, match="element"):
         field_at(UCA(8, 0.05), UCA(8, 0.05).positions(), mode=0, wavelength_m=0.01)

@@ -14,13 +14,13 @@ from mimo_hf.oam import (
     bepre,
     capacity_equal,
     capacity_waterfill,
-    decompose_modes,
+    decompose,
     dof_slope,
     dof_threshold,
-    effective_dof,
+    edof,
     equal_power,
     exponential_correlation,
-    kronecker_channel,
+    kronecker,
     los_channel,
     modal_channel,
     noise_variance,
@@ -176,7 +176,7 @@ def test_published_capacities_of_rings_and_lines(distance, snr_db, uca, ula, mak
 @pytest.mark.parametrize("distance", EFFECTIVE_DOF)
 def test_published_effective_degrees_of_freedom(distance, make_link):
     links = (make_link(distance=float(distance)), ula_link(float(distance)))
-    found = [float(effective_dof(los_channel(link))) for link in links]
+    found = [float(edof(los_channel(link))) for link in links]
     assert found == pytest.approx(EFFECTIVE_DOF[distance], abs=0.06)
 
 
@@ -186,7 +186,7 @@ def test_published_effective_degrees_of_freedom(distance, make_link):
 )
 def test_published_ergodic_capacities_of_kronecker_channels(rho, published):
     r = exponential_correlation(8, rho)
-    h = kronecker_channel(r, r, (1000,), seed=7)
+    h = kronecker(r, r, (1000,), seed=7)
     for snr_db, expected in zip((0, 10, 20, 30), published, strict=True):
         samples = capacity_waterfill(h, 10 ** (-snr_db / 10))
         standard_error = float(samples.std()) / math.sqrt(1000)
@@ -197,7 +197,7 @@ def test_degrees_of_freedom_of_known_spectra():
     h = torch.diag(torch.tensor([1.0, 1.0, 1e-2, 1e-5], dtype=torch.complex128))
     assert int(dof_threshold(h, tau_db=-30)) == 2
     assert int(dof_threshold(h, tau_db=-50)) == 3
-    assert float(effective_dof(torch.eye(5, dtype=torch.complex128))) == pytest.approx(5)
+    assert float(edof(torch.eye(5, dtype=torch.complex128))) == pytest.approx(5)
 
 
 def test_dof_slope_is_the_derivative_of_capacity(make_link):
@@ -234,7 +234,7 @@ def test_noise_stays_white_through_reception(make_link):
     link = make_link(tilt=20)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(100_000, 8, dtype=torch.complex128, generator=generator)
-    seen = decompose_modes(noise @ bepre(link, "svd").receive_matrix.mT)
+    seen = decompose(noise @ bepre(link, "svd").receive_matrix.mT)
     covariance = seen.mT @ seen.conj() / len(seen)
     assert (covariance - torch.eye(8)).abs().max() < 5 / math.sqrt(100_000)
 

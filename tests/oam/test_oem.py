@@ -9,18 +9,21 @@ from hypothesis import given, strategies as st
 from mimo_hf.oam import (
     UCA,
     LinkGeometry,
+    OEMLink,
     Pose,
     UCAGrid,
     block_circulant_part,
     capacity_equal,
     capacity_waterfill,
     divergence_rad,
-    effective_ring_blocks,
+    effective_ring,
     effective_ring_radii,
     equal_power,
     flatten_blocks,
     inter_mode_energy,
+    joint_detect,
     los_channel,
+    mmse,
     modal_channel,
     mode_blocks,
     noise_variance,
@@ -29,8 +32,8 @@ from mimo_hf.oam import (
     per_mode_channels,
     sinr,
     spectral_efficiency,
+    zf,
 )
-from mimo_hf.oam.oem import center_channel
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_published_numbers_of_the_2_by_2_grid(make_grid_link):
 def test_published_baselines_of_the_2_by_2_grid(make_grid_link):
     link = make_grid_link()
     noise = noise_variance(20.0, link=link)
-    assert float(capacity_waterfill(center_channel(link), noise)) == pytest.approx(21.0, abs=0.06)
+    assert float(capacity_waterfill(OEMLink(link).center_channel(), noise)) == pytest.approx(21.0, abs=0.06)
     pair = LinkGeometry(UCA(8, 0.1), UCA(8, 0.1), Pose.from_angles(5.0), wavelength_m=0.01)
     assert float(capacity_waterfill(los_channel(pair), noise)) == pytest.approx(36.7, abs=0.06)
 
@@ -122,6 +125,42 @@ def test_no_detector_exceeds_the_capacity_of_the_exact_channel(distance, snr_db,
         return
     reached = oem_spectral_efficiency(blocks_of(link), noise, detector=detector, power=power)
     assert float(reached) <= float(capacity_waterfill(los_channel(link), noise)) * (1 + 1e-9)
+
+
+def test_an_oem_link_gives_the_blocks_with_and_without_dishes(make_grid_link):
+    link = make_grid_link()
+    torch.testing.assert_close(OEMLink(link).blocks(), blocks_of(link))
+    radii = effective_ring_radii(link.tx.uca, 0.01, focal_length_m=1.0)
+    torch.testing.assert_close(OEMLink(link, focal_length_m=1.0).blocks(), effective_ring(link, radii))
+    with pytest.raises(ValueError, match="focal_length_m"):
+        OEMLink(link, dish_radius_m=0.5)
+    with pytest.raises(TypeError, match="UCAGrid"):
+        OEMLink(LinkGeometry(UCA(8, 0.1), UCA(8, 0.1), Pose.from_angles(5.0), wavelength_m=0.01))
+
+
+@pytest.mark.parametrize("detector", ["zf", "mmse"])
+def test_joint_detection_finds_the_symbols_of_all_modes(detector, make_grid_link, random_complex):
+    blocks = blocks_of(make_grid_link(num=4))
+    noise = float(blocks.abs().square().mean()) * 1e-12
+    symbols = random_complex(0, 4, 4, 20)
+    received = torch.einsum("lmkn,knt->lmt", blocks, symbols) / 4  # power 1/16 on each of 16 streams
+    found = joint_detect(received, blocks, noise, detector=detector)
+    torch.testing.assert_close(found, symbols, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="detector"):
+        joint_detect(received, blocks, noise, detector="mode")
+    with pytest.raises(ValueError, match="received"):
+        joint_detect(received[:3], blocks, noise)
+
+
+def test_detection_filters_are_those_of_the_normal_equations(random_complex):
+    g = random_complex(1, 3, 6, 4)
+    gram = g.mH @ g
+    torch.testing.assert_close(zf(g), torch.linalg.inv(gram) @ g.mH)
+    torch.testing.assert_close(mmse(g, 0.3), torch.linalg.inv(gram + 0.3 * torch.eye(4)) @ g.mH)
+    with pytest.raises(ValueError, match="N_r >= N_t"):
+        zf(g.mT)
+    with pytest.raises(ValueError, match="noise_variance"):
+        mmse(g, 0.0)
 
 
 def test_oem_water_filling_has_one_level_over_modes_and_streams(make_grid_link):
@@ -178,7 +217,7 @@ def test_published_gains_of_the_converging_dish():
     unit = 0.01 / (4 * math.pi * 20)
     noise = noise_variance(20.0, link=link)
     plain = blocks_of(link)
-    dished = effective_ring_blocks(link, effective_ring_radii(link.tx.uca, link.wavelength_m, focal_length_m=1.0))
+    dished = effective_ring(link, effective_ring_radii(link.tx.uca, link.wavelength_m, focal_length_m=1.0))
 
     def gains_db(blocks):
         return [20 * math.log10(float(blocks[mode, 0, mode, 0].abs()) / unit) for mode in range(5)]
@@ -195,7 +234,7 @@ def test_published_gains_of_the_converging_dish():
 
 def test_effective_rings_of_plain_radius_and_count_are_the_plain_model(make_grid_link):
     link = make_grid_link()
-    blocks = effective_ring_blocks(link, torch.full((5,), 0.1, dtype=torch.float64), num_samples=8)
+    blocks = effective_ring(link, torch.full((5,), 0.1, dtype=torch.float64), num_samples=8)
     plain = blocks_of(link)
     assert float((blocks - plain).norm() / plain.norm()) < 1e-12
 
@@ -222,8 +261,8 @@ def test_dish_smaller_than_a_modes_ring_truncates_it():
         (lambda b: oem_spectral_efficiency(b, 0.1, total_power=0.0), "total_power"),
         (lambda b: oem_spectral_efficiency(b[0], 0.1), "blocks"),
         (lambda b: effective_ring_radii(UCA(8, 0.03), 0.01, focal_length_m=-1.0), "focal_length_m"),
-        (lambda b: effective_ring_blocks(dish_link(), torch.full((5,), 0.1), num_samples=4), "num_samples"),
-        (lambda b: effective_ring_blocks(dish_link(), torch.full((3,), 0.1)), "radii_m"),
+        (lambda b: effective_ring(dish_link(), torch.full((5,), 0.1), num_samples=4), "num_samples"),
+        (lambda b: effective_ring(dish_link(), torch.full((3,), 0.1)), "radii_m"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(call, match, make_grid_link):

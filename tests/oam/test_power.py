@@ -85,7 +85,7 @@ def test_bad_total_power_is_refused(total):
         equal_power(3, total)
 
 
-@pytest.mark.parametrize("gains", [[-1.0, 1.0], [math.nan, 1.0], [math.inf, 1.0]])
+@pytest.mark.parametrize("gains", [[-1.0, 1.0], [math.nan, 1.0], [math.inf, 1.0], [], 1.0])
 def test_bad_gains_are_refused(gains):
     with pytest.raises(ValueError, match="gains"):
         water_filling(torch.tensor(gains), 1.0)

@@ -125,11 +125,17 @@ def test_gradients_reach_angles_and_lengths():
         ({"snr_db": math.nan}, "snr_db"),
         ({"power": "none"}, "power"),
         ({"snr_reference": "db"}, "reference"),
+        ({"max_bytes": 0}, "max_bytes"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, match, make_link):
     with pytest.raises(ValueError, match=match):
         simulate_link(make_link(), **{"snr_db": 20.0, **arguments})
+
+
+def test_batches_that_do_not_broadcast_are_told_by_shape(make_link):
+    with pytest.raises(ValueError, match=r"`snr_db` \[3\]"):
+        simulate_link(make_link(distance=torch.tensor([20.0, 30.0])), torch.zeros(3))
 
 
 def test_other_arrays_have_no_modes():

@@ -7,10 +7,15 @@ import pytest
 
 from mimo_hf.oam.presets import PRESETS
 
-DRAWN = "return !!document.querySelector('#oam-page-' + arguments[0] + ' svg')"
+DRAWN = "return !!document.querySelector('#oam-page-' + arguments[0] + ' svg[role=img]')"
 VISIBLE_PAGE = """
 const pages = [...document.querySelectorAll('.oam-page')].filter(page => page.offsetParent);
-return pages.length && pages[0].querySelector('svg') ? pages[0].id.slice('oam-page-'.length) : null;
+return pages.length && pages[0].querySelector('svg[role=img]') ? pages[0].id.slice('oam-page-'.length) : null;
+"""
+# Gradio's own spinner is an SVG too, and an address may name settings before they are drawn.
+DRAWN_AS_ADDRESSED = f"""
+const page = (() => {{{VISIBLE_PAGE}}})(), link = document.querySelector('#oam-query textarea');
+return page && link.value && link.value === location.search ? page : null;
 """
 TROUBLE = """
 return [...document.querySelectorAll('.toast-body.error, .toast-wrap .error, .oam-error')].map(e => e.innerText)
@@ -48,7 +53,7 @@ return pale;
 
 def open_app(page, url, query=""):
     page.open(url + query)
-    page.wait(VISIBLE_PAGE, seconds=40)
+    page.wait(DRAWN_AS_ADDRESSED, seconds=40)
     return page
 
 
@@ -202,7 +207,7 @@ def test_a_choice_changes_the_plot(fresh, oam_url, tab, control, key, value):
 
 
 def test_a_scheme_is_left_out_but_never_the_capacity(fresh):
-    legend = "return document.querySelector('#oam-page-efficiency svg').textContent"
+    legend = "return document.querySelector('#oam-page-efficiency svg[role=img]').textContent"
     assert "joint MMSE" in fresh.run(legend)
     fresh.click("#oam-schemes input[type=checkbox]:checked")
     fresh.wait("return new URLSearchParams(location.search).has('sch')")

@@ -1,0 +1,61 @@
+"""Every kernel compiles for A100 and H100, on the oldest and the newest Triton, without spills and within shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CASES = sorted(ROOT.glob("kernels/*/tests/aot_cases.py"))
+REPOSITORIES = [path.parents[1] for path in CASES]
+
+# The oldest Triton lies beside the installed one: `make` puts it there. None: the installed one.
+TRITONS = {"3.6.0": Path(sys.prefix) / "triton-3.6.0", "installed": None}
+
+# Of a block, in bytes: 99 KiB on sm_86 and sm_89, which run what is compiled for sm_80; 227 KiB on sm_90.
+SHARED_BYTES = {80: 101_376, 90: 232_448}
+
+
+@pytest.fixture(scope="module", params=TRITONS)
+def compiled(request):
+    """Rows of what `_aot.py` prints, by repository; all of them are compiled at once."""
+    folder = TRITONS[request.param]
+    if folder is not None and not (folder / "triton").is_dir():
+        pytest.skip(f"no Triton {request.param}: `make {os.path.relpath(folder, ROOT)}` puts it there")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = "" if folder is None else str(folder)
+    script = Path(__file__).parent / "_aot.py"
+    found = {}
+    for path, cases in zip(REPOSITORIES, CASES, strict=True):
+        package = path / "torch-ext" / path.name.replace("-", "_")
+        command = [sys.executable, script, package, cases, *map(str, SHARED_BYTES)]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr[-4000:]
+        report = json.loads(run.stdout.splitlines()[-1])
+        assert request.param in ("installed", report["triton"])
+        found[path] = report["compiled"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda path: path.name)
+def test_no_kernel_spills_registers_or_exceeds_shared_memory(compiled, repository):
+    rows = compiled[repository]
+    assert {row["capability"] for row in rows} == set(SHARED_BYTES)
+    spilling = [row for row in rows if row["stack_bytes"] > 0]
+    too_large = [row for row in rows if row["shared_bytes"] > SHARED_BYTES[row["capability"]]]
+    assert (spilling, too_large) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda path: path.name)
+def test_every_kernel_is_compiled(compiled, repository):
+    sources = "\n".join(path.read_text() for path in repository.glob("torch-ext/*/triton_*.py"))
+    launched = {row["kernel"] for row in compiled[repository]}
+    assert launched
+    assert launched == {
+        part.split("(")[0].strip() for part in sources.split("@triton.jit\ndef ") if part.startswith("_")
+    }

@@ -1,0 +1,108 @@
+"""Every kernel repository as the `kernels` library meets it: alone, offline, in a process of its own, and in `kernelize`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_forward_from_hub, use_kernel_mapping
+from kernels._rust import Build
+from torch import nn
+from torch.testing import assert_close
+
+from mimo_hf.hub import kernels
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.parent.name for path in ROOT.glob("kernels/*/build.toml"))
+EVERY = pytest.mark.parametrize("name", NAMES)
+
+ALONE = """
+import importlib.abc, json, os, sys
+from pathlib import Path
+
+class NoTriton(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == "triton":
+            raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+if sys.argv[2] == "without triton":
+    sys.meta_path.insert(0, NoTriton())
+from kernels import get_local_kernel
+kernel = get_local_kernel(Path(sys.argv[1]), backend="cpu")
+print(json.dumps({"all": kernel.__all__, "has": [hasattr(kernel, name) for name in kernel.__all__],
+                  "ours": [name for name in sys.modules if name.startswith("mimo_hf")]}))
+"""
+
+
+@EVERY
+@pytest.mark.parametrize("triton", ["with triton", "without triton"])
+def test_a_process_of_its_own_needs_nothing_of_ours(name, triton, tmp_path):
+    repository = kernels.find(name)
+    kernels.build(repository)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", ALONE, repository.root, triton]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["all"]
+    assert all(found["has"])
+    assert found["ours"] == []
+
+
+@EVERY
+def test_the_kernels_library_reads_build_toml(name):
+    assert {str(backend) for backend in Build.open(ROOT / "kernels" / name).general.backends} >= {"cpu", "cuda"}
+
+
+@EVERY
+def test_the_readme_names_every_public_function(name):
+    readme = (ROOT / "kernels" / name / "README.md").read_text()
+    public = set(kernels.load(name).__all__) - {"layers"}
+    assert {function for function in public if re.search(rf"\b{function}\b", readme)} == public
+
+
+def test_without_triton_the_kernel_asked_for_names_the_remedy(module_of, monkeypatch):
+    module = module_of("sink-swa-attn")
+    for known in list(sys.modules):
+        if known == "triton" or known.startswith((f"{module.__name__}.triton", "triton.")):
+            monkeypatch.delitem(sys.modules, known)
+    for part in ("triton_attention", "triton_forward", "triton_backward"):
+        monkeypatch.delattr(module, part, raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    x = torch.ones(1, 2, 3, 64)
+    with pytest.raises(ImportError, match=r"needs Triton \(pip install triton\): .*backend=\"reference\""):
+        module.sink_swa_attention(x, x, x, backend="triton")
+
+
+# kernelize
+
+
+@use_kernel_forward_from_hub("SinkAttention")
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sinks = nn.Parameter(torch.tensor([0.5, -1.0]))
+        self.sliding_window, self.scaling = 4, 0.2
+
+    def forward(self, query, key, value, kv_start=None):
+        raise NotImplementedError("not replaced")
+
+
+@pytest.mark.parametrize("mode", [Mode.INFERENCE, Mode.TRAINING])
+def test_kernelize_replaces_the_forward_of_a_layer(mode):
+    repository = kernels.find("sink-swa-attn")
+    kernel = kernels.load("sink-swa-attn")
+    layer = LocalLayerRepository(repository.root, layer_name="SinkSlidingWindowAttention")
+    model = Attention()
+    with use_kernel_mapping({"SinkAttention": {"cpu": layer}}, inherit_mapping=False):
+        kernelize(model, mode=mode, device="cpu")
+    assert model.forward.__func__.__module__ == f"{kernel.__name__}.layers"
+    query, key, value = (torch.randn(1, heads, 9, 8, requires_grad=True) for heads in (2, 1, 1))
+    output = model(query, key, value)
+    assert_close(output, kernel.sink_swa_attention(query, key, value, model.sinks, 4, 0.2))
+    output.square().sum().backward()
+    assert model.sinks.grad.abs().min() > 0
