@@ -143,9 +143,11 @@ class Residency:
         idle = [r for r in others if not r.service.waiting and not r.running]
         if self.sticky:
             long = [r for r in others if r not in idle and (
-                r.draining or now - r.since_s >= self.kappa * r.service.restore_s or not r.service.waiting
+                r.draining or now >= r.since_s + self.kappa * r.service.restore_s or not r.service.waiting
             )]  # fmt: skip
         else:
             oldest = wanted.waiting[0]
-            long = [r for r in others if r not in idle and (not r.service.waiting or r.service.waiting[0] > oldest)]
+            long = [r for r in others if r not in idle and (
+                r.draining or not r.service.waiting or r.service.waiting[0] > oldest
+            )]  # fmt: skip
         return sorted(idle, key=lambda r: r.used_s) + sorted(long, key=lambda r: (not r.draining, r.since_s))

@@ -32,6 +32,13 @@ def test_every_request_is_served_within_the_device(gpus, sticky):
     assert result.switches > 0
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_no_request_is_stranded(seed):
+    for restore_s, gpus, sticky in ((1.5, 8, False), (0.5, 12, True), (5.0, 4, True), (0.2, 4, False)):
+        requests = mopd_requests(250, rate=6.7, seed=seed, services=3 + seed % 4)
+        assert min(simulate_services(requests, gpus, restore_s=restore_s, sticky=sticky).act_s) > 0
+
+
 def test_one_service_alone_waits_for_its_restore_once():
     requests = [Request(float(n), "a", 0.25) for n in range(5)]
     result = simulate_services(requests, 4, restore_s=2.0, concurrency=1)

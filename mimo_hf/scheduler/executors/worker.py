@@ -151,7 +151,8 @@ def _pickled_error(error: BaseException) -> bytes:
     try:
         if not isinstance(error, Exception) or isinstance(error, StopIteration):
             raise TypeError("futures cannot carry it")
-        error.add_note(f"in worker {os.getpid()}")  # type: ignore[attr-defined,unused-ignore]
+        if hasattr(error, "add_note"):  # from Python 3.11
+            error.add_note(f"in worker {os.getpid()}")
         body = pickle.dumps(error)
         pickle.loads(body)
         return body
