@@ -165,6 +165,7 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
             problem: "".join(oam_views.note("warning", text) for text in problems),
             tab: settings.tab,
             about: oam_views.status(settings),
+            link: settings.to_query(),
         }
         if move:
             updates[tabs] = gr.Tabs(selected=settings.tab)
@@ -174,7 +175,6 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
         try:
             if settings.tab in pages:
                 updates[pages[settings.tab]] = VIEWS[settings.tab](settings)
-            updates[link] = settings.to_query()
         except (ValueError, TypeError) as error:
             updates[problem] = refusal(error)
         return updates
@@ -196,7 +196,10 @@ def _events(demo, controls, items, tab, show, outputs, link, copy):
             return {tab: tab_name, problem: refusal(error)}
         return show(settings)
 
-    def selected(seen: str, *values: Any, key: str) -> dict:
+    def selected(address: str, seen: str, *values: Any, key: str) -> dict:
+        # Before the first settings have come back, what is selected is the tab that the page starts with.
+        if not address:
+            return {tab: seen}
         # A tab that a preset or a link has opened is drawn already.
         return {tab: key} if seen == key else changed(key, *values)
 
@@ -216,7 +219,7 @@ def _events(demo, controls, items, tab, show, outputs, link, copy):
     rest = [controls[name].input for name in NAMES if name not in ("preset", "sweep")]
     gr.on(rest, changed, [tab, *order], **options)
     for key, item in items.items():
-        item.select(partial(selected, key=key), [tab, *order], **options)
+        item.select(partial(selected, key=key), [link, tab, *order], **options)
     link.change(None, link, None, js=SET_ADDRESS, api_visibility="private")
     copy.click(None, None, None, js=COPY_LINK, api_visibility="private")
 
