@@ -81,6 +81,9 @@ def _parser(with_oam: bool = False) -> argparse.ArgumentParser:
         add_oam_commands(commands)
     else:
         commands.add_parser("oam", help="Simulate OAM radio links: `mimo-hf oam --help`.", add_help=False)
+    from .scheduler.cli import add_schedule_commands
+
+    add_schedule_commands(commands)
     return parser
 
 

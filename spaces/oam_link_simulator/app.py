@@ -114,7 +114,7 @@ def build_demo() -> gr.Blocks:
                 _sidebar(controls, start)
                 link = gr.Textbox(label="Link to these settings", elem_id="oam-query", interactive=False, max_lines=2)
                 copy = gr.Button("Copy link", elem_id="oam-copy", size="sm")
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, elem_classes="oam-views"):
                 about = gr.HTML(elem_id="oam-about")
                 problem = gr.HTML(elem_id="oam-problem")
                 with gr.Tabs(selected=start.tab) as tabs:
@@ -154,7 +154,7 @@ def conventions() -> str:
 
 
 def refusal(error: Exception) -> str:
-    return oam_views.note("error", f"{error} The picture below is the last one that was possible.")
+    return oam_views.note("error", f"{error} A picture still to be seen below is of earlier settings.")
 
 
 def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., dict]:
@@ -164,6 +164,7 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
         updates: dict[Any, Any] = {
             problem: "".join(oam_views.note("warning", text) for text in problems),
             tab: settings.tab,
+            about: oam_views.status(settings),
         }
         if move:
             updates[tabs] = gr.Tabs(selected=settings.tab)
@@ -173,7 +174,7 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
         try:
             if settings.tab in pages:
                 updates[pages[settings.tab]] = VIEWS[settings.tab](settings)
-            updates |= {about: oam_views.status(settings), link: settings.to_query()}
+            updates[link] = settings.to_query()
         except (ValueError, TypeError) as error:
             updates[problem] = refusal(error)
         return updates

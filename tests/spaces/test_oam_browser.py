@@ -319,6 +319,8 @@ def test_text_is_dark_enough(fresh, oam_url, tab):
 def test_a_narrow_window_does_not_scroll_sideways(new_page, oam_url):
     narrow = open_app(new_page(400, 800), oam_url)
     assert narrow.run("return document.documentElement.scrollWidth") <= 400
+    top = "return document.querySelector('#oam-page-efficiency svg[role=img]').getBoundingClientRect().top"
+    assert narrow.run(top) < 800
 
 
 def test_nothing_is_fetched_from_elsewhere(fresh, oam_url):

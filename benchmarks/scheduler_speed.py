@@ -1,0 +1,131 @@
+"""
+Speed of the simulator and of the live scheduler.
+
+    python benchmarks/scheduler_speed.py
+"""
+
+import asyncio
+import math
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+
+from _record import record
+from _scheduler import parse
+
+from mimo_hf.scheduler import Action, ActionScheduler, Command, ElasticRange, SchedulerConfig
+
+SIMULATION = """
+import resource, sys, time
+from mimo_hf.scheduler.sim import simulate
+from mimo_hf.scheduler.workloads import coding, poisson
+workload, policy, count, cores = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+trace = poisson(count, 0.8 * cores, units=cores) if workload == "poisson" else coding(count, cores=cores)
+begin = time.perf_counter()
+result = simulate(trace, {"local": {"cpu": cores}}, policy)
+print(len(trace.records), time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def simulator(workload, policy, count, cores):
+    """In a process of its own, for its memory."""
+    command = [sys.executable, "-c", SIMULATION, workload, policy, str(count), str(cores)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    actions, seconds, gib = map(float, done.stdout.split())
+    return {
+        "workload": workload,
+        "policy": policy,
+        "cores": cores,
+        "actions": int(actions),
+        "seconds": seconds,
+        "actions_per_s": actions / seconds,
+        "peak_gib": gib,
+    }
+
+
+async def nothing():
+    return None
+
+
+async def no_ops(count):
+    """Submit to result, in this process."""
+    async with ActionScheduler(SchedulerConfig(cpu_cores=8, cpu_enforce="count"), exclusive=False) as scheduler:
+        await scheduler.map([Action("n", nothing, {"cpu": 1}) for _ in range(500)])
+        begin = time.perf_counter()
+        await scheduler.map([Action("n", nothing, {"cpu": 1}) for _ in range(count)])
+        return count / (time.perf_counter() - begin)
+
+
+async def decisions(policy, queued):
+    """Decisions while at least nine tenths of `queued` elastic actions wait."""
+    config = SchedulerConfig(cpu_cores=64, cpu_enforce="count", policy=policy, coalesce_ms=0)
+    from mimo_hf.scheduler.executors.local import LocalExecutor
+
+    executor = LocalExecutor(64, enforce="count", warm=0)
+    async with ActionScheduler(config, executor=executor, exclusive=False) as scheduler:
+        cost = {"cpu": ElasticRange(1, 16)}
+        for _ in range(queued + queued // 10):
+            await scheduler.submit(Action("n", partial(asyncio.sleep, 0.001), cost, est_s=1.0))
+        scheduler.decision_s.clear()
+        while scheduler.core.queued > 0.9 * queued:
+            await asyncio.sleep(0.001)
+        times = sorted(scheduler.decision_s)
+        return {
+            "policy": policy,
+            "queued": queued,
+            "decisions": len(times),
+            "p50_ms": 1e3 * times[len(times) // 2],
+            "p99_ms": 1e3 * times[math.ceil(0.99 * len(times)) - 1],
+        }
+
+
+async def commands(count):
+    """One command at a time on warm workers: what completion takes beyond the command itself."""
+    extra, whole, alone = [], [], []
+    async with ActionScheduler(SchedulerConfig(cpu_cores=2), exclusive=False) as scheduler:
+        for number in range(count + 20):
+            handle = await scheduler.submit(Action("true", Command(("/bin/true",)), {"cpu": 1}))
+            await handle
+            took = handle.timing["end_s"] - handle.timing["submit_s"]
+            begin = time.perf_counter()
+            subprocess.run(["/bin/true"], check=True)
+            if number >= 20:
+                whole.append(took)
+                extra.append(took - handle.timing["exec_s"])
+                alone.append(time.perf_counter() - begin)
+        enforce = scheduler.executor.enforce
+    return {
+        "commands": count,
+        "enforce": enforce,
+        "overhead_ms_median": 1e3 * statistics.median(extra),
+        "overhead_ms_p99": 1e3 * sorted(extra)[math.ceil(0.99 * count) - 1],
+        "whole_ms_median": 1e3 * statistics.median(whole),
+        "subprocess_run_alone_ms_median": 1e3 * statistics.median(alone),
+    }
+
+
+def main():
+    args = parse(__doc__, scale=1.0)
+    full = int(1_000_000 * args.scale)
+    payload = {
+        "simulator": [
+            simulator("poisson", "fifo1", full, 8),
+            simulator("poisson", "price", full, 8),
+            simulator("coding", "price", int(64_500 * args.scale), 40_000),
+            simulator("coding", "evict", int(13_600 * args.scale), 3_840),
+        ],
+        "live_no_ops_per_s": statistics.median(asyncio.run(no_ops(int(20_000 * args.scale))) for _ in range(3)),
+        "decisions": [
+            asyncio.run(decisions(policy, int(10_000 * args.scale))) for policy in ("price", "fifo4", "evict")
+        ],
+        "commands": asyncio.run(commands(int(300 * args.scale))),
+    }
+    for name, value in payload.items():
+        print(name, value)
+    print(f"wrote {record('scheduler_speed', payload, seed=0, folder=args.out)}")
+
+
+if __name__ == "__main__":
+    main()

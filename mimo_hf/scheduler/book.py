@@ -1,0 +1,108 @@
+"""The capacity book: nodes, the actions that wait for them, and the leases they hold."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .policies import SortedEnds
+from .resources import Cores, GpuCells
+from .types import Shape
+
+
+class Node:
+    """One machine's part of the capacity book."""
+
+    def __init__(
+        self, name: str, capacity: Mapping[str, float], cores: Cores | None = None, gpus: GpuCells | None = None
+    ):
+        for resource, amount in capacity.items():
+            if not (isinstance(amount, int | float) and 0 <= amount < math.inf):
+                raise ValueError(f"capacity of {resource!r} on node {name!r} must be a number from 0, not {amount!r}.")
+        self.name = name
+        self.capacity = dict(capacity)
+        self.free = dict(capacity)
+        self.cores = cores
+        self.gpus = gpus
+        self.ends: dict[str, SortedEnds] = {}
+
+    def finishes(self, key: str, count: int) -> list[tuple[float, int]]:
+        return self.ends[key].first(count) if key in self.ends else []
+
+
+class Entry:
+    """An action in the queue."""
+
+    __slots__ = (
+        "action",
+        "attempt",
+        "block",
+        "bucket",
+        "deadline_s",
+        "home",
+        "node",
+        "seq",
+        "shape",
+        "submit_s",
+        "t1_s",
+        "units",
+    )
+
+    def __init__(self, action: Any, seq: int, shape: Shape, submit_s: float, t1_s: float, attempt: int):
+        self.action = action
+        self.seq = seq
+        self.shape = shape
+        self.submit_s = submit_s
+        self.t1_s = t1_s
+        self.attempt = attempt
+        self.units = 0
+        self.node: Any = None
+        self.bucket: Any = None
+        self.block: tuple[int, ...] = ()
+        self.home: str | None = None
+        self.deadline_s = math.inf
+
+
+class Lease:
+    """
+    A grant: `units` of the key resource `key` and all fixed costs of `action`, on `node`, from `t_grant_s` on.
+
+    Attributes:
+        cores, gpus: which ones, where the node names them.
+    """
+
+    __slots__ = (
+        "action",
+        "attempt",
+        "cores",
+        "end_s",
+        "entry",
+        "gpus",
+        "key",
+        "node",
+        "released",
+        "seq",
+        "submit_s",
+        "t_grant_s",
+        "units",
+    )
+
+    def __init__(self, entry: Entry, now: float):
+        self.entry = entry
+        self.action = entry.action
+        self.seq = entry.seq
+        self.attempt = entry.attempt
+        self.node = entry.node
+        self.key = entry.shape.key
+        self.units = entry.units
+        self.submit_s = entry.submit_s
+        self.t_grant_s = now
+        self.end_s = 0.0
+        self.cores: tuple[int, ...] = ()
+        self.gpus: tuple[int, ...] = entry.block
+        self.released = False
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Amount of each resource."""
+        fixed: dict[str, float] = dict(self.entry.shape.fixed)
+        return fixed if self.key is None else {**fixed, self.key: self.units}

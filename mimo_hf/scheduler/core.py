@@ -1,0 +1,502 @@
+"""
+The scheduler itself: a queue, a capacity book, and `schedule(now)`. Events go in with their time, leases come out.
+
+It has no clock and does no input or output: the simulator drives it with virtual time, `ActionScheduler` with the real one.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heapreplace
+from typing import Any
+
+from .book import Entry, Lease, Node
+from .durations import DurationModel
+from .errors import Unsatisfiable
+from .policies import Policy, SortedEnds, make_policy
+from .queues import OrderedQueue, Queue
+from .resources import Quota
+from .types import Action, Shape
+
+MAX_SHAPES = 65536
+
+
+class Scheduler:
+    """
+    Args:
+        nodes: capacities by node, such as {"local": {"cpu": 8, "memory": 64e9}}, or `Node`s.
+        quotas: limits that belong to no node, such as {"search": TokenBucket(10, 20)}.
+        policy: a `Policy`, or its name and options, as in "fifo(dop=4)".
+        held: resources that the first action of a trajectory (or `env`) takes and `close` gives back.
+        fair_tasks: among actions of one priority, those of the task with the fewest units in use go first.
+        debug: check the whole book after every event.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Mapping[str, float]] | Iterable[Node],
+        quotas: Mapping[str, Quota] | None = None,
+        policy: str | Policy = "price",
+        held: Iterable[str] = (),
+        durations: DurationModel | None = None,
+        fair_tasks: bool = False,
+        debug: bool = False,
+    ):
+        listed = (
+            [Node(name, capacity) for name, capacity in nodes.items()] if isinstance(nodes, Mapping) else list(nodes)
+        )
+        self.nodes = {node.name: node for node in listed}
+        self.quotas = dict(quotas or {})
+        self.policy = make_policy(policy)
+        self.held = frozenset(held)
+        self.durations = durations or DurationModel()
+        self.fair_tasks = fair_tasks
+        self.debug = debug
+        self.now = -math.inf
+        self.leases: dict[int, Lease] = {}
+        self.queued = 0
+        self._buckets: dict[tuple, Queue] = {}
+        self._shapes: dict[tuple, Shape] = {}
+        self._homes: dict[str, tuple[Node, dict[str, float]]] = {}
+        self._homeless: dict[str, list[Entry]] = {}  # waiting actions whose home is on no node yet
+        self._task_units: dict[str | None, float] = {}
+        self._seq = 0
+        self._node_list = listed
+        clashes = set(self.quotas) & {resource for node in listed for resource in node.capacity}
+        if clashes:
+            raise ValueError(f"{', '.join(sorted(clashes))}: a resource is either a node's or a quota, not both.")
+        self._recount()
+
+    def _recount(self):
+        self._capacity: dict[str, float] = {}
+        for node in self._node_list:
+            for resource, amount in node.capacity.items():
+                self._capacity[resource] = self._capacity.get(resource, 0) + amount
+        self._largest = {r: max(node.capacity.get(r, 0) for node in self._node_list) for r in self._capacity}
+
+    # Events
+
+    def submit(self, now: float, action: Action | Any, attempt: int = 1) -> Entry:
+        """Queues an action. Raises ValueError if it could never run."""
+        if not now <= self.now:
+            self._advance(now)
+        shape = self._shape(action.cost)
+        home = action.env
+        if self.held and not self.held.isdisjoint(shape.resources):
+            home = home or action.trajectory
+            if home is None:
+                raise ValueError(
+                    f"action {action.kind!r} costs a held resource, so it needs a `trajectory` or an `env`."
+                )
+        est_s = action.est_s
+        if est_s is not None and not 0 <= est_s < math.inf:
+            raise ValueError(f"`est_s` must be a number of seconds from 0, not {est_s!r}.")
+        t1_s = self.durations.t1_s(action.kind, est_s)
+        self._seq += 1
+        entry = Entry(action, self._seq, shape, now, t1_s, attempt)
+        entry.home = home
+        if shape.fitted:
+            shape.curve = self.durations.curve(action.kind, action.est_s, shape)
+        self._queue(entry)
+        if self.debug:
+            self.check()
+        return entry
+
+    def cancel(self, now: float, entry: Entry) -> bool:
+        """Takes an action out of the queue; False if it is not waiting any more."""
+        self._advance(now)
+        if entry.bucket is None:
+            return False
+        entry.bucket.remove(entry)
+        entry.bucket = None
+        self.queued -= 1
+        return True
+
+    def finish(self, now: float, lease: Lease, duration_s: float | None = None) -> bool:
+        """
+        Gives a lease back; False if it was given back before.
+
+        Args:
+            duration_s: how long the action ran, if that tells anything about its kind.
+        """
+        if lease.released:
+            return False
+        if now > self.now:
+            self.now = now
+        lease.released = True
+        del self.leases[lease.seq]
+        entry, node = lease.entry, lease.node
+        shape = entry.shape
+        for resource, amount in shape.fixed:
+            if resource in self.quotas:
+                self.quotas[resource].give(amount, now)
+            elif resource not in self.held:
+                node.free[resource] += amount
+        if shape.key is not None:
+            node.free[shape.key] += lease.units
+        if lease.cores:
+            node.cores.give(lease.cores)
+        if lease.gpus:
+            node.gpus.give(lease.gpus)
+        if self.policy.needs_finishes:
+            for resource, units in _whole_units(lease):
+                node.ends[resource].remove(lease.end_s, lease.seq, units)
+        if self.fair_tasks:
+            self._task_units[lease.action.task] -= max(1, lease.units)
+        if duration_s is not None:
+            self.durations.observe(lease.action.kind, lease.action.est_s, shape, lease.units or 1, duration_s)
+        if self.debug:
+            self.check()
+        return True
+
+    def close(self, now: float, home: str):
+        """Ends a trajectory or environment: its held resources come back. Its actions must have ended."""
+        self._advance(now)
+        if home in self._homes:
+            node, amounts = self._homes.pop(home)
+            for resource, amount in amounts.items():
+                node.free[resource] += amount
+
+    def lose_node(self, now: float, name: str) -> tuple[list[Lease], list[tuple[Entry, Exception]], list[str]]:
+        """
+        A node died.
+
+        Returns:
+            The leases it held (revoked here, once), the waiting actions that cannot run any more with the reason, and the
+            homes (trajectories, environments) that lived there.
+        """
+        self._advance(now)
+        node = self.nodes.pop(name)
+        self._node_list.remove(node)
+        lost = [lease for lease in self.leases.values() if lease.node is node]
+        for lease in lost:
+            self.finish(now, lease)
+        homes = [home for home, (where, _) in self._homes.items() if where is node]
+        for home in homes:
+            del self._homes[home]
+        self._recount()
+        failed: list[tuple[Entry, Exception]] = []
+        for entry in self.waiting():
+            try:
+                self._check_possible(entry.shape)
+            except ValueError as error:
+                self.cancel(now, entry)
+                failed.append((entry, Unsatisfiable(f"node {name!r} is gone, and now {error}")))
+        return lost, failed, homes
+
+    def add_node(self, now: float, node: Node):
+        self._advance(now)
+        if node.name in self.nodes:
+            raise ValueError(f"node {node.name!r} is there already.")
+        self.nodes[node.name] = node
+        self._node_list.append(node)
+        self._recount()
+
+    # Decisions
+
+    def schedule(self, now: float) -> list[Lease]:
+        """Starts what the policy wants to start now."""
+        if now > self.now:
+            self.now = now
+        if not self.queued:
+            return []
+        chosen = self._prefix()
+        if not chosen:
+            return []
+        groups: dict[tuple, list[Entry]] = {}
+        for entry in chosen:
+            if entry.shape.key is not None:
+                groups.setdefault((entry.node, entry.shape.key), []).append(entry)
+        dropped: list[Entry] = []
+        for (node, key), group in groups.items():
+            if len(group) == 1 and group[0].units == group[0].shape.high:
+                continue
+            floors = [entry.units for entry in group]
+            kept = self.policy.allot(group, self, key, node)
+            for entry, floor in zip(group, floors, strict=True):
+                self._grow(entry, floor)
+            dropped += group[kept:]
+        if dropped:
+            for entry in sorted(dropped, key=lambda entry: -entry.seq):
+                self._put_back(entry)
+            gone = {entry.seq for entry in dropped}
+            chosen = [entry for entry in chosen if entry.seq not in gone]
+        leases = [self._grant(entry) for entry in chosen]
+        if self.debug:
+            self.check()
+        return leases
+
+    def next_ready_s(self) -> float:
+        """When a quota may let the next action through; infinity: only an event changes anything."""
+        soonest = math.inf
+        for bucket in self._buckets.values():
+            if not bucket.size:
+                continue
+            entry = bucket.head(self.now)
+            waits = [
+                self.quotas[resource].ready_s(amount, self.now)
+                for resource, amount in entry.shape.fixed
+                if resource in self.quotas and not self.quotas[resource].fits(amount, self.now)
+            ]
+            if waits:
+                soonest = min(soonest, max(waits))
+        return soonest
+
+    def _prefix(self) -> list[Entry]:
+        """Takes heads of the queues in order as long as they fit. What does not fit blocks what shares its resource."""
+        now, chosen = self.now, []
+        live = [bucket for bucket in self._buckets.values() if bucket.size]
+        several = len(live) > 1
+        heads = [(bucket.key(now) if several else (), bucket) for bucket in live]
+        heapify(heads)
+        blocked: set[tuple[str | None, str]] = set()
+        while heads:
+            bucket = heads[0][1]
+            entry = bucket.head(now)
+            if not self._place(entry, blocked):
+                heappop(heads)
+                continue
+            bucket.pop(entry)
+            entry.bucket = None
+            self.queued -= 1
+            chosen.append(entry)
+            if self.fair_tasks:
+                task = entry.action.task
+                self._task_units[task] = self._task_units.get(task, 0) + max(1, entry.units)
+            if not bucket.size:
+                heappop(heads)
+            elif several:
+                heapreplace(heads, (bucket.key(now), bucket))
+        settled = [home for home in self._homeless if home in self._homes] if self._homeless else []
+        for entry in [entry for home in settled for entry in self._homeless.pop(home) if entry.bucket is not None]:
+            entry.bucket.remove(entry)
+            self.queued -= 1
+            self._queue(entry)
+        return chosen + self._prefix() if settled else chosen
+
+    def _place(self, entry: Entry, blocked: set[tuple[str | None, str]]) -> bool:
+        """Takes the least units and all fixed costs of the entry on the node with most to spare, if there is one."""
+        shape, home = entry.shape, entry.home
+        nodes = self._node_list
+        held: dict[str, float] = {}
+        if home is not None and home in self._homes:
+            node, held = self._homes[home]
+            nodes = [node]
+        key, units = shape.key, 0
+        if key is not None:
+            units = self.policy.floor(
+                entry, int(nodes[0].capacity.get(key, 0) if len(nodes) == 1 else self._largest[key])
+            )
+        for resource, amount in shape.fixed:
+            if resource in self.quotas and (
+                (None, resource) in blocked or not self.quotas[resource].fits(amount, self.now)
+            ):
+                blocked.add((None, resource))
+                return False
+
+        best, most = None, -1.0
+        short: list[tuple[str, str]] = []
+        for node in nodes:
+            free, lacking, spare = node.free, None, math.inf
+            if blocked and any((node.name, r) in blocked and r not in held for r in shape.resources):
+                continue
+            for resource, amount in shape.fixed:
+                if resource not in self.quotas:
+                    need = amount - held.get(resource, 0) if resource in self.held else amount
+                    left = free.get(resource, -1) - need
+                    if left < 0 or (resource == "gpu" and node.gpus is not None and not node.gpus.fits(int(amount))):
+                        lacking = resource
+                        break
+                    spare = min(spare, left)
+            if lacking is None and key is not None:
+                left = free.get(key, -1) - units
+                spare = left
+                if left < 0 or (key == "gpu" and node.gpus is not None and not node.gpus.fits(units)):
+                    lacking = key
+            if lacking is not None:
+                short.append((node.name, lacking))
+            elif spare > most:
+                best, most = node, spare
+        if best is None:
+            blocked.update(short)
+            return False
+        entry.node, entry.units = best, units
+        self._take(entry, held)
+        return True
+
+    def _take(self, entry: Entry, held: dict[str, float]):
+        node, shape = entry.node, entry.shape
+        amounts = dict(held)
+        for resource, amount in shape.fixed:
+            if resource in self.quotas:
+                self.quotas[resource].take(amount, self.now)
+            elif resource in self.held:
+                node.free[resource] -= max(0, amount - held.get(resource, 0))
+                amounts[resource] = max(amount, held.get(resource, 0))
+            else:
+                node.free[resource] -= amount
+                if resource == "gpu" and node.gpus is not None:
+                    entry.block = node.gpus.take(int(amount))
+        if shape.key is not None:
+            node.free[shape.key] -= entry.units
+            if shape.key == "gpu" and node.gpus is not None:
+                entry.block = node.gpus.take(entry.units)
+        if entry.home is not None:
+            self._homes[entry.home] = (node, amounts)
+
+    def _grow(self, entry: Entry, floor: int):
+        """Books the units beyond `floor` that the policy chose; for GPUs, as many as an aligned block allows."""
+        node, key = entry.node, entry.shape.key
+        if key == "gpu" and node.gpus is not None and entry.units > floor:
+            node.gpus.give(entry.block)
+            while entry.units > floor and not node.gpus.fits(entry.units):
+                entry.units = max(m for m in entry.shape.choices() if m < entry.units)
+            entry.block = node.gpus.take(entry.units)
+        node.free[key] -= entry.units - floor
+        if self.fair_tasks:
+            self._task_units[entry.action.task] += entry.units - max(1, floor)
+
+    def _put_back(self, entry: Entry):
+        """Undoes `_place`."""
+        node = entry.node
+        for resource, amount in entry.shape.fixed:
+            if resource in self.quotas:
+                self.quotas[resource].take(-amount, self.now)
+            elif resource not in self.held:
+                node.free[resource] += amount
+        node.free[entry.shape.key] += entry.units
+        if entry.block:
+            node.gpus.give(entry.block)
+            entry.block = ()
+        if self.fair_tasks:
+            self._task_units[entry.action.task] -= max(1, entry.units)
+        self._queue(entry, first=True)
+
+    def _grant(self, entry: Entry) -> Lease:
+        now = self.now
+        lease = Lease(entry, now)
+        self.leases[lease.seq] = lease
+        node = entry.node
+        if node.cores is not None:
+            count = lease.units if lease.key == "cpu" else int(dict(entry.shape.fixed).get("cpu", 0))
+            lease.cores = node.cores.take(count) if count else ()
+        if self.policy.needs_finishes:
+            lease.end_s = now + entry.t1_s * (entry.shape.curve.share(entry.units) if entry.units else 1.0)
+            for resource, units in _whole_units(lease):
+                node.ends.setdefault(resource, SortedEnds()).add(lease.end_s, lease.seq, units)
+        return lease
+
+    # What policies ask
+
+    def capacity_of(self, key: str) -> float:
+        return self._capacity[key]
+
+    def free_of(self, key: str) -> float:
+        if len(self._node_list) == 1:
+            return self._node_list[0].free[key]
+        return sum(node.free.get(key, 0) for node in self._node_list)
+
+    def waiting_for(self, key: str) -> int:
+        """How many waiting actions need this resource."""
+        return sum(bucket.size for bucket in self._buckets.values() if key in bucket.resources)
+
+    def peek(self, key: str, count: int) -> list[Entry]:
+        """The first `count` waiting actions that need this resource."""
+        found: list[Entry] = []
+        for bucket in self._buckets.values():
+            if bucket.size and key in bucket.resources:
+                found += bucket.first(count)
+        return sorted(found, key=lambda entry: entry.seq)[:count]
+
+    def waiting(self) -> list[Entry]:
+        """All waiting actions in order of submission."""
+        return sorted(
+            (entry for bucket in self._buckets.values() for entry in bucket.first(bucket.size)),
+            key=lambda entry: entry.seq,
+        )
+
+    # The book
+
+    def check(self):
+        """Raises AssertionError unless free + leases + held = capacity for every resource and no unit is leased twice."""
+        for node in self._node_list:
+            used = dict.fromkeys(node.capacity, 0.0)
+            cores: list[int] = []
+            for lease in self.leases.values():
+                if lease.node is node:
+                    cores += lease.cores
+                    for resource, amount in lease.resources.items():
+                        if resource in used and resource not in self.held:
+                            used[resource] += amount
+            for where, amounts in self._homes.values():
+                if where is node:
+                    for resource, amount in amounts.items():
+                        used[resource] += amount
+            assert len(cores) == len(set(cores)), f"a core of {node.name} is in two leases"
+            for resource, capacity in node.capacity.items():
+                free = node.free[resource]
+                assert free >= -1e-6, f"{resource} of {node.name} is overdrawn: {free}"
+                assert math.isclose(used[resource] + free, capacity, rel_tol=1e-9, abs_tol=1e-6), (
+                    f"{resource} of {node.name}: {used[resource]} used + {free} free is not {capacity}"
+                )
+
+    def _advance(self, now: float):
+        if now != now:
+            raise ValueError("`now` is not a number.")
+        self.now = max(self.now, now)  # a clock that jumps back stands still
+
+    def _shape(self, cost: Mapping[str, Any]) -> Shape:
+        key = tuple(cost.items())
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = Shape(cost)
+            self._check_possible(shape)
+            if shape.fitted:
+                return shape
+            if len(self._shapes) >= MAX_SHAPES:
+                self._shapes.clear()
+            self._shapes[key] = shape
+        return shape
+
+    def _check_possible(self, shape: Shape):
+        for resource in shape.resources:
+            if resource not in self._capacity and resource not in self.quotas:
+                known = ", ".join(sorted([*self._capacity, *self.quotas])) or "none"
+                raise ValueError(f"there is no resource {resource!r}; known are: {known}.")
+        if shape.key in self.quotas:
+            raise ValueError(f"the quota {shape.key!r} cannot be elastic; give a number.")
+        needs = dict(shape.fixed) if shape.key is None else {**dict(shape.fixed), shape.key: shape.low}
+        for resource, amount in needs.items():
+            if resource in self.quotas:
+                if amount > self.quotas[resource].most:
+                    raise ValueError(
+                        f"{amount} of {resource!r} asked for; its quota never allows more than {self.quotas[resource].most:g} at once."
+                    )
+            elif not any(node.capacity.get(resource, 0) >= amount for node in self._node_list):
+                raise ValueError(
+                    f"{amount} of {resource!r} asked for; the largest node has {self._largest[resource]:g}."
+                )
+        on_nodes = {resource: amount for resource, amount in needs.items() if resource not in self.quotas}
+        if not any(all(node.capacity.get(r, 0) >= a for r, a in on_nodes.items()) for node in self._node_list):
+            raise ValueError(f"no single node has all of {on_nodes}.")
+
+    def _queue(self, entry: Entry, first: bool = False):
+        action, resources = entry.action, entry.shape.resources
+        bound = self._homes[entry.home][0].name if entry.home in self._homes else None
+        if entry.home is not None and bound is None:
+            self._homeless.setdefault(entry.home, []).append(entry)
+        task = action.task if self.fair_tasks else None
+        key = (-action.priority, resources, bound, task)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) > 256:
+                self._buckets = {k: b for k, b in self._buckets.items() if b.size}
+            share = self._task_units if self.fair_tasks else None
+            make = Queue if self.policy.order == "fcfs" else OrderedQueue
+            bucket = self._buckets[key] = make(-action.priority, resources, task, share, self.policy)
+        entry.bucket = bucket
+        bucket.push(entry, first)
+        self.queued += 1
+
+
+def _whole_units(lease: Lease) -> list[tuple[str, int]]:
+    return [(resource, int(amount)) for resource, amount in lease.resources.items() if resource in lease.node.capacity]

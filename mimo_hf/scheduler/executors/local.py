@@ -1,0 +1,321 @@
+"""Runs actions in warm processes of this machine. Isolation is not security: see `sandbox`."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from ..book import Node
+from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
+from ..errors import ActionTimeout, WorkerLost
+from ..resources import Cores, GpuCells
+from .guard import send, tagged
+from .worker import LENGTH
+
+_NAMES = itertools.count()
+
+SANDBOXES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "bwrap": (
+        "bwrap", "--die-with-parent", "--unshare-all", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/bin", "/bin",
+        "--ro-bind-try", "/lib", "/lib", "--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/etc/alternatives",
+        "/etc/alternatives", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--bind", "{cwd}", "{cwd}",
+        "--chdir", "{cwd}",
+    ),
+}  # fmt: skip
+
+
+def sandbox(spec: str) -> tuple[str, ...]:
+    """
+    The words in front of a command's own: "none", "bwrap" (no network, nothing but /usr and its own folder), or
+    "docker:IMAGE"/"podman:IMAGE" (a container for each command). ValueError or FileNotFoundError if it is not there.
+    """
+    kind, _, image = spec.partition(":")
+    if kind in ("docker", "podman") and image:
+        words: tuple[str, ...] = (
+            kind,
+            "run",
+            "--rm",
+            "-i",
+            "--network=none",
+            "-v",
+            "{cwd}:{cwd}",
+            "-w",
+            "{cwd}",
+            image,
+        )
+    elif spec in SANDBOXES:
+        words = SANDBOXES[spec]
+    else:
+        raise ValueError(f"sandbox {spec!r}: none, bwrap, docker:IMAGE and podman:IMAGE are known.")
+    if words and shutil.which(words[0]) is None:
+        raise FileNotFoundError(f"sandbox {spec!r} needs the program {words[0]!r}, which is not installed.")
+    return words
+
+
+class Worker:
+    """One warm process and the socket to it."""
+
+    def __init__(self, owner: str, folder: str):
+        self.tag = f"{owner}-{next(_NAMES)}."  # the dot: no tag begins another
+        ours, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mimo_hf.scheduler.executors.worker", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=2 if _has_stderr() else subprocess.DEVNULL,
+            start_new_session=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": python_path(),
+                "MIMO_WORKER_TAG": self.tag,
+                "MIMO_WORKER_FOLDER": os.path.join(folder, self.tag),
+            },
+        )
+        theirs.close()
+        self.channel: socket.socket | None = ours
+        self.reader: Any = None
+        self.writer: Any = None
+        self.group: CpuGroup | None = None
+
+    async def connect(self):
+        self.reader, self.writer = await asyncio.open_connection(sock=self.channel)
+        self.channel = None
+        await self.receive()  # "ready"
+
+    async def send(self, message: bytes):
+        self.writer.write(LENGTH.pack(len(message)) + message)
+        await self.writer.drain()
+
+    async def receive(self) -> bytes:
+        try:
+            (size,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
+            return await self.reader.readexactly(size)
+        except (asyncio.IncompleteReadError, ConnectionError, OSError) as error:
+            raise WorkerLost(f"worker {self.process.pid} died; the action may have started.") from error
+
+    async def kill(self, grace_s: float) -> list[int]:
+        """
+        Ends the worker and all it has started: SIGTERM, `grace_s`, SIGKILL; returns once they are gone.
+
+        Returns:
+            Processes that had left the worker's session (they are ended too).
+        """
+        pid = self.process.pid
+        offspring = [other for other in tagged(self.tag, pid) if other != pid]
+        escaped = [other for other in offspring if _session(other) not in (pid, None)]
+        if self.process.poll() is None or offspring:
+            send([pid, *offspring], signal.SIGTERM)
+            deadline = time.monotonic() + grace_s
+            while (left := [p for p in tagged(self.tag, pid) if p != pid]) and time.monotonic() < deadline:
+                await asyncio.sleep(min(0.02, grace_s / 4))
+            for _ in range(200):
+                send([*([pid] if self.process.poll() is None else []), *left], signal.SIGKILL)
+                left = [other for other in tagged(self.tag, pid) if other != pid]
+                if not left and self.process.poll() is not None:
+                    break
+                await asyncio.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)
+        self._close()
+        return escaped
+
+    def _close(self):
+        if self.writer is not None:
+            self.writer.close()
+        if self.channel is not None:
+            self.channel.close()
+        if self.group is not None:
+            with contextlib.suppress(OSError):
+                self.group.remove()
+
+
+async def _surely(work: Awaitable[Any]) -> Any:
+    """Waits to the end, cancelled or not: cores may be given to the next action only once the last one's processes are gone."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
+
+
+def python_path() -> str:
+    """Where a new process finds what this one finds."""
+    return os.pathsep.join(dict.fromkeys([*filter(None, sys.path), str(Path(__file__).parents[3])]))
+
+
+def _has_stderr() -> bool:
+    try:
+        os.fstat(2)
+    except OSError:
+        return False
+    return True
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+class LocalExecutor:
+    """
+    Args:
+        cores: cores to hand out; None: all this process may use, less `reserve_cores`.
+        resources: further capacities of this machine, such as {"memory": 64e9}; "gpu" are whole GPUs, in aligned blocks.
+        enforce: "auto", "cgroup2", "affinity" or "count" (see `cpu.enforcement`).
+        sandbox: wrapper of commands (see `sandbox`).
+        warm: processes to start beforehand; None: one a core, at most 8.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        cores: int | None = None,
+        resources: dict[str, float] | None = None,
+        enforce: str = "auto",
+        reserve_cores: int = 0,
+        kill_grace_s: float = 2.0,
+        sandbox: str = "none",
+        warm: int | None = None,
+    ):
+        nodes = numa_nodes()
+        present = sum(len(node) for node in nodes)
+        wanted = present - reserve_cores if cores is None else cores
+        if wanted < 1:
+            raise ValueError(f"`reserve_cores={reserve_cores}` leaves none of this machine's {present} cores.")
+        self.enforce = enforcement(enforce)
+        if wanted > present:
+            if enforce not in ("auto", "count"):
+                raise ValueError(
+                    f"`cpu_cores={wanted}`: only {present} cores are here; `cpu_enforce='count'` counts more."
+                )
+            self.enforce = "count"  # more cores than there are can only be counted
+            nodes = [list(range(wanted))]
+        self.cores_by_node = _first(nodes, wanted)
+        self._cores = Cores(self.cores_by_node)
+        self._capacity = {"cpu": wanted, **(resources or {})}
+        self.kill_grace_s = kill_grace_s
+        self.prefix = globals()["sandbox"](sandbox)
+        self.warm = min(wanted, 8) if warm is None else warm
+        self.escaped: list[int] = []
+        self._owner = f"{os.getpid()}-{time.monotonic_ns()}"
+        self._idle: list[Worker] = []
+        self._busy: dict[int, Worker] = {}
+        self._closed = False
+        self._guard: Any = None
+        self._folder = ""
+
+    def __repr__(self) -> str:
+        return f"LocalExecutor(cores={self._capacity['cpu']}, enforce={self.enforce!r})"
+
+    def nodes(self) -> list[Node]:
+        gpus = int(self._capacity.get("gpu", 0))
+        return [Node(self.name, self._capacity, self._cores, GpuCells(gpus) if gpus else None)]
+
+    async def start(self, node_lost: Any = None, node_joined: Any = None):
+        self._folder = tempfile.mkdtemp(prefix="mimo-actions-")
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "mimo_hf.scheduler.executors.guard", self._owner, self._folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": python_path()},
+        )
+        started = await asyncio.gather(*(self._start_worker() for _ in range(self.warm)))
+        self._idle += started
+
+    async def _start_worker(self) -> Worker:
+        worker = Worker(self._owner, self._folder)
+        if self.enforce == "cgroup2" and (parent := cgroup2_parent()) is not None:
+            worker.group = CpuGroup(parent, f"mimo-{worker.tag}")
+            worker.group.admit(worker.process.pid)
+        try:
+            await worker.connect()
+        except BaseException:
+            await worker.kill(0.0)
+            raise
+        return worker
+
+    async def run(
+        self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
+    ) -> tuple[bool, Any, float]:
+        """
+        (True, value, seconds) or (False, the action's exception, seconds). Raises WorkerLost if the process died,
+        ActionTimeout after `timeout_s`; the lease may be given back when this returns: whatever the action started is gone by
+        then.
+        """
+        good, body, exec_s = await self.perform(lease, payload, main, timeout_s)
+        return good, pickle.loads(body), exec_s
+
+    async def perform(
+        self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
+    ) -> tuple[bool, bytes, float]:
+        """`run`, with the value or exception still pickled."""
+        worker = None
+        while self._idle and worker is None:
+            worker = self._idle.pop()
+            if worker.process.poll() is not None:  # died while idle
+                await worker.kill(0.0)
+                worker = None
+        worker = worker or await self._start_worker()
+        self._busy[lease.seq] = worker
+        count = len(lease.cores) or int(lease.resources.get("cpu", 1))
+        if worker.group is not None:
+            worker.group.give(lease.cores)
+        request = {"payload": payload, "count": count, "prefix": self.prefix}
+        request["pin"] = lease.cores if self.enforce == "affinity" else ()
+        request["gpus"] = ",".join(map(str, lease.gpus)) if "gpu" in self._capacity else None
+        if main is not None:
+            request["main"] = main
+        keep = False
+        try:
+            await worker.send(pickle.dumps(request))
+            reply = await asyncio.wait_for(worker.receive(), timeout_s)
+            good, body, left, exec_s = pickle.loads(reply)
+            keep = not left and not self._closed
+            return good, body, exec_s
+        except asyncio.TimeoutError:
+            raise ActionTimeout(f"the action ran longer than timeout_s={timeout_s:g} and was ended.") from None
+        except (ConnectionError, BrokenPipeError) as error:
+            raise WorkerLost(f"worker {worker.process.pid} died; the action may have started.") from error
+        finally:
+            if keep:
+                self._idle.append(worker)
+            else:
+                self.escaped += await _surely(worker.kill(self.kill_grace_s))
+            self._busy.pop(lease.seq, None)
+
+    def workers(self) -> list[int]:
+        """Process ids, idle and busy."""
+        return [worker.process.pid for worker in [*self._idle, *self._busy.values()]]
+
+    async def close(self):
+        self._closed = True
+        workers, self._idle = [*self._idle, *self._busy.values()], []
+        busy = list(self._busy.values())
+        await asyncio.gather(*(worker.kill(self.kill_grace_s if worker in busy else 0.0) for worker in workers))
+        if self._guard is not None:
+            self._guard.stdin.close()
+            self._guard.wait()
+
+
+def _first(nodes: list[list[int]], count: int) -> list[list[int]]:
+    kept = []
+    for node in nodes:
+        kept.append(node[:count])
+        count -= len(kept[-1])
+    return [node for node in kept if node]

@@ -1,0 +1,198 @@
+"""
+A warm process that runs one action after another: `python -m mimo_hf.scheduler.executors.worker FD PARENT`.
+
+Requests and answers are length-prefixed pickles over the socket FD. It leads a session, dies with its parent, and adopts
+what its actions leave behind, so that nothing they start outlives it unseen.
+"""
+
+import asyncio
+import ctypes
+import inspect
+import os
+import pickle
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ..cpu import pin, thread_variables
+from ..types import Command, CommandResult
+
+LENGTH = struct.Struct("!Q")
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+KEPT_VARIABLES = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "MIMO_WORKER_TAG",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+
+def read_message(channel: socket.socket) -> bytes | None:
+    """The next message; None once the other side is gone."""
+    header = _read(channel, LENGTH.size)
+    return None if header is None else _read(channel, LENGTH.unpack(header)[0])
+
+
+def _read(channel: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        part = channel.recv(min(1 << 20, size - len(parts)))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def write_message(channel: socket.socket, message: bytes):
+    channel.sendall(LENGTH.pack(len(message)) + message)
+
+
+def die_with_parent():
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def children() -> list[int]:
+    """Processes that this one has left, adopted ones too."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    try:
+        return [int(pid) for pid in path.read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def clean_folder() -> str:
+    """This worker's folder, empty. It is made anew only if the last command left something: that takes milliseconds."""
+    folder = os.environ.get("MIMO_WORKER_FOLDER") or tempfile.mkdtemp(prefix="mimo-action-")
+    os.environ["MIMO_WORKER_FOLDER"] = folder
+    if not os.path.isdir(folder) or os.listdir(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    return folder
+
+
+def _text(file: Any) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> CommandResult:
+    """Runs the program in an empty folder with few variables, its rlimits and no core dump."""
+    folder = command.cwd or clean_folder()
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    limits = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in command.limits.items()]
+
+    def prepare():
+        for limit, value in limits:
+            _, hard = resource.getrlimit(limit)
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(limit, (value, value))
+
+    stdin = command.stdin.encode() if isinstance(command.stdin, str) else command.stdin
+    # Files, not pipes: what it leaves in the background may hold them open without holding up the result.
+    with tempfile.TemporaryFile() as fed, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
+        if stdin:
+            fed.write(stdin)
+            fed.seek(0)
+        process = subprocess.Popen(
+            [*(part.replace("{cwd}", folder) for part in prefix), *command.argv],
+            stdin=subprocess.DEVNULL if stdin is None else fed,
+            stdout=out,
+            stderr=error,
+            cwd=folder,
+            env={**kept, "HOME": folder, **thread_variables(cores), **command.env},
+            preexec_fn=prepare if limits else None,  # noqa: PLW1509  one thread here; slow, so only where needed
+        )
+        process.wait()
+        result = CommandResult(process.returncode, _text(out), _text(error))
+    if command.check and result.returncode:
+        raise subprocess.CalledProcessError(result.returncode, command.argv, result.stdout, result.stderr)
+    return result
+
+
+def perform(request: dict[str, Any]) -> Any:
+    if "main" in request:
+        from multiprocessing import spawn
+
+        spawn.prepare(request["main"])  # functions of the caller's script
+    fn = pickle.loads(request["payload"])
+    if isinstance(fn, Command):
+        return run_command(fn, request["prefix"], request["count"])
+    value = fn()
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+def answer(request: dict[str, Any]) -> bytes:
+    """(whether it returned, its value or exception, processes it left, seconds it took), pickled, the value on its own."""
+    begin = time.perf_counter()
+    good = True
+    try:
+        body = pickle.dumps(perform(request))
+    except BaseException as error:  # noqa: BLE001  SystemExit of an action must not end the worker unseen
+        good, body = False, _pickled_error(error)
+    return pickle.dumps((good, body, children(), time.perf_counter() - begin))
+
+
+def _pickled_error(error: BaseException) -> bytes:
+    """As it is if a future can carry it and its pickle can be read, else its description."""
+    try:
+        if not isinstance(error, Exception) or isinstance(error, StopIteration):
+            raise TypeError("futures cannot carry it")
+        if hasattr(error, "add_note"):  # from Python 3.11
+            error.add_note(f"in worker {os.getpid()}")
+        body = pickle.dumps(error)
+        pickle.loads(body)
+        return body
+    except Exception:  # noqa: BLE001
+        return pickle.dumps(RuntimeError(f"the action raised {type(error).__name__}: {error}"))
+
+
+def serve(channel: socket.socket):
+    everywhere = tuple(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
+    write_message(channel, b"ready")
+    while True:
+        message = read_message(channel)
+        if message is None:
+            return
+        request = pickle.loads(message)
+        os.environ.update(thread_variables(request["count"]))
+        if request["gpus"] is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = request["gpus"]
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(
+                max(1, request["count"])
+            )  # it read the variables when it was imported
+        if request["pin"]:
+            pin(request["pin"])
+        reply = answer(request)
+        if request["pin"]:
+            pin(everywhere)
+        write_message(channel, reply)
+
+
+def main():
+    die_with_parent()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if os.getppid() != int(sys.argv[2]):
+        return  # the parent died before we could ask to die with it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What submitting an action gives: a handle. And what of its function travels to another process."""
+
+import asyncio
+import inspect
+import os
+import pickle
+from functools import partial
+from typing import Any
+
+from .book import Entry, Lease
+from .errors import WorkerLost
+from .types import Action, Command, ServiceCall
+
+
+class NotStarted(WorkerLost):
+    """The worker was lost before the action was sent to it."""
+
+
+class Pickled:
+    """A callable that stays pickled until it reaches its worker."""
+
+    __slots__ = ("main", "payload")
+
+    def __init__(self, payload: bytes, main: Any = None):
+        self.payload = payload
+        self.main = main
+
+
+class ActionHandle:
+    """
+    An action on its way. `await handle` gives its result or raises its exception.
+
+    Attributes:
+        state: queued, starting, running, done, failed, cancelled or timed_out.
+        lease: the grant it runs or ran under; None before.
+        timing: submit_s, start_s, end_s by the scheduler's clock, as far as they have come; exec_s, what the action itself
+            took; restore_s, where its service had to be brought to the device.
+        attempt: 1, and one more after each lost worker.
+    """
+
+    def __init__(self, scheduler: Any, action: Action, payload: Any):
+        self._scheduler = scheduler
+        self.action = action
+        self.payload = payload
+        self.state = "queued"
+        self.lease: Lease | None = None
+        self.entry: Entry | None = None
+        self.timing: dict[str, float] = {}
+        self.attempt = 1
+        self.future: asyncio.Future = scheduler.loop.create_future()
+        self.task: asyncio.Task | None = None
+        self.queue_timer: asyncio.TimerHandle | None = None
+        self.number = 0
+
+    def __repr__(self) -> str:
+        return f"ActionHandle({self.action.kind!r}, {self.state}, attempt {self.attempt})"
+
+    def __await__(self):
+        return self.result().__await__()
+
+    async def result(self) -> Any:
+        """What `await handle` gives, on any loop."""
+        if asyncio.get_running_loop() is self._scheduler.loop:
+            return await asyncio.shield(self.future)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.result(), self._scheduler.loop))
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def cancel(self) -> bool:
+        """Takes it out of the queue, or ends it if it runs; False if it has ended. Callable from any thread."""
+        if self.future.done():
+            return False
+        self._scheduler.on_loop(self._scheduler.cancel_handle, self)
+        return True
+
+
+def pack(fn: Any, here: bool = True) -> Any:
+    """
+    What an executor needs of `fn`: bytes for another process; a `ServiceCall` stays, and so does a coroutine function where
+    the scheduler is in this process (`here`).
+
+    Raises TypeError if it cannot be pickled.
+    """
+    if isinstance(fn, Pickled | ServiceCall):
+        return fn
+    inner = fn
+    while isinstance(inner, partial):
+        inner = inner.func
+    if here and inspect.iscoroutinefunction(inner):
+        return fn
+    if not isinstance(fn, Command) and not callable(fn):
+        raise TypeError(f"`fn` of an Action must be a callable, a Command or a ServiceCall, not {type(fn).__name__}.")
+    try:
+        payload = pickle.dumps(fn)
+    except Exception as error:  # noqa: BLE001  pickle raises whatever it likes
+        raise TypeError(
+            f"`fn` of an Action must be picklable to run in another process, and {fn!r} is not ({error}); use a function of a "
+            f"module, functools.partial of one, a Command, or an async function, which runs in this process."
+        ) from None
+    main = None
+    if getattr(inner, "__module__", "") == "__main__" or b"__main__" in payload:
+        from multiprocessing import spawn
+
+        main = spawn.get_preparation_data(f"mimo-action-{os.getpid()}")
+        main.pop("authkey", None)  # refuses to be pickled
+    return Pickled(payload, main)

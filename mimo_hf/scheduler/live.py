@@ -1,0 +1,333 @@
+"""`ActionScheduler`: what users hold. It starts and ends things, takes actions in and says what happened."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from .book import Node
+from .config import SchedulerConfig
+from .core import Scheduler
+from .dispatch import Dispatcher
+from .errors import QueueFull, SchedulerLost
+from .executors.local import LocalExecutor
+from .handles import ActionHandle
+from .metrics import serve_metrics
+from .owner import Ownership
+from .recording import Recorder
+from .types import Action
+
+
+class ActionScheduler(Dispatcher):
+    """
+    Queues actions and runs each when its resources are free, on as many units as `policy` gives it.
+
+    Use it as `async with ActionScheduler() as scheduler:` on the running loop, or as `with ActionScheduler() as scheduler:`
+    with a loop of its own in a thread. One process a machine owns the capacity: others connect through `client()`.
+
+    Args:
+        config: settings.
+        executor: where actions run; None: a `LocalExecutor` made from the settings.
+        resources: further capacities of this machine, such as {"memory": 64e9}.
+        held: of those, what a trajectory keeps until `release`.
+        services: `ModelService`s by name, for `ServiceCall`s.
+        exclusive: take the machine's lock. Off only where the caller knows that the cores are its own.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig | None = None,
+        executor: Any = None,
+        resources: Mapping[str, float] | None = None,
+        held: Iterable[str] = (),
+        services: Mapping[str, Any] | None = None,
+        exclusive: bool = True,
+    ):
+        config = config or SchedulerConfig()
+        super().__init__(
+            config,
+            executor
+            or LocalExecutor(
+                config.cpu_cores, dict(resources or {}), config.cpu_enforce, config.reserve_cores, config.kill_grace_s,
+                config.sandbox,
+            ),
+        )  # fmt: skip
+        self._held = tuple(held)
+        self._given_services = dict(services or {})
+        self.services = None
+        self._exclusive = exclusive
+        self._thread: threading.Thread | None = None
+        self._ownership: Ownership | None = None
+        self._server: Any = None
+        self._metrics_server: asyncio.Server | None = None
+        self.address = ""
+
+    def __repr__(self) -> str:
+        return f"ActionScheduler({self.executor!r}, policy={self.config.policy!r}, {self._state})"
+
+    @classmethod
+    def from_accelerate(cls, config: SchedulerConfig | None = None, state: Any = None, **options) -> Any:
+        """
+        The scheduler of this machine in a job started by `accelerate launch`: the local main process gets an
+        `ActionScheduler` that runs (with its own thread), every other process a `SchedulerClient` of it.
+
+        Args:
+            state: a `PartialState`; None: the process's own.
+        """
+        from .accel import elect
+
+        return elect(cls, config, state, options)
+
+    # Life
+
+    async def __aenter__(self) -> "ActionScheduler":
+        await self._start()
+        return self
+
+    async def __aexit__(self, *error):
+        await self.close()
+
+    def __enter__(self) -> "ActionScheduler":
+        return self.start_in_thread()
+
+    def __exit__(self, *error):
+        self.stop()
+
+    def start_in_thread(self) -> "ActionScheduler":
+        """Starts with an event loop of its own in a daemon thread."""
+        started = threading.Event()
+        failure: list[BaseException] = []
+
+        def work():
+            async def life():
+                try:
+                    await self._start()
+                except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+                    failure.append(error)
+                    return
+                finally:
+                    started.set()
+                await self._closed.wait()
+
+            asyncio.run(life())
+
+        self._thread = threading.Thread(target=work, name="mimo-scheduler", daemon=True)
+        self._thread.start()
+        started.wait()
+        if failure:
+            raise failure[0]
+        return self
+
+    def stop(self):
+        """Closes a scheduler that was started in a thread."""
+        if self._state == "open":
+            asyncio.run_coroutine_threadsafe(self.close(), self.loop).result()
+        if self._thread is not None:
+            self._thread.join()
+
+    async def _start(self):
+        if self._state != "new":
+            raise RuntimeError(f"this ActionScheduler is {self._state}; make a new one.")
+        from .server import serve
+        from .services import ServiceManager
+
+        self.loop = asyncio.get_running_loop()
+        self._closed = asyncio.Event()
+        self.started_s = time.monotonic()
+        if self._exclusive:
+            self._server, self.address = await serve(self)
+            try:
+                self._ownership = Ownership(self.address)
+            except RuntimeError:
+                self._server.close()
+                raise
+        try:
+            await self.executor.start(self._node_lost, self.node_joined)
+            nodes: list[Node] = self.executor.nodes()
+            self.services = ServiceManager(self._given_services, self.config, self.loop, self._count_switch)
+            self.core = Scheduler(
+                nodes,
+                self.config.make_quotas(),
+                self.config.make_policy(),
+                self._held,
+                fair_tasks=self.config.fair_tasks,
+            )
+            if self.config.trace_path is not None:
+                shown = {node.name: dict(node.capacity) for node in nodes}
+                self._recorder = Recorder(self.config.trace_path, shown, self.config.policy)
+            if self.config.metrics_port is not None:
+                self._metrics_server = await serve_metrics(self.prometheus, self.config.metrics_port)
+        except BaseException:
+            self._state = "open"
+            await self.close()
+            raise
+        self._state = "open"
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port the Prometheus endpoint listens on."""
+        return None if self._metrics_server is None else self._metrics_server.sockets[0].getsockname()[1]
+
+    async def drain(self, timeout: float | None = None):
+        """Waits until every action has ended; TimeoutError after `timeout` seconds."""
+        if asyncio.get_running_loop() is not self.loop:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.drain(timeout), self.loop))
+        waiting = [handle.future for handle in self._open]
+        if waiting:
+            _, left = await asyncio.wait(waiting, timeout=timeout)
+            if left:
+                raise TimeoutError(f"{len(left)} actions have not ended after {timeout:g} s.")
+        return None
+
+    async def close(self):
+        """Cancels what is left, ends all processes, gives the machine back. Handles still open raise SchedulerLost."""
+        if self._state != "open":
+            return
+        if asyncio.get_running_loop() is not self.loop:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.close(), self.loop))
+            return
+        self._state = "closed"
+        tasks = []
+        for handle in list(self._open):
+            if handle.task is not None:
+                tasks.append(handle.task)
+            self._end(handle, "cancelled", SchedulerLost("the scheduler was closed before the action ended."))
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_result(None)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for timer in (self._pending, self._quota_timer):
+            if timer is not None:
+                timer.cancel()
+        await self.executor.close()
+        if self.services is not None:
+            await self.services.close()
+        for server in (self._server, self._metrics_server):
+            if server is not None:
+                server.close()
+        if self._ownership is not None:
+            self._ownership.release()
+        if self._recorder is not None:
+            self._recorder.close()
+        self._closed.set()
+
+    # Submission
+
+    async def submit(self, action: Action) -> ActionHandle:
+        """
+        Queues an action; returns at once unless the queue is full.
+
+        Raises:
+            ValueError: it could never run here.
+            TypeError: its function cannot be sent to another process.
+            QueueFull: `max_queue` actions wait and `backpressure` is "raise".
+            SchedulerLost: the scheduler is closed.
+        """
+        if asyncio.get_running_loop() is not self.loop:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.submit(action), self.loop))
+        self._check_open()
+        while self.core.queued >= self.config.max_queue:
+            if self.config.backpressure == "raise":
+                raise QueueFull(f"{self.core.queued} actions wait, and `max_queue` is {self.config.max_queue}.")
+            waiter = self.loop.create_future()
+            self._room.append(waiter)
+            await waiter
+            self._check_open()
+        return self._submit(action)
+
+    def _check_open(self):
+        if self._state != "open":
+            raise SchedulerLost(f"this scheduler is {self._state}: nothing can be submitted.")
+
+    async def run(self, action: Action) -> Any:
+        """Submits and waits. If the waiting task is cancelled, so is the action."""
+        handle = await self.submit(action)
+        try:
+            return await handle
+        except asyncio.CancelledError:
+            handle.cancel()
+            raise
+
+    async def map(self, actions: Iterable[Action], return_exceptions: bool = False) -> list[Any]:
+        """Runs actions at once; results in their order."""
+        handles = [await self.submit(action) for action in actions]
+        try:
+            return await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=return_exceptions)
+        except asyncio.CancelledError:
+            for handle in handles:
+                handle.cancel()
+            raise
+
+    def start(self, action: Action) -> Future:
+        """Submits from any thread, without waiting: a `concurrent.futures.Future` with the result."""
+        self._check_open()
+        return asyncio.run_coroutine_threadsafe(self.run(action), self.loop)
+
+    def run_sync(self, action: Action) -> Any:
+        """Submits and waits, from any thread but the scheduler's own (RuntimeError: it would wait for itself)."""
+        self._check_open()
+        if self._here():
+            raise RuntimeError(
+                "run_sync on the scheduler's own loop would wait for itself; use `await scheduler.run(action)`."
+            )
+        return self.start(action).result()
+
+    def client(self) -> Any:
+        """A picklable client for other processes of this machine."""
+        from .client import SchedulerClient
+
+        if not self.address:
+            raise RuntimeError("this scheduler has no address: it is not open, or was made with exclusive=False.")
+        return SchedulerClient(self.address)
+
+    def add_service(self, name: str, service: Any):
+        """One more `ModelService`; ValueError if it is larger than the device or its name is taken."""
+        self._ask(self.services.add, name, service)
+
+    def cancel(self, trajectory: str) -> int:
+        """Cancels a trajectory's actions and gives back what it held. Returns how many were cancelled."""
+        return self._ask(self._cancel_trajectory, trajectory)
+
+    def release(self, home: str):
+        """Ends a trajectory or environment once its running actions have ended: what it holds is free again."""
+        self.on_loop(self._release, home)
+
+    # What one can ask
+
+    def _count_switch(self):
+        self.metrics.switches += 1
+
+    def in_use(self) -> dict[str, float]:
+        used: dict[str, float] = {}
+        for node in self.core.nodes.values():
+            for name, capacity in node.capacity.items():
+                used[name] = used.get(name, 0.0) + capacity - node.free[name]
+        return used
+
+    def prometheus(self) -> str:
+        return self.metrics.text(self.core.queued, self.in_use())
+
+    def stats(self) -> dict[str, Any]:
+        """Counts by state, units in use, mean ACT and wait, and how long decisions take (seconds)."""
+        return self._ask(self._stats)
+
+    def _stats(self) -> dict[str, Any]:
+        decisions = sorted(self.decision_s)
+        outcomes: dict[str, int] = {}
+        for (_, outcome), count in self.metrics.actions.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+        return {
+            **self.metrics.summary(),
+            "queued": self.core.queued,
+            "running": len(self.core.leases),
+            "in_use": self.in_use(),
+            "outcomes": outcomes,
+            "service_switches": self.metrics.switches,
+            "decision_p99_s": decisions[math.ceil(0.99 * len(decisions)) - 1] if decisions else 0.0,
+            "enforce": getattr(self.executor, "enforce", "count"),
+        }

@@ -1,0 +1,106 @@
+"""Waiting actions, one queue for each set of resources, so that a scarce resource holds up only those who need it."""
+
+import math
+from collections import deque
+from heapq import heappop, heappush
+
+from .book import Entry
+from .policies import Policy
+
+
+class Queue:
+    """Waiting actions that need the same resources, in order of submission. Cancelled ones are dropped at the head."""
+
+    def __init__(self, priority: int, resources: frozenset[str], task, share, policy: Policy):
+        self.priority = priority
+        self.resources = resources
+        self.task = task
+        self.share = share
+        self.policy = policy
+        self.size = 0
+        self._entries: deque[Entry] = deque()
+
+    def key(self, now: float) -> tuple:
+        """What the heads of several queues are compared by."""
+        share = self.share.get(self.task, 0) if self.share is not None else 0
+        return self.priority, share, self.head(now).seq
+
+    def push(self, entry: Entry, first: bool):
+        self.size += 1
+        if first:
+            self._entries.appendleft(entry)
+        else:
+            self._entries.append(entry)
+
+    def head(self, now: float) -> Entry:
+        while self._entries[0].bucket is not self:
+            self._entries.popleft()
+        return self._entries[0]
+
+    def pop(self, entry: Entry):
+        self.size -= 1
+        self._entries.popleft()
+
+    def remove(self, entry: Entry):
+        self.size -= 1
+
+    def first(self, count: int) -> list[Entry]:
+        found: list[Entry] = []
+        for entry in self._entries:
+            if len(found) >= count:
+                break
+            if entry.bucket is self:
+                found.append(entry)
+        return found
+
+
+class OrderedQueue(Queue):
+    """The same in the order "srpt" or "hrrn"."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._by_work: list[tuple[float, int, Entry]] = []
+        self._by_deadline: list[tuple[float, int, Entry]] = []
+        self._chosen: tuple[float, Entry | None] = (-math.inf, None)
+
+    def key(self, now: float) -> tuple:
+        share = self.share.get(self.task, 0) if self.share is not None else 0
+        entry = self.head(now)
+        overdue = self.policy.order == "srpt" and entry.deadline_s <= now
+        rank = entry.t1_s if self.policy.order == "srpt" else -_response_ratio(entry, now)
+        return self.priority, share, not overdue, rank, entry.seq
+
+    def push(self, entry: Entry, first: bool):
+        self.size += 1
+        entry.deadline_s = entry.submit_s + self.policy.max_overtake * entry.t1_s
+        self._chosen = (-math.inf, None)
+        heappush(self._by_work, (entry.t1_s, entry.seq, entry))
+        if self.policy.order == "srpt":
+            heappush(self._by_deadline, (entry.deadline_s, entry.seq, entry))
+
+    def head(self, now: float) -> Entry:
+        if self.policy.order == "hrrn":
+            at, chosen = self._chosen
+            if at != now or chosen is None or chosen.bucket is not self:
+                self._by_work = [item for item in self._by_work if item[2].bucket is self]
+                chosen = min(self._by_work, key=lambda item: (-_response_ratio(item[2], now), item[1]))[2]
+                self._chosen = (now, chosen)
+            return chosen
+        while self._by_deadline[0][2].bucket is not self:
+            heappop(self._by_deadline)
+        if self._by_deadline[0][0] <= now:
+            return self._by_deadline[0][2]
+        while self._by_work[0][2].bucket is not self:
+            heappop(self._by_work)
+        return self._by_work[0][2]
+
+    def pop(self, entry: Entry):
+        self.size -= 1  # found and dropped when it comes to the head of a heap
+
+    def first(self, count: int) -> list[Entry]:
+        waiting = {item[1]: item for item in self._by_work if item[2].bucket is self}.values()
+        return [entry for _, _, entry in sorted(waiting, key=lambda item: item[:2])[:count]]
+
+
+def _response_ratio(entry: Entry, now: float) -> float:
+    return (now - entry.submit_s + entry.t1_s) / max(entry.t1_s, 1e-9)

@@ -1,0 +1,227 @@
+"""Actions: what they cost, and how much faster they run on more units."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import WorkerLost
+
+
+@dataclass(frozen=True)
+class Amdahl:
+    """T(m) = T(1) (s + (1 - s)/m): a share `serial` of the work, 0 <= s <= 1, runs on one unit."""
+
+    serial: float
+
+    def __post_init__(self):
+        if not 0 <= self.serial <= 1:
+            raise ValueError(f"`serial` of Amdahl must lie in 0..1, not {self.serial!r}.")
+
+    def share(self, units: int) -> float:
+        """T(m)/T(1)."""
+        return self.serial + (1 - self.serial) / units
+
+    convex = True
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """T(m) = T(1) m^-alpha, 0 <= alpha <= 1."""
+
+    alpha: float
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"`alpha` of PowerLaw must lie in 0..1, not {self.alpha!r}.")
+
+    def share(self, units: int) -> float:
+        """T(m)/T(1)."""
+        return units**-self.alpha
+
+    convex = True
+
+
+@dataclass(frozen=True)
+class TableCurve:
+    """
+    T(m)/T(1) as measured.
+
+    Args:
+        shares: pairs (m, T(m)/T(1)), rising in m; the first is (1, 1.0). Between two entries the lower one holds.
+    """
+
+    shares: tuple[tuple[int, float], ...]
+
+    def __post_init__(self):
+        units = [m for m, _ in self.shares]
+        if not units or self.shares[0] != (1, 1.0) or units != sorted(set(units)):
+            raise ValueError(f"`shares` of TableCurve must start with (1, 1.0) and rise in m, not {self.shares!r}.")
+        if any(not m * share > 0 for m, share in self.shares):
+            raise ValueError(f"`shares` of TableCurve must be positive, not {self.shares!r}.")
+
+    def share(self, units: int) -> float:
+        """T(m)/T(1)."""
+        return next(share for m, share in reversed(self.shares) if m <= units)
+
+    convex = False
+
+
+Curve = Amdahl | PowerLaw | TableCurve
+
+
+@dataclass(frozen=True)
+class ElasticRange:
+    """
+    A cost the scheduler may choose when the action starts.
+
+    Args:
+        min, max: units, 1 <= min <= max.
+        allowed: the only amounts that make sense, such as (1, 2, 4, 8); None: every whole number in the range.
+        curve: how much faster more units are; None: fitted to what actions of this kind took on different units.
+    """
+
+    min: int
+    max: int
+    allowed: tuple[int, ...] | None = None
+    curve: Curve | None = Amdahl(0.05)
+
+    def __post_init__(self):
+        whole = isinstance(self.min, int) and isinstance(self.max, int)
+        if not (whole and 1 <= self.min <= self.max):
+            raise ValueError(
+                f"ElasticRange(min={self.min!r}, max={self.max!r}): whole numbers with 1 <= min <= max are allowed."
+            )
+        if self.allowed is None:
+            return
+        outside = [units for units in self.allowed if not self.min <= units <= self.max]
+        if not self.allowed or outside or list(self.allowed) != sorted(set(self.allowed)):
+            raise ValueError(
+                f"`allowed` of ElasticRange must be rising whole numbers in {self.min}..{self.max}, not {self.allowed!r}."
+            )
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    A program to run.
+
+    Args:
+        argv: program and arguments; no shell.
+        stdin: bytes or text for its standard input.
+        env: environment variables on top of the allowed ones.
+        cwd: working directory; None: a fresh temporary one, removed afterwards.
+        limits: rlimits by name without prefix, such as {"CPU": 10, "AS": 2**30}.
+        check: raise `subprocess.CalledProcessError` when it exits with anything but 0.
+    """
+
+    argv: tuple[str, ...]
+    stdin: bytes | str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    check: bool = False
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a `Command` did: `returncode` (negative: the signal that killed it), `stdout`, `stderr`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class ServiceCall:
+    """One batch for a `ModelService` registered under `service`."""
+
+    service: str
+    batch: Any
+    tokens: int = 1
+
+
+@dataclass(slots=True)
+class Action:
+    """
+    One tool call, test run, reward or teacher call.
+
+    Args:
+        kind: name of the group whose durations are alike.
+        fn: what to do: a picklable callable without arguments, a `Command`, or a `ServiceCall`.
+        cost: amount of each resource; at most one may be an `ElasticRange`, the key resource.
+        trajectory, task: whose action it is. Resources held by a trajectory are given back when it is closed.
+        priority: larger goes first.
+        timeout_s, queue_timeout_s: longest time to run and to wait; None: the scheduler's default and no limit.
+        retries, retry_on: how often to try again, after which errors. An exception of `fn` itself is a result.
+        idempotent: running it twice does no harm: it may be tried again after it may have started.
+        dedup_key: a repetition with the same key on the same worker returns the stored result.
+        est_s: the caller's guess of its duration on one unit, in seconds.
+        env: name of a sticky environment: all its actions run on one node.
+    """
+
+    kind: str
+    fn: Callable[[], Any] | Command | ServiceCall | None
+    cost: Mapping[str, int | float | ElasticRange]
+    trajectory: str | None = None
+    task: str | None = None
+    priority: int = 0
+    timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = (WorkerLost,)
+    idempotent: bool = False
+    dedup_key: str | None = None
+    est_s: float | None = None
+    env: str | None = None
+
+
+class Shape:
+    """A cost, taken apart once: `fixed` and `held` amounts by resource, and the range of the `key` resource."""
+
+    __slots__ = ("convex", "curve", "fitted", "fixed", "high", "key", "low", "options", "resources")
+
+    def __init__(self, cost: Mapping[str, int | float | ElasticRange]):
+        elastic = {name: amount for name, amount in cost.items() if isinstance(amount, ElasticRange)}
+        if len(elastic) > 1:
+            raise ValueError(f"`cost` may have one ElasticRange, not {len(elastic)} ({', '.join(elastic)}).")
+        for name, amount in cost.items():
+            if name not in elastic and not (isinstance(amount, int | float) and 0 <= amount < math.inf):
+                raise ValueError(f"`cost` of {name!r} must be a number from 0 up, or an ElasticRange, not {amount!r}.")
+        self.resources = frozenset(name for name, amount in cost.items() if name in elastic or amount)
+        self.fixed: tuple[tuple[str, float], ...] = tuple(
+            (name, amount) for name, amount in cost.items() if amount and not isinstance(amount, ElasticRange)
+        )
+        self.key: str | None = None
+        self.low, self.high = 0, 0
+        self.curve: Curve = Amdahl(1.0)
+        self.options: tuple[int, ...] | None = None
+        self.convex, self.fitted = True, False
+        for self.key, amount in elastic.items():
+            self.low, self.high, self.options = amount.min, amount.max, amount.allowed
+            if amount.allowed:
+                self.low, self.high = amount.allowed[0], amount.allowed[-1]
+            self.fitted = amount.curve is None
+            self.curve = amount.curve or Amdahl(0.05)
+            self.convex = self.curve.convex and self.options is None
+
+    def step(self, units: int) -> tuple[int, float] | None:
+        """The next corner (m, T(m)/T(1)) of the lower convex hull of the duration above `units`; None at its end."""
+        share = self.curve.share
+        if units >= self.high:
+            return None
+        if self.convex:
+            return units + 1, share(units + 1)
+        above = [m for m in self.options or range(units + 1, self.high + 1) if m > units]
+        here = share(units)
+        best = min(above, key=lambda m: ((share(m) - here) / (m - units), -m))
+        return (best, share(best)) if share(best) < here else None
+
+    def next_option(self, units: int) -> int:
+        """The smallest amount above `units` that is allowed; `units` itself where there is none."""
+        if self.options is None:
+            return min(units + 1, self.high)
+        return next((m for m in self.options if m > units), units)
+
+    def choices(self) -> tuple[int, ...]:
+        return self.options or tuple(range(self.low, self.high + 1))

@@ -1,0 +1,34 @@
+"""What clients and the scheduler say to each other: pickled requests and answers over a socket of this user."""
+
+import asyncio
+import pickle
+from dataclasses import fields
+from typing import Any
+
+from .executors.worker import LENGTH
+from .types import Action
+
+FIELDS = tuple(field.name for field in fields(Action))
+
+
+def action_to_dict(action: Action, payload: Any) -> dict[str, Any]:
+    return {**{name: getattr(action, name) for name in FIELDS}, "fn": payload}
+
+
+def frame(number: int, word: str, content: Any) -> bytes:
+    """A message whose content is a pickle of its own: one that cannot be read spoils nothing but its own request."""
+    body = pickle.dumps((number, word, pickle.dumps(content)))
+    return LENGTH.pack(len(body)) + body
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, str, bytes]:
+    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    return pickle.loads(await reader.readexactly(size))
+
+
+async def open_address(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connects to "unix:/path"."""
+    kind, _, path = address.partition(":")
+    if kind != "unix" or not path:
+        raise ValueError(f"scheduler address {address!r}: unix:/path is known; it is what `scheduler.address` shows.")
+    return await asyncio.open_unix_connection(path)

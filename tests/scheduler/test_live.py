@@ -1,0 +1,629 @@
+"""The live scheduler: what is submitted ends in one state, in time, on the cores it was given."""
+
+import asyncio
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from mimo_hf.scheduler import (
+    Action,
+    ActionScheduler,
+    ActionTimeout,
+    Command,
+    ElasticRange,
+    QueueFull,
+    QuotaRefused,
+    SchedulerConfig,
+    SchedulerLost,
+    Unsatisfiable,
+    WorkerLost,
+)
+from mimo_hf.scheduler.executors.local import LocalExecutor
+from mimo_hf.scheduler.sim import simulate
+from mimo_hf.scheduler.trace import read_trace
+
+from .conftest import alive, call, drive
+
+SLEEP = "__import__('time').sleep({})"
+
+
+async def nothing():
+    return None
+
+
+def test_results_come_back_in_order_and_exceptions_are_results():
+    async def work(scheduler):
+        found = await scheduler.map([call(f"{n} * {n}") for n in range(20)])
+        mixed = await scheduler.map([call("1"), call("1 / 0"), call("2")], return_exceptions=True)
+        with pytest.raises(ZeroDivisionError):
+            await scheduler.run(call("1 / 0"))
+        return found, mixed, scheduler.stats()
+
+    found, mixed, stats = drive(work)
+    assert found == [n * n for n in range(20)]
+    assert mixed[0] == 1
+    assert isinstance(mixed[1], ZeroDivisionError)
+    assert mixed[2] == 2
+    assert stats["outcomes"] == {"done": 22, "failed": 2}
+
+
+def test_a_handle_tells_its_state_lease_and_times():
+    async def work(scheduler):
+        first = await scheduler.submit(call(SLEEP.format(0.1), {"cpu": 4}))
+        second = await scheduler.submit(call("5", {"cpu": ElasticRange(1, 3)}))
+        states = [second.state]
+        await first
+        result = await second
+        states.append(second.state)
+        return states, result, first, second
+
+    states, result, first, second = drive(work)
+    assert states == ["queued", "done"]
+    assert result == 5
+    assert second.lease.units == 3
+    assert second.timing["submit_s"] < first.timing["end_s"] <= second.timing["start_s"] <= second.timing["end_s"]
+
+
+def test_units_grow_when_the_machine_is_empty_and_shrink_under_load():
+    cores = "int(__import__('os').environ['MIMO_ACTION_CORES'])"
+
+    async def work(scheduler):
+        alone = await scheduler.run(call(cores, {"cpu": ElasticRange(1, 4)}))
+        blocker = await scheduler.submit(call(SLEEP.format(0.2), {"cpu": 4}))
+        crowd = await scheduler.map([call(cores, {"cpu": ElasticRange(1, 4)}) for _ in range(12)])
+        await blocker
+        return alone, crowd
+
+    alone, crowd = drive(work)
+    assert alone == 4
+    assert crowd[0] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_an_action_runs_on_the_cores_of_its_lease_and_its_worker_is_set_free_again():
+    mine = sorted(os.sched_getaffinity(0))
+
+    async def work(scheduler):
+        handle = await scheduler.submit(call("sorted(__import__('os').sched_getaffinity(0))"))
+        seen = await handle
+        workers = [sorted(os.sched_getaffinity(pid)) for pid in scheduler.executor.workers()]
+        command = await scheduler.run(
+            Action("sh", Command((sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))")), {"cpu": 1})
+        )
+        return handle.lease.cores, seen, workers, command.stdout
+
+    cores, seen, workers, inherited = drive(work, cpu_cores=len(mine), cpu_enforce="affinity")
+    assert seen == list(cores)
+    assert len(seen) == 1
+    assert all(worker == mine for worker in workers)
+    assert inherited == "1\n"
+
+
+def test_cores_in_use_never_exceed_capacity(tmp_path):
+    log = tmp_path / "log"
+    note = f"echo $(date +%s.%N) {{}} >> {log}"
+
+    async def work(scheduler):
+        for units in [1, 2, 3] * 13:
+            script = f"{note.format(units)}; sleep 0.02; {note.format(-units)}"
+            await scheduler.submit(Action("sh", Command(("sh", "-c", script)), {"cpu": units}))
+        await scheduler.drain(30)
+
+    drive(work)
+    changes = sorted((float(at), int(units)) for at, units in (line.split() for line in log.read_text().splitlines()))
+    assert len(changes) == 78
+    level = 0
+    for _, change in changes:
+        level += change
+        assert level <= 4
+
+
+def test_a_run_timeout_ends_the_whole_tree_and_only_then_frees_the_cores(tmp_path):
+    script = f"sleep 60 & echo $! >> {tmp_path}/pids; setsid sleep 60 & echo $! >> {tmp_path}/pids; env -i /bin/sleep 60 & echo $! >> {tmp_path}/pids; wait"
+
+    async def work(scheduler):
+        slow = await scheduler.submit(Action("sh", Command(("sh", "-c", script)), {"cpu": 4}, timeout_s=0.5))
+        after = await scheduler.submit(call(f"[int(pid) for pid in open({str(tmp_path / 'pids')!r})]"))
+        with pytest.raises(ActionTimeout, match=r"timeout_s=0\.5"):
+            await slow
+        pids = await after
+        return slow, pids, [pid for pid in pids if alive(pid)], scheduler.executor.escaped
+
+    slow, pids, left, escaped = drive(work)
+    assert slow.state == "timed_out"
+    assert len(pids) == 3
+    assert left == []
+    assert pids[1] in escaped  # it had left the session of its worker
+
+
+def test_a_queue_timeout_ends_only_the_wait():
+    async def work(scheduler):
+        blocker = await scheduler.submit(call(SLEEP.format(0.4), {"cpu": 4}))
+        waiting = await scheduler.submit(call("1", queue_timeout_s=0.05))
+        with pytest.raises(ActionTimeout, match="queue_timeout_s"):
+            await waiting
+        quick = await scheduler.run(call("2", queue_timeout_s=30))
+        await blocker
+        return waiting.state, quick, waiting.lease
+
+    assert drive(work) == ("timed_out", 2, None)
+
+
+def test_a_timeout_raised_by_an_action_in_this_process_is_its_own():
+    async def late():
+        raise TimeoutError("the web server did not answer")
+
+    async def work(scheduler):
+        handle = await scheduler.submit(Action("get", late, {"cpu": 1}))
+        with pytest.raises(TimeoutError, match="web server"):
+            await handle
+        return handle.state
+
+    assert drive(work) == "failed"
+
+
+def test_cancelling_a_waiting_action_lets_the_next_one_through():
+    async def work(scheduler):
+        blocker = await scheduler.submit(call(SLEEP.format(0.2), {"cpu": 3}))
+        large = await scheduler.submit(call("1", {"cpu": 4}))
+        small = await scheduler.submit(call("2", {"cpu": 1}))
+        assert large.cancel()
+        result = await small
+        still = blocker.done()
+        with pytest.raises(asyncio.CancelledError):
+            await large
+        return result, still, large.state, large.cancel()
+
+    assert drive(work) == (2, False, "cancelled", False)
+
+
+def test_cancelling_a_running_action_ends_its_processes(tmp_path):
+    async def work(scheduler):
+        handle = await scheduler.submit(
+            Action("sh", Command(("sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60")), {"cpu": 4})
+        )
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            await asyncio.sleep(0.01)
+        handle.cancel()
+        handle.cancel()
+        pid = await scheduler.run(call(f"int(open({str(tmp_path / 'pid')!r}).read())"))
+        return handle.state, alive(pid)
+
+    assert drive(work) == ("cancelled", False)
+
+
+def test_an_action_cancelled_between_its_lease_and_its_first_step_gives_the_lease_back():
+    async def work(scheduler):
+        handle = await scheduler.submit(Action("n", nothing, {"cpu": 4}))
+        scheduler._schedule()
+        assert handle.state == "starting"
+        handle.cancel()
+        await scheduler.run(Action("n", nothing, {"cpu": 4}))
+        return handle.state
+
+    assert drive(work) == "cancelled"
+
+
+def test_cancelling_the_task_that_runs_an_action_cancels_the_action():
+    async def work(scheduler):
+        task = asyncio.create_task(scheduler.run(call(SLEEP.format(60), {"cpu": 4})))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await scheduler.run(call("3", {"cpu": 4}))
+
+    assert drive(work) == 3
+
+
+def test_cancelling_a_trajectory_ends_its_actions_and_frees_what_it_held():
+    async def work(scheduler):
+        mine = [
+            await scheduler.submit(call(SLEEP.format(60), {"cpu": 1, "memory": 6}, trajectory="a", env=f"e{n}"))
+            for n in range(2)
+        ]
+        other = await scheduler.submit(call("4", {"cpu": 1, "memory": 6}, trajectory="b"))
+        await asyncio.sleep(0.1)
+        count = scheduler.cancel("a")
+        result = await other
+        scheduler.release("b")
+        await asyncio.sleep(0)
+        return count, result, [handle.state for handle in mine], scheduler.in_use()["memory"]
+
+    assert drive(work, resources={"memory": 10}, held=["memory"]) == (2, 4, ["cancelled"] * 2, 0)
+
+
+def test_memory_of_a_trajectory_is_held_between_its_actions():
+    async def work(scheduler):
+        first = await scheduler.run(call("1", {"cpu": 1, "memory": 8}, trajectory="a"))
+        other = await scheduler.submit(call("2", {"cpu": 1, "memory": 8}, trajectory="b"))
+        again = await scheduler.run(call("3", {"cpu": 1, "memory": 8}, trajectory="a"))
+        waiting = other.state
+        scheduler.release("a")
+        second = await other
+        scheduler.release("b")
+        return first, waiting, again, second
+
+    assert drive(work, resources={"memory": 10}, held=["memory"]) == (1, "queued", 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (call("1", {"cpu": 9}), "the largest node has 4"),
+        (call("1", {"gpu": 1}), "no resource 'gpu'"),
+        (call("1", {"cpu": float("nan")}), "must be a number"),
+        (call("1", timeout_s=0), "timeout_s"),
+        (call("1", queue_timeout_s=-1), "queue_timeout_s"),
+        (call("1", est_s=-1), "est_s"),
+    ],
+)
+def test_what_could_never_run_is_refused_at_submit(action, words):
+    async def work(scheduler):
+        with pytest.raises(ValueError, match=words):
+            await scheduler.submit(action)
+        return scheduler.core.queued
+
+    assert drive(work) == 0
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"), [(lambda: 1, "picklable"), (threading.Lock().acquire, "picklable"), (3, "callable")]
+)
+def test_what_cannot_travel_is_refused_at_submit(fn, words):
+    async def work(scheduler):
+        with pytest.raises(TypeError, match=words):
+            await scheduler.submit(Action("x", fn, {"cpu": 1}))
+
+    drive(work)
+
+
+def test_a_result_that_cannot_travel_is_an_error():
+    async def work(scheduler):
+        with pytest.raises(Exception, match="pickle"):
+            await scheduler.run(call("__import__('threading').Lock()"))
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            await scheduler.run(call("__import__('sys').exit(3)"))
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await scheduler.run(call("next(iter([]))"))
+        return len(scheduler.executor.workers())
+
+    assert drive(work) == 4  # none of them cost a worker
+
+
+def test_after_close_nothing_is_taken_and_what_waited_is_lost():
+    async def main():
+        scheduler = ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce="count", kill_grace_s=0.1))
+        async with scheduler:
+            running = await scheduler.submit(call(SLEEP.format(60)))
+            waiting = await scheduler.submit(call("1"))
+            await asyncio.sleep(0.05)
+            workers = scheduler.executor.workers()
+        for handle in (running, waiting):
+            with pytest.raises(SchedulerLost, match="closed"):
+                await handle
+        with pytest.raises(SchedulerLost, match="nothing can be submitted"):
+            await scheduler.submit(call("1"))
+        return [pid for pid in workers if alive(pid)]
+
+    assert asyncio.run(main()) == []
+
+
+def test_run_sync_works_from_any_thread_but_the_loops_own():
+    with ActionScheduler(SchedulerConfig(cpu_cores=2, cpu_enforce="count")) as scheduler:
+        assert scheduler.run_sync(call("6 * 7")) == 42
+        results = []
+        threads = [
+            threading.Thread(target=lambda n=n: results.append(scheduler.run_sync(call(f"{n}")))) for n in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == list(range(6))
+
+        async def from_the_loop():
+            with pytest.raises(RuntimeError, match="wait for itself"):
+                scheduler.run_sync(call("1"))
+            return True
+
+        assert asyncio.run_coroutine_threadsafe(from_the_loop(), scheduler.loop).result(10)
+
+        async def from_another_loop():
+            handle = await scheduler.submit(call("8"))
+            return await handle, await scheduler.map([call("9")])
+
+        assert asyncio.run(from_another_loop()) == (8, [9])
+        assert scheduler.stats()["outcomes"] == {"done": 9}
+    with pytest.raises(SchedulerLost):
+        scheduler.run_sync(call("1"))
+
+
+def test_a_full_queue_blocks_or_raises():
+    async def refuse(scheduler):
+        handles = [await scheduler.submit(Action("n", partial(asyncio.sleep, 0.05), {"cpu": 4}))]
+        await asyncio.sleep(0.01)
+        handles += [await scheduler.submit(Action("n", nothing, {"cpu": 4})) for _ in range(3)]
+        with pytest.raises(QueueFull, match="max_queue"):
+            await scheduler.submit(Action("n", nothing, {"cpu": 4}))
+
+    drive(refuse, max_queue=3, backpressure="raise")
+
+    async def block(scheduler):
+        most = 0
+        for _ in range(20):
+            await scheduler.submit(Action("n", partial(asyncio.sleep, 0.005), {"cpu": 4}))
+            most = max(most, scheduler.core.queued)
+        return most
+
+    assert drive(block, max_queue=3) == 3
+
+
+def test_quotas_limit_calls_in_any_window_and_at_once():
+    starts, inside, most = [], 0, 0
+
+    async def search():
+        nonlocal inside, most
+        starts.append(time.monotonic())
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.01)
+        inside -= 1
+
+    async def work(scheduler):
+        await scheduler.map([Action("search", search, {"search": 1, "key": 1}) for _ in range(14)])
+
+    drive(work, quotas={"search": {"rate": 20, "burst": 4}, "key": {"concurrency": 2}})
+    assert most == 2
+    for i, start in enumerate(starts):
+        for j in range(i, len(starts)):
+            assert j - i + 1 <= 20 * (starts[j] - start) + 4 + 0.5  # half a call for the clock's jitter
+
+
+def test_a_refused_call_shrinks_its_quota_and_is_made_again():
+    answers = [QuotaRefused(retry_after_s=0.2), QuotaRefused(), *[None] * 40]
+    times = []
+
+    async def search():
+        times.append(time.monotonic())
+        answer = answers.pop(0)
+        if answer:
+            raise answer
+        return "found"
+
+    async def work(scheduler):
+        quota = scheduler.core.quotas["search"]
+        first = await scheduler.submit(Action("search", search, {"search": 1}))
+        result = await first
+        shrunk = quota.rate
+        await scheduler.map([Action("search", search, {"search": 1}) for _ in range(20)])
+        answers[:] = [QuotaRefused("no more")] * 9
+        with pytest.raises(QuotaRefused, match="no more"):
+            await scheduler.run(Action("search", search, {"search": 1}))
+        return result, first.attempt, shrunk, quota
+
+    result, attempt, shrunk, quota = drive(work, quotas={"search": {"rate": 200.0, "burst": 50}}, loss_retries=2)
+    assert (result, attempt) == ("found", 3)
+    assert times[1] - times[0] >= 0.2
+    assert 50.0 <= shrunk < 60.0  # halved twice, and regrown by one success
+    assert quota.rate < 200.0
+    assert len(answers) == 6
+    assert pickle.loads(pickle.dumps(QuotaRefused("why", 3.0))).retry_after_s == 3.0
+
+
+def test_an_action_with_a_known_key_runs_once(tmp_path):
+    source = f"open({str(tmp_path / 'log')!r}, 'a').write('x')"
+
+    async def work(scheduler):
+        first, second = await scheduler.map([call(source, dedup_key="k"), call(source, dedup_key="k")])
+        third = await scheduler.run(call(source, dedup_key="k"))
+        return first, second, third
+
+    assert drive(work) == (1, 1, 1)
+    assert (tmp_path / "log").read_text() == "x"
+
+
+def test_only_declared_errors_are_tried_again(tmp_path):
+    log = str(tmp_path / "log")
+    source = f"(open({log!r}, 'a').write('x'), 1 / (len(open({log!r}).read()) > 2))[1]"
+
+    async def work(scheduler):
+        good = await scheduler.submit(call(source, retries=5, retry_on=(ZeroDivisionError,), idempotent=True))
+        value = await good
+        with pytest.raises(ZeroDivisionError):
+            await scheduler.run(call("1 / 0", retries=5, idempotent=True))
+        return value, good.attempt
+
+    value, attempt = drive(work)
+    assert value == 1.0
+    assert attempt == len((tmp_path / "log").read_text())
+
+
+def test_a_command_runs_in_an_empty_folder_with_few_variables_and_its_limits(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+
+    async def work(scheduler):
+        where = await scheduler.run(Action("sh", Command(("sh", "-c", "pwd; ls -A; env; touch left")), {"cpu": 2}))
+        again = await scheduler.run(Action("sh", Command(("ls", "-A")), {"cpu": 4}))
+        fed = await scheduler.run(Action("sh", Command(("cat",), stdin="hello"), {"cpu": 1}))
+        small = Command((sys.executable, "-c", "bytearray(2**30)"), limits={"AS": 2**28})
+        limited = await scheduler.run(Action("sh", small, {"cpu": 1}))
+        with pytest.raises(subprocess.CalledProcessError):
+            await scheduler.run(Action("sh", Command(("false",), check=True), {"cpu": 1}))
+        with pytest.raises(FileNotFoundError):
+            await scheduler.run(Action("sh", Command(("no-such-program",)), {"cpu": 1}))
+        return where.stdout, again.stdout, fed.stdout, limited
+
+    where, again, fed, limited = drive(work)
+    folder, *variables = where.splitlines()
+    assert "SECRET_TOKEN" not in where
+    assert "OMP_NUM_THREADS=2" in variables
+    assert not os.path.exists(folder)
+    assert again == ""
+    assert fed == "hello"
+    assert limited.returncode != 0
+    assert "MemoryError" in limited.stderr
+
+
+def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
+    (tmp_path / "secret").write_text("x")
+
+    async def work(scheduler):
+        return await scheduler.run(
+            Action("sh", Command(("sh", "-c", f"cat {tmp_path}/secret; echo $?; ls -A /home")), {"cpu": 1})
+        )
+
+    seen = drive(work, sandbox="bwrap")
+    assert "No such file" in seen.stderr
+    assert seen.stdout.startswith("1")
+    with pytest.raises(ValueError, match="bwrap, docker:IMAGE"):
+        LocalExecutor(sandbox="chroot")
+
+
+def test_whole_gpus_are_handed_out_in_aligned_blocks_and_shown_to_the_action():
+    visible = "__import__('os').environ['CUDA_VISIBLE_DEVICES']"
+
+    async def work(scheduler):
+        handles = [
+            await scheduler.submit(call(f"({SLEEP.format(0.05)}, {visible})[1]", {"gpu": n})) for n in (1, 2, 1, 4)
+        ]
+        return [await handle for handle in handles], [handle.lease.gpus for handle in handles]
+
+    seen, blocks = drive(work, resources={"gpu": 8})
+    assert seen == [",".join(map(str, block)) for block in blocks]
+    assert blocks == [(0,), (2, 3), (1,), (4, 5, 6, 7)]
+
+
+def test_every_action_is_recorded_and_the_record_replays(tmp_path):
+    path = tmp_path / "run.jsonl"
+
+    async def work(scheduler):
+        await scheduler.map(
+            [call(SLEEP.format(0.03), {"cpu": 1 + n % 2}, kind="tool", trajectory=f"t{n % 3}") for n in range(12)]
+        )
+        with pytest.raises(ActionTimeout):
+            await scheduler.run(call(SLEEP.format(60), timeout_s=0.1))
+
+    drive(work, trace_path=str(path))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 14
+    assert {line["outcome"] for line in lines[1:]} == {"done", "timed_out"}
+    for line in lines[1:]:
+        assert line["submit_s"] <= line["start_s"] <= line["end_s"] == line["release_s"]
+        assert len(line["cores"]) == line["cost"]["cpu"]
+    trace = read_trace(path)
+    assert simulate(trace).summary()["actions"] == 13
+
+
+def test_prometheus_text_counts_what_happened():
+    async def work(scheduler):
+        await scheduler.map([call("1", trajectory=f"t{n}") for n in range(5)])
+        with pytest.raises(ZeroDivisionError):
+            await scheduler.run(call("1 / 0"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", scheduler.metrics_port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        page = (await reader.read()).decode()
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", scheduler.metrics_port)
+        writer.write(b"GET /other HTTP/1.1\r\n\r\n")
+        missing = (await reader.read()).decode()
+        writer.close()
+        return page, missing
+
+    page, missing = drive(work, metrics_port=0)
+    assert page.startswith("HTTP/1.1 200")
+    assert missing.startswith("HTTP/1.1 404")
+    assert 'mimo_actions_total{kind="call",outcome="done"} 5' in page
+    assert 'mimo_actions_total{kind="call",outcome="failed"} 1' in page
+    assert 'mimo_act_seconds_bucket{kind="call",le="+Inf"} 6' in page
+    assert "mimo_queue_depth 0" in page
+    assert 'mimo_units_in_use{resource="cpu"} 0' in page
+    assert "mimo_service_switches_total 0" in page
+    assert "t3" not in page
+    buckets = [int(n) for n in re.findall(r'mimo_act_seconds_bucket\{kind="call",le="[^"]+"\} (\d+)', page)]
+    assert buckets == sorted(buckets)
+
+
+def test_kinds_beyond_the_hundredth_share_one_label():
+    async def work(scheduler):
+        for n in range(130):
+            await scheduler.run(Action(f"kind{n}", nothing, {"cpu": 1}))
+        return scheduler.prometheus()
+
+    text = drive(work)
+    assert 'mimo_actions_total{kind="other",outcome="done"} 30' in text
+
+
+def test_settings_are_parsed_from_a_command_line_and_checked():
+    from transformers import HfArgumentParser
+
+    (config,) = HfArgumentParser(SchedulerConfig).parse_args_into_dataclasses(
+        ["--policy", "fifo(dop=2)", "--cpu_cores", "3", "--straggler_floor_s", "5"]
+    )
+    assert config.make_policy().name == "fifo"
+    assert config.cpu_cores == 3
+    for wrong in (
+        {"policy": "best"},
+        {"backpressure": "drop"},
+        {"cpu_enforce": "hard"},
+        {"max_queue": 0},
+        {"default_timeout_s": 0},
+        {"gpu_reserve": 1},
+        {"quotas": {"a": {"speed": 1}}},
+        {"policy": "fifo", "order": "srpt"},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong)).replace("policy", "(policy|order)")):
+            SchedulerConfig(**wrong)
+    with pytest.raises(ValueError, match="leaves none"):
+        LocalExecutor(reserve_cores=10_000)
+
+
+def test_ctrl_c_leaves_no_process(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import asyncio\nfrom mimo_hf.scheduler import *\n"
+        "async def main():\n"
+        "    async with ActionScheduler(SchedulerConfig(cpu_cores=2, cpu_enforce='count', kill_grace_s=0.2)) as s:\n"
+        "        h = await s.submit(Action('x', Command(('sh', '-c', 'setsid sleep 60 & sleep 60')), {'cpu': 1}))\n"
+        "        print(s.executor._owner, flush=True)\n"
+        "        await h\n"
+        "asyncio.run(main())\n"
+    )
+    job = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    owner = job.stdout.readline().strip()
+    time.sleep(0.3)
+    from mimo_hf.scheduler.executors.guard import tagged
+
+    assert len(tagged(f"{owner}-")) >= 3
+    job.send_signal(signal.SIGINT)
+    assert job.wait(20) != 0
+    job.stdout.close()
+    assert tagged(f"{owner}-") == []
+
+
+def test_functions_of_a_script_run_in_workers(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "from mimo_hf.scheduler import *\n"
+        "def double(x):\n    return 2 * x\n"
+        "if __name__ == '__main__':\n"
+        "    from functools import partial\n"
+        "    with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce='count')) as s:\n"
+        "        print(s.run_sync(Action('x', partial(double, 21), {'cpu': 1})))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "42\n"
+
+
+def test_errors_survive_a_pickle():
+    for kind in (WorkerLost, Unsatisfiable, ActionTimeout):
+        assert str(pickle.loads(pickle.dumps(kind("why")))) == "why"

@@ -1,0 +1,230 @@
+"""Traces go out and come back, malformed lines are named, and the command does what its help says."""
+
+import itertools
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from mimo_hf.cli import main
+from mimo_hf.scheduler.export import chrome_trace, lanes, run_summary, width
+from mimo_hf.scheduler.sim import recorded, simulate
+from mimo_hf.scheduler.trace import Record, Trace, parse_trace, read_trace, record_as_json, trace_lines, write_trace
+from mimo_hf.scheduler.types import Amdahl, ElasticRange, PowerLaw, TableCurve
+from mimo_hf.scheduler.workloads import as_pods, coding, deepsearch, poisson, with_noise
+
+HEADER = '{"format": "mimo-trace", "version": 1, "nodes": {"n": {"cpu": 4}}}'
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    trace = coding(12, seed=5, cores=8)
+    write_trace(tmp_path / "run.jsonl", recorded(trace, simulate(trace, keep_decisions=True)))
+    return tmp_path / "run.jsonl"
+
+
+def test_a_trace_survives_writing_and_reading(tmp_path):
+    costs = [
+        {"cpu": 1, "memory": 0.5},
+        {"cpu": ElasticRange(1, 8, (1, 2, 8), PowerLaw(0.5))},
+        {"cpu": ElasticRange(2, 3, None, None)},
+        {"cpu": ElasticRange(1, 4, None, TableCurve(((1, 1.0), (4, 0.5))))},
+    ]
+    records = [Record(i, "a", cost, 1.5 + i, f"t{i % 2}", "task", 0.25, 2.0, i) for i, cost in enumerate(costs)]
+    trace = Trace(records, {"n": {"cpu": 4, "memory": 9}}, {"seed": 3})
+    write_trace(tmp_path / "x.jsonl", trace)
+    assert read_trace(tmp_path / "x.jsonl") == trace
+
+
+def test_a_recorded_run_replays_exactly():
+    trace = coding(30, seed=6)
+    run = recorded(trace, simulate(trace, {"n": {"cpu": 20}}, keep_decisions=True))
+    run.nodes = {"n": {"cpu": 20}}
+    lines = []
+    for record in run.records:
+        shown = record_as_json(record)
+        del shown["t1_s"]  # what a live run cannot know
+        shown.pop("gap_s", None)
+        lines.append(json.dumps(shown))
+    again = simulate(parse_trace([json.dumps({"format": "mimo-trace", "version": 1, "nodes": run.nodes}), *lines]))
+    first = [record.start_s for record in run.records]
+    assert list(again.start_s) == pytest.approx(first, rel=1e-6, abs=1e-6)
+    assert list(again.units) == [record.units or 0 for record in run.records]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "Expecting"),
+        ("[1]", "JSON object"),
+        ('{"id": 0, "kind": "a", "t1_s": 1}', "'cost' is missing"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}}', "t1_s"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": -1}', "t1_s must be"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": NaN}', "t1_s must be"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": "x"}, "t1_s": 1}', "must be a number"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 3, "max": 2}}, "t1_s": 1}', "ElasticRange"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"log": 1}}}, "t1_s": 1}', "amdahl"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "colour": 1}', "unknown field colour"),
+    ],
+)
+def test_a_malformed_line_is_named_with_file_and_line(tmp_path, line, words):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f'{HEADER}\n{{"id": 7, "kind": "a", "cost": {{"cpu": 1}}, "t1_s": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=rf"bad\.jsonl:3: .*{words}"):
+        read_trace(path)
+
+
+def test_a_trace_without_its_header_is_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"id": 0}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl:1: the first line"):
+        read_trace(tmp_path / "x.jsonl")
+    (tmp_path / "y.jsonl").write_text("")
+    with pytest.raises(ValueError, match="empty"):
+        read_trace(tmp_path / "y.jsonl")
+
+
+def test_workloads_are_seeded():
+    for make in (coding, deepsearch):
+        assert list(trace_lines(make(20, seed=1))) == list(trace_lines(make(20, seed=1)))
+        assert list(trace_lines(make(20, seed=1))) != list(trace_lines(make(20, seed=2)))
+
+
+def test_pods_hold_their_cores_from_first_to_last_action():
+    trace = coding(30, seed=1)
+    result = simulate(as_pods(trace, 4), {"n": {"pod": 5}}, "fifo1", held=("pod",), first_overhead_s=5.0, debug=True)
+    spans = {}
+    for index, record in enumerate(trace.records):
+        first, last = spans.get(record.trajectory, (math.inf, 0.0))
+        spans[record.trajectory] = min(first, result.start_s[index]), max(last, result.end_s[index])
+    changes = sorted([(a, 1) for a, _ in spans.values()] + [(b, -1) for _, b in spans.values()])
+    level = most = 0
+    for _, change in changes:
+        level += change
+        most = max(most, level)
+    assert most == 5
+
+
+def test_noise_changes_estimates_and_nothing_else():
+    noisy = with_noise(coding(20), 0.5, seed=1)
+    ratios = [math.log(record.est_s / record.t1_s) for record in noisy.records]
+    assert 0.4 < (sum(r * r for r in ratios) / len(ratios)) ** 0.5 < 0.6
+    assert [r.t1_s for r in noisy.records] == [r.t1_s for r in coding(20).records]
+
+
+def erlang_c_wait(servers, load, mean_s):
+    """Mean wait of M/M/c."""
+    offered = servers * load
+    last = offered**servers / math.factorial(servers) / (1 - load)
+    waits = last / (sum(offered**k / math.factorial(k) for k in range(servers)) + last)
+    return waits * mean_s / (servers * (1 - load))
+
+
+@pytest.mark.slow
+def test_a_million_poisson_actions_wait_as_erlang_c_says():
+    trace = poisson(1_000_000, rate=8 * 0.8, seed=0, units=8)
+    result = simulate(trace, policy="fifo1")
+    wait = math.fsum(result.start_s) - math.fsum(result.submit_s)
+    assert wait / 1_000_000 == pytest.approx(erlang_c_wait(8, 0.8, 1.0), rel=0.03)
+
+
+def test_lanes_never_overlap(run_file):
+    ran = read_trace(run_file).records
+    placed = lanes(ran)
+    for lane in {lane for taken in placed.values() for lane in taken}:
+        mine = sorted((r.start_s, r.end_s) for r in ran if lane in placed[r.id])
+        assert all(first[1] <= second[0] for first, second in itertools.pairwise(mine))
+    assert all(len(placed[r.id]) == width(r) for r in ran)
+
+
+def test_chrome_events_are_complete_and_flows_follow_trajectories(run_file):
+    trace = read_trace(run_file)
+    events = chrome_trace(trace)["traceEvents"]
+    complete = [event for event in events if event["ph"] == "X"]
+    assert len(complete) == sum(width(record) for record in trace.records)
+    assert all(event["dur"] >= 0 and event["ts"] >= 0 for event in complete)
+    total = sum(event["dur"] for event in complete) / 1e6
+    assert total == pytest.approx(sum((r.end_s - r.start_s) * width(r) for r in trace.records), rel=1e-9)
+    starts = {event["id"]: event["ts"] for event in events if event["ph"] == "s"}
+    ends = {event["id"]: event["ts"] for event in events if event["ph"] == "f"}
+    assert len(starts) == len(trace.records) - 12
+    assert all(starts[flow] <= ends[flow] for flow in ends)
+
+
+def test_report_writes_page_chart_and_perfetto_trace(run_file, tmp_path, capsys):
+    page, chart, chrome = tmp_path / "run.html", tmp_path / "run.svg", tmp_path / "run.json"
+    assert main(["schedule", "report", str(run_file), "--out", str(page), "--chrome", str(chrome)]) == 0
+    assert main(["schedule", "report", str(run_file), "--out", str(chart)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"reward\s+12\s", shown)
+    assert page.read_text().startswith("<!doctype html>")
+    root = ET.fromstring(chart.read_text())
+    titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == sum(width(record) for record in read_trace(run_file).records)
+    assert json.loads(chrome.read_text())["traceEvents"]
+
+
+def test_simulate_compares_policies_and_pods(capsys):
+    args = [
+        "schedule",
+        "simulate",
+        "coding",
+        "--trajectories",
+        "24",
+        "--cores",
+        "16,32",
+        "--policy",
+        "price,fifo(dop=4)",
+    ]
+    assert main([*args, "--pods", "4", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [(row["cores"], row["policy"]) for row in runs] == [
+        (cores, policy) for cores in (16, 32) for policy in ("price", "fifo(dop=4)", "pods of 4")
+    ]
+    expected = simulate(coding(24), {"n": {"cpu": 16}}, "price").summary()["act_mean_s"]
+    assert runs[0]["act_mean_s"] == expected
+
+
+def test_replay_of_a_simulated_run_gives_its_completion_times(run_file, capsys):
+    assert main(["schedule", "replay", str(run_file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recorded_over_simulated"] == pytest.approx(1.0)
+
+
+def test_deepsearch_runs_under_its_quota(capsys):
+    assert main(["schedule", "simulate", "deepsearch", "--trajectories", "20", "--rate", "4", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["runs"][0]
+    searches = sum(record.kind == "search" for record in deepsearch(20).records)
+    assert run["step_s"] >= (searches - 4) / 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["simulate", "nowhere"], "neither a file nor a workload"),
+        (["simulate", "coding", "--cores", "0"], "--cores"),
+        (["simulate", "coding", "--policy", "best"], "known"),
+        (["simulate", "coding", "--pods", "0"], "--pods"),
+        (["simulate", "coding", "--noise", "-1"], "--noise"),
+        (["simulate", "coding", "--cores", "8,9", "--out", "x"], "--out"),
+        (["simulate", "coding", "--trajectories", "0"], "--trajectories"),
+        (["report", "nowhere"], "nowhere"),
+        (["replay", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, words, capsys):
+    assert main(["schedule", *arguments]) == 2
+    assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_unrun_trace_cannot_be_reported(tmp_path):
+    write_trace(tmp_path / "x.jsonl", coding(2))
+    with pytest.raises(ValueError, match="run it first"):
+        run_summary(read_trace(tmp_path / "x.jsonl"))
+
+
+def test_amdahl_in_a_trace_is_the_default_curve():
+    (record,) = parse_trace(
+        [HEADER, '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2}}, "t1_s": 1}']
+    ).records
+    assert record.cost["cpu"].curve == Amdahl(0.05)
