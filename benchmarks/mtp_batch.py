@@ -25,7 +25,6 @@ from mimo_hf.hub.checkpoints import bundled
 from mimo_hf.modeling.mtp_batch import _BatchDecoder
 
 SECTIONS = ("text", "forced")
-TARGETS = (1.0, 2.0, 2.8, 3.4, 4.0)
 
 
 def left_padded(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +71,7 @@ class ForcedDrafts:
 
 
 def forced_batches(
-    model, batch_sizes: list[int], context: int, new_tokens: int, repeats: int, targets: tuple[float, ...] = TARGETS
+    model, batch_sizes: list[int], context: int, new_tokens: int, repeats: int, targets: tuple[float, ...]
 ) -> list[dict]:
     """One row for each batch size and mean acceptance length; a batch of 1 takes the decoding of one sequence."""
     rows = []
@@ -97,6 +96,9 @@ def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument(
+        "--targets", type=float, nargs="+", default=[1.0, 2.0, 2.8, 3.4, 4.0], help="mean acceptance lengths to force"
+    )
     parser.add_argument("--new-tokens", type=int, default=96, help="tokens a row (default: %(default)s)")
     parser.add_argument("--context", type=int, default=128, help="prompt of the dense model (default: %(default)s)")
     parser.add_argument(
@@ -123,7 +125,9 @@ def main(argv: list[str] | None = None):
         }
     if "forced" in args.sections:
         model = dense_model(layers, hidden)
-        rows = forced_batches(model, args.batch_sizes, args.context, args.new_tokens, args.repeats)
+        rows = forced_batches(
+            model, args.batch_sizes, args.context, args.new_tokens, args.repeats, tuple(args.targets)
+        )
         payload["forced"] = {
             "layers": layers,
             "hidden_size": hidden,

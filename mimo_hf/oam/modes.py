@@ -54,8 +54,7 @@ def modal_channel(h: Tensor) -> Tensor:
     The channel between modes, \\(G = F_r H F_t^H\\), `[..., N_r, N_t]`. Unitary at both ends: energy is kept, noise
     stays white. Diagonal exactly where H is circulant.
     """
-    # The inverse transform is the forward one at -l; turning its columns round is cheaper than a second transform.
-    return torch.fft.fft2(h, norm="ortho").flip(-1).roll(1, -1)
+    return torch.fft.fft(torch.fft.ifft(h, norm="ortho"), dim=-2, norm="ortho")
 
 
 def matched_channel(g: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ PRESETS = {
     "claim-oem-dish": Preset(
         "oem",
         {"rows": 1, "columns": 1, "radius_m": 0.03, "distance_m": 20.0, "focal_length_m": 1.0},
-        "A dish that converges the beams carries the higher modes over a long link. Compare without --focal-length-m.",
+        "A dish that converges the beams carries the higher modes over a long link. Compare without a focal length.",
     ),
     "claim-dof-vs-kronecker": Preset(
         "dof",

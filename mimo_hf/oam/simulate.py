@@ -27,7 +27,7 @@ def simulate_link(
     power: str = "equal",
     believed: LinkGeometry | None = None,
     dtype: torch.dtype = torch.complex128,
-    max_bytes: int = 2**26,
+    max_bytes: int = 2**25,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     r"""

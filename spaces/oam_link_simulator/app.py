@@ -114,7 +114,7 @@ def build_demo() -> gr.Blocks:
                 _sidebar(controls, start)
                 link = gr.Textbox(label="Link to these settings", elem_id="oam-query", interactive=False, max_lines=2)
                 copy = gr.Button("Copy link", elem_id="oam-copy", size="sm")
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, elem_classes="oam-views"):
                 about = gr.HTML(elem_id="oam-about")
                 problem = gr.HTML(elem_id="oam-problem")
                 with gr.Tabs(selected=start.tab) as tabs:
@@ -154,7 +154,7 @@ def conventions() -> str:
 
 
 def refusal(error: Exception) -> str:
-    return oam_views.note("error", f"{error} The picture below is the last one that was possible.")
+    return oam_views.note("error", f"{error} A picture still to be seen below is of earlier settings.")
 
 
 def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., dict]:
@@ -164,6 +164,8 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
         updates: dict[Any, Any] = {
             problem: "".join(oam_views.note("warning", text) for text in problems),
             tab: settings.tab,
+            about: oam_views.status(settings),
+            link: settings.to_query(),
         }
         if move:
             updates[tabs] = gr.Tabs(selected=settings.tab)
@@ -173,7 +175,6 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
         try:
             if settings.tab in pages:
                 updates[pages[settings.tab]] = VIEWS[settings.tab](settings)
-            updates |= {about: oam_views.status(settings), link: settings.to_query()}
         except (ValueError, TypeError) as error:
             updates[problem] = refusal(error)
         return updates
@@ -195,7 +196,10 @@ def _events(demo, controls, items, tab, show, outputs, link, copy):
             return {tab: tab_name, problem: refusal(error)}
         return show(settings)
 
-    def selected(seen: str, *values: Any, key: str) -> dict:
+    def selected(address: str, seen: str, *values: Any, key: str) -> dict:
+        # Before the first settings have come back, what is selected is the tab that the page starts with.
+        if not address:
+            return {tab: seen}
         # A tab that a preset or a link has opened is drawn already.
         return {tab: key} if seen == key else changed(key, *values)
 
@@ -215,7 +219,7 @@ def _events(demo, controls, items, tab, show, outputs, link, copy):
     rest = [controls[name].input for name in NAMES if name not in ("preset", "sweep")]
     gr.on(rest, changed, [tab, *order], **options)
     for key, item in items.items():
-        item.select(partial(selected, key=key), [tab, *order], **options)
+        item.select(partial(selected, key=key), [link, tab, *order], **options)
     link.change(None, link, None, js=SET_ADDRESS, api_visibility="private")
     copy.click(None, None, None, js=COPY_LINK, api_visibility="private")
 

@@ -246,6 +246,7 @@ def bars(entries: Sequence[tuple[str, float, str]], *, title: str, unit: str, li
     height = top + 32 * len(entries) + 30
     largest = max([value for _, value, _ in entries] + [limit or 0.0, 1e-12]) * 1.02
     room = width - left - 110
+    edge = None if limit is None else limit / largest * room
     body = text(20, 26, title, size=15, more="font-weight='600'")
     hatch = "".join(
         f"<pattern id='h{i}' width='8' height='8' patternUnits='userSpaceOnUse' patternTransform='rotate({45 * i})'>"
@@ -264,9 +265,10 @@ def bars(entries: Sequence[tuple[str, float, str]], *, title: str, unit: str, li
         body += text(left - 10, row + 16, name, "end")
         body += f"<rect x='{left}' y='{row}' width='{size:.1f}' height='22' {fill}/>"
         shown = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-        numbers += text(left + size + 8, row + 16, shown, more=HALO)
-    if limit is not None:
-        column = left + limit / largest * room
+        behind = edge if edge is not None and size < edge < size + 44 else size
+        numbers += text(left + behind + 8, row + 16, shown, more=HALO)
+    if edge is not None:
+        column = left + edge
         ends = f"x1='{column:.1f}' y1='{top - 8}' x2='{column:.1f}' y2='{height - 26}'"
         body += f"<line {ends} stroke='#000000' stroke-width='2' stroke-dasharray='6 3'/>"
         anchor = "middle" if column < width - 110 else "end"

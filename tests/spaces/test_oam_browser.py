@@ -253,6 +253,16 @@ def test_a_bad_link_says_so_and_draws_the_rest(fresh, oam_url):
     assert address(fresh)["d"] == "40.0"
 
 
+def test_an_impossible_link_says_so_and_its_tabs_still_open(page, oam_url):
+    page.open(oam_url + "?t=detection&det=zf&nt=8&nr=4")
+    assert "N_r >= N_t" in page.wait("return document.querySelector('#oam-problem .oam-error')?.innerText")
+    assert "claim-bepre-tilt" in page.run("return document.querySelector('#oam-about').innerText")
+    wait_for_query(page, "det", "zf")
+    page.run("[...document.querySelectorAll('[role=tab]')].find(e => e.innerText.trim() === 'Link').click()")
+    page.wait(DRAWN, "link")
+    page.wait("return !document.querySelector('#oam-problem .oam-error')")
+
+
 def test_an_impossible_value_keeps_the_last_picture(page, oam_url):
     open_app(page, oam_url, "?t=link")
     before = page.run("return document.querySelector('#oam-page-link').innerHTML")
@@ -319,6 +329,8 @@ def test_text_is_dark_enough(fresh, oam_url, tab):
 def test_a_narrow_window_does_not_scroll_sideways(new_page, oam_url):
     narrow = open_app(new_page(400, 800), oam_url)
     assert narrow.run("return document.documentElement.scrollWidth") <= 400
+    top = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+    assert narrow.run(top, "#oam-page-efficiency svg[role=img]") < narrow.run(top, "#oam-preset")
 
 
 def test_nothing_is_fetched_from_elsewhere(fresh, oam_url):

@@ -383,3 +383,13 @@ def test_two_clients_at_once_get_their_own_answers(oam_url):
     with ThreadPoolExecutor(2) as pool:
         for tilt, answer in zip([5, 30, 5, 30], pool.map(ask, [5, 30, 5, 30]), strict=True):
             assert answer["parameters"]["tilt_deg"] == tilt
+
+
+def test_the_first_tab_of_a_page_that_has_not_been_drawn_yet_draws_nothing():
+    # Its `select` may come after the answer to a link has made another tab the one in sight.
+    functions = [f.fn for f in app.build_demo().fns.values()]
+    selected = next(f for f in functions if getattr(f, "keywords", {}).get("key") == "efficiency")
+    start = Settings.from_preset("claim-bepre-tilt")
+    values = [getattr(start, name) for name in app.NAMES]
+    assert list(selected("", "mimo", *values).values()) == ["mimo"]
+    assert any("<svg" in str(update) for update in selected("?v=1", "mimo", *values).values())
