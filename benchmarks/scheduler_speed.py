@@ -6,6 +6,8 @@ Speed of the simulator and of the live scheduler.
 
 import asyncio
 import math
+import os
+import random
 import statistics
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from _record import record
 from _scheduler import parse
 
 from mimo_hf.scheduler import Action, ActionScheduler, Command, ElasticRange, SchedulerConfig
+from mimo_hf.scheduler.executors.local import LocalExecutor
 
 SIMULATION = """
 import resource, sys, time
@@ -23,9 +26,9 @@ from mimo_hf.scheduler.sim import simulate
 from mimo_hf.scheduler.workloads import coding, poisson
 workload, policy, count, cores = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 trace = poisson(count, 0.8 * cores, units=cores) if workload == "poisson" else coding(count, cores=cores)
-begin = time.perf_counter()
-result = simulate(trace, {"local": {"cpu": cores}}, policy)
-print(len(trace.records), time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+begin, used = time.perf_counter(), time.process_time()
+simulate(trace, {"local": {"cpu": cores}}, policy)
+print(len(trace.records), time.perf_counter() - begin, time.process_time() - used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
@@ -33,14 +36,15 @@ def simulator(workload, policy, count, cores):
     """In a process of its own, for its memory."""
     command = [sys.executable, "-c", SIMULATION, workload, policy, str(count), str(cores)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    actions, seconds, gib = map(float, done.stdout.split())
+    actions, seconds, processor_s, gib = map(float, done.stdout.split())
     return {
         "workload": workload,
         "policy": policy,
         "cores": cores,
         "actions": int(actions),
-        "seconds": seconds,
-        "actions_per_s": actions / seconds,
+        "wall_s": seconds,
+        "processor_s": processor_s,
+        "actions_per_processor_s": actions / processor_s,
         "peak_gib": gib,
     }
 
@@ -58,19 +62,23 @@ async def no_ops(count):
         return count / (time.perf_counter() - begin)
 
 
-async def decisions(policy, queued):
-    """Decisions while at least nine tenths of `queued` elastic actions wait."""
+async def decisions(policy, queued, count=1000):
+    """`count` decisions while `queued` elastic actions wait."""
     config = SchedulerConfig(cpu_cores=64, cpu_enforce="count", policy=policy, coalesce_ms=0)
-    from mimo_hf.scheduler.executors.local import LocalExecutor
-
     executor = LocalExecutor(64, enforce="count", warm=0)
+    rng = random.Random(0)
     async with ActionScheduler(config, executor=executor, exclusive=False) as scheduler:
-        cost = {"cpu": ElasticRange(1, 16)}
-        for _ in range(queued + queued // 10):
-            await scheduler.submit(Action("n", partial(asyncio.sleep, 0.001), cost, est_s=1.0))
+
+        async def fill():
+            while scheduler.core.queued < queued:
+                work = partial(asyncio.sleep, rng.uniform(0.001, 0.02))
+                await scheduler.submit(Action("n", work, {"cpu": ElasticRange(1, 16)}, est_s=1.0))
+
+        await fill()
         scheduler.decision_s.clear()
-        while scheduler.core.queued > 0.9 * queued:
+        while len(scheduler.decision_s) < count:
             await asyncio.sleep(0.001)
+            await fill()
         times = sorted(scheduler.decision_s)
         return {
             "policy": policy,
@@ -110,6 +118,7 @@ def main():
     args = parse(__doc__, scale=1.0)
     full = int(1_000_000 * args.scale)
     payload = {
+        "load_average_then": os.getloadavg()[0],
         "simulator": [
             simulator("poisson", "fifo1", full, 8),
             simulator("poisson", "price", full, 8),

@@ -176,16 +176,20 @@ class ServiceManager:
             self._pump()
 
     async def _switch(self, evicted: list[Replica], restored: Replica | None):
-        """One at a time: what comes to the device has to wait for what leaves it."""
+        """
+        One at a time, and in the order of the plans: what comes to the device has to wait for what leaves it. Evictions don't
+        wait for a load, since plans made meanwhile count on their room.
+        """
         name = "" if restored is None else restored.service.name
         try:
-            if restored is not None and name not in self._loaded:
-                await self._loop.run_in_executor(self._threads, self._services[name].load)
-                self._loaded.add(name)
             async with self._switching:
                 for replica in evicted:
                     await self._loop.run_in_executor(self._threads, self._services[replica.service.name].to_host)
-                if restored is not None:
+            if restored is not None:
+                if name not in self._loaded:
+                    await self._loop.run_in_executor(self._threads, self._services[name].load)
+                    self._loaded.add(name)
+                async with self._switching:
                     begin = time.monotonic()
                     await self._loop.run_in_executor(self._threads, self._services[name].to_device)
                     self._restored(restored, time.monotonic() - begin)

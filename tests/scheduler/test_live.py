@@ -590,7 +590,9 @@ def test_settings_are_parsed_from_a_command_line_and_checked():
 def test_ctrl_c_leaves_no_process(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
-        "import asyncio\nfrom mimo_hf.scheduler import *\n"
+        "import asyncio, signal\nfrom mimo_hf.scheduler import *\n"
+        # Children of a background job of a shell begin with Ctrl-C ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "async def main():\n"
         "    async with ActionScheduler(SchedulerConfig(cpu_cores=2, cpu_enforce='count', kill_grace_s=0.2)) as s:\n"
         "        h = await s.submit(Action('x', Command(('sh', '-c', 'setsid sleep 60 & sleep 60')), {'cpu': 1}))\n"

@@ -65,6 +65,25 @@ def ask(name, batch, **options):
     return Action(name, ServiceCall(name, batch, options.pop("tokens", 1)), {}, **options)
 
 
+def test_room_made_for_a_service_that_loads_slowly_is_empty_before_others_count_on_it():
+    device = Device(100)
+    services = {name: Doubler(device, size) for name, size in (("a", 70), ("b", 60), ("c", 40))}
+    quick = services["b"].load
+
+    def load():
+        time.sleep(0.3)
+        quick()
+
+    services["b"].load = load
+
+    async def work(scheduler):
+        await scheduler.run(ask("a", 1))
+        return await asyncio.gather(scheduler.run(ask("b", 2)), scheduler.run(ask("c", 3)))
+
+    drive(work, services=services, gpu_bytes=100)
+    assert device.most <= 100
+
+
 def test_a_thousand_random_calls_stay_within_the_byte_budget():
     rng = random.Random(0)
     device = Device(100)

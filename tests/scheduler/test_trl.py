@@ -280,6 +280,17 @@ def test_tool_calls_of_all_samples_run_at_once_and_dropped_samples_call_nothing(
     assert scheduler.stats()["actions"] - before == 2  # results too long for the budget: there is no second turn
 
 
+def test_a_sample_whose_result_was_too_long_does_not_call_again(samples, scheduler, monkeypatch):
+    again = [[tool_call("spell", word="x")], [tool_call("spell", word="y")], [tool_call("spell", word="z")]]
+    loop = Loop()
+    script = [[[tool_call("spell", word="w" * 20)]], again]
+    trainer = loop.make(ScheduledGRPOTrainer, script, [ScheduledTool(samples.spell, scheduler)], budget=25)
+    *_, completions, _, _, calls, failures, _ = loop.run(trainer, monkeypatch)
+    assert [len(completion) for completion in completions] == [1, 7]
+    assert (calls, failures) == (4, 0)
+    assert scheduler.stats()["actions"] == 4
+
+
 def test_async_tools_of_all_samples_run_at_once(samples, scheduler, monkeypatch):
     import asyncio
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .tiles import Tiles, is_hopper, key_gradient_tiles, query_gradient_tiles
-from .triton_forward import LOG2_E, dot, dot_options, head_options, seen_keys
+from .triton_forward import LOG2_E, dot, dot_options, head_options, place, rows_of, seen_keys
 
 
 @triton.jit
@@ -45,20 +45,9 @@ def _query_gradient(
     WINDOWED: tl.constexpr, HAS_START: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    if not WINDOWED:
-        tile = tl.num_programs(0) - 1 - tile  # the longest rows first
-    batch = (tl.program_id(1) // KV_HEADS).to(tl.int64)
-    kv_head = (tl.program_id(1) % KV_HEADS).to(tl.int64)
+    tile, batch, kv_head = place(WINDOWED, KV_HEADS)
 
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    live = rows < query_length * GROUP
-    index = rows // GROUP
-    head = kv_head * GROUP + rows % GROUP
-    offset = key_length - query_length
-    position = index + offset
-    first = (tile * BLOCK_M) // GROUP + offset
-    last = tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // GROUP, query_length - 1) + offset
+    live, index, head, position, first, last = rows_of(tile, kv_head, query_length, key_length, GROUP, BLOCK_M)
     low, high = seen_keys(first, last, start_ptr, batch, window, WINDOWED, HAS_START)
 
     d1, dv, cols = tl.arange(0, D1), tl.arange(0, BLOCK_DV), tl.arange(0, BLOCK_N)

@@ -23,6 +23,27 @@ def dot(a, b, acc, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def place(WINDOWED: tl.constexpr, KV_HEADS: tl.constexpr):
+    """Tile, row of the batch and key-value head of a program."""
+    tile = tl.program_id(0)
+    if not WINDOWED:
+        tile = tl.num_programs(0) - 1 - tile  # the longest rows first
+    pair = tl.program_id(1)
+    return tile, (pair // KV_HEADS).to(tl.int64), (pair % KV_HEADS).to(tl.int64)
+
+
+@triton.jit
+def rows_of(tile, kv_head, query_length, key_length, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Of each row of a tile: whether there is one, its query, head and position; of all: first and last position."""
+    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    index = rows // GROUP
+    offset = key_length - query_length
+    first = (tile * BLOCK_M) // GROUP + offset
+    last = tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // GROUP, query_length - 1) + offset
+    return rows < query_length * GROUP, index, kv_head * GROUP + rows % GROUP, index + offset, first, last
+
+
+@triton.jit
 def seen_keys(first, last, start_ptr, batch, window, WINDOWED: tl.constexpr, HAS_START: tl.constexpr):
     """The half-open range of keys that queries at positions first ... last see."""
     low = first * 0
@@ -46,21 +67,10 @@ def _forward(
     WINDOWED: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_START: tl.constexpr, SPLITS: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    if not WINDOWED:
-        tile = tl.num_programs(0) - 1 - tile  # the longest rows first
-    batch = (tl.program_id(1) // KV_HEADS).to(tl.int64)
-    kv_head = (tl.program_id(1) % KV_HEADS).to(tl.int64)
+    tile, batch, kv_head = place(WINDOWED, KV_HEADS)
     split = tl.program_id(2)
 
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    live = rows < query_length * GROUP
-    index = rows // GROUP
-    head = kv_head * GROUP + rows % GROUP
-    offset = key_length - query_length
-    position = index + offset
-    first = (tile * BLOCK_M) // GROUP + offset
-    last = tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // GROUP, query_length - 1) + offset
+    live, index, head, position, first, last = rows_of(tile, kv_head, query_length, key_length, GROUP, BLOCK_M)
     low, high = seen_keys(first, last, start_ptr, batch, window, WINDOWED, HAS_START)
     if SPLITS > 1:
         share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), SPLITS), BLOCK_N) * BLOCK_N
