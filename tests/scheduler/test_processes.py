@@ -1,0 +1,93 @@
+"""Processes of the live scheduler: commands and what they see, the scheduler of a script, and its end by Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mimo_hf.scheduler import Action, Command
+from mimo_hf.scheduler.executors.guard import tagged
+from mimo_hf.scheduler.executors.local import LocalExecutor
+
+from .conftest import drive
+
+
+def test_a_command_runs_in_an_empty_folder_with_few_variables_and_its_limits(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+
+    async def work(scheduler):
+        where = await scheduler.run(Action("sh", Command(("sh", "-c", "pwd; ls -A; env; touch left")), {"cpu": 2}))
+        again = await scheduler.run(Action("sh", Command(("ls", "-A")), {"cpu": 4}))
+        fed = await scheduler.run(Action("sh", Command(("cat",), stdin="hello"), {"cpu": 1}))
+        small = Command((sys.executable, "-c", "bytearray(2**30)"), limits={"AS": 2**28})
+        limited = await scheduler.run(Action("sh", small, {"cpu": 1}))
+        with pytest.raises(subprocess.CalledProcessError):
+            await scheduler.run(Action("sh", Command(("false",), check=True), {"cpu": 1}))
+        with pytest.raises(FileNotFoundError):
+            await scheduler.run(Action("sh", Command(("no-such-program",)), {"cpu": 1}))
+        return where.stdout, again.stdout, fed.stdout, limited
+
+    where, again, fed, limited = drive(work)
+    folder, *variables = where.splitlines()
+    assert "SECRET_TOKEN" not in where
+    assert "OMP_NUM_THREADS=2" in variables
+    assert not os.path.exists(folder)
+    assert again == ""
+    assert fed == "hello"
+    assert limited.returncode != 0
+    assert "MemoryError" in limited.stderr
+
+
+def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
+    (tmp_path / "secret").write_text("x")
+
+    async def work(scheduler):
+        return await scheduler.run(
+            Action("sh", Command(("sh", "-c", f"cat {tmp_path}/secret; echo $?; ls -A /home")), {"cpu": 1})
+        )
+
+    seen = drive(work, sandbox="bwrap")
+    assert "No such file" in seen.stderr
+    assert seen.stdout.startswith("1")
+    with pytest.raises(ValueError, match="bwrap, docker:IMAGE"):
+        LocalExecutor(sandbox="chroot")
+
+
+def test_ctrl_c_leaves_no_process(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import asyncio, signal\nfrom mimo_hf.scheduler import *\n"
+        # Children of a background job of a shell begin with Ctrl-C ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "async def main():\n"
+        "    async with ActionScheduler(SchedulerConfig(cpu_cores=2, cpu_enforce='count', kill_grace_s=0.2)) as s:\n"
+        "        h = await s.submit(Action('x', Command(('sh', '-c', 'setsid sleep 60 & sleep 60')), {'cpu': 1}))\n"
+        "        print(s.executor._owner, flush=True)\n"
+        "        await h\n"
+        "asyncio.run(main())\n"
+    )
+    job = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    owner = job.stdout.readline().strip()
+    time.sleep(0.3)
+    assert len(tagged(f"{owner}-")) >= 3
+    job.send_signal(signal.SIGINT)
+    assert job.wait(20) != 0
+    job.stdout.close()
+    assert tagged(f"{owner}-") == []
+
+
+def test_functions_of_a_script_run_in_workers(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "from mimo_hf.scheduler import *\n"
+        "def double(x):\n    return 2 * x\n"
+        "if __name__ == '__main__':\n"
+        "    from functools import partial\n"
+        "    with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce='count')) as s:\n"
+        "        print(s.run_sync(Action('x', partial(double, 21), {'cpu': 1})))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "42\n"
