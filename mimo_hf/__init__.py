@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "HySparseCache": "mimo_hf.modeling.hysparse",
+    "HySparseConfig": "mimo_hf.modeling.hysparse",
+    "HySparseForCausalLM": "mimo_hf.modeling.hysparse",
+    "HySparseModel": "mimo_hf.modeling.hysparse",
     "MTPStatistics": "mimo_hf.modeling.mtp",
     "MiMoConfig": "mimo_hf.modeling.mimo",
     "MiMoForCausalLM": "mimo_hf.modeling.mimo",
@@ -20,6 +24,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from mimo_hf.modeling.hysparse import HySparseCache, HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2FlashConfig,
@@ -45,13 +50,14 @@ def __dir__() -> list[str]:
 
 def register():
     """
-    Puts the MiMo models into transformers' Auto classes: MiMo-7B, which transformers does not know, and MiMo-V2-Flash in
-    place of the built-in one that drops MTP heads.
+    Puts the MiMo models into transformers' Auto classes: MiMo-7B and HySparse, which transformers does not know, and
+    MiMo-V2-Flash in place of the built-in one that drops MTP heads.
 
     Call it once before `AutoModelForCausalLM.from_pretrained`; calling it again changes nothing.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from mimo_hf.modeling.hysparse import HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2Config,
@@ -60,6 +66,9 @@ def register():
         MiMoV2FlashModel,
     )
 
+    AutoConfig.register("hysparse", HySparseConfig, exist_ok=True)
+    AutoModel.register(HySparseConfig, HySparseModel, exist_ok=True)
+    AutoModelForCausalLM.register(HySparseConfig, HySparseForCausalLM, exist_ok=True)
     AutoConfig.register("mimo", MiMoConfig, exist_ok=True)
     AutoModel.register(MiMoConfig, MiMoModel, exist_ok=True)
     AutoModelForCausalLM.register(MiMoConfig, MiMoForCausalLM, exist_ok=True)
@@ -70,6 +79,10 @@ def register():
 
 
 __all__ = [
+    "HySparseCache",
+    "HySparseConfig",
+    "HySparseForCausalLM",
+    "HySparseModel",
     "MTPStatistics",
     "MiMoConfig",
     "MiMoForCausalLM",

@@ -20,7 +20,7 @@ FEW_QUERIES = 16
 
 
 def sink_attention_forward(
-    module: torch.nn.Module,
+    module: torch.nn.Module | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -34,6 +34,7 @@ def sink_attention_forward(
     Attention with a sink under `torch.nn.functional.scaled_dot_product_attention`.
 
     Args:
+        module: tells `num_key_value_groups`; None: keys and values are repeated to one a head where queries are many.
         query: `[batch, heads, query_length, head_dim]`.
         key: `[batch, key_value_heads, key_length, head_dim]`.
         value: `[batch, key_value_heads, key_length, v_head_dim]`.

@@ -1,0 +1,7 @@
+"""HySparse (arXiv 2602.03560): full-attention layers as oracles of the sparse layers that share their keys and values."""
+
+from .cache_hysparse import HySparseCache
+from .configuration_hysparse import HySparseConfig
+from .modeling_hysparse import HySparseForCausalLM, HySparseModel, HySparsePreTrainedModel
+
+__all__ = ["HySparseCache", "HySparseConfig", "HySparseForCausalLM", "HySparseModel", "HySparsePreTrainedModel"]

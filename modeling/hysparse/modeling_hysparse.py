@@ -1,0 +1,302 @@
+"""HySparse: full-attention layers select blocks of their keys, and the sparse layers after them read those."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache, GenerationMixin, initialization as init
+from transformers.masking_utils import create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as mimo
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention_hysparse import (
+    NAME,
+    HySparseAttention,
+    HySparseHybridAttention,
+    HySparseRMSNorm,
+    HySparseRotaryEmbedding,
+    HySparseSelectingAttention,
+)
+from .cache_hysparse import HySparseCache
+from .configuration_hysparse import HySparseConfig
+from .row_layout import PackedDocuments, content_start, find_documents
+
+
+class HySparseDecoderLayer(GradientCheckpointingLayer):
+    """One layer, full or sparse as `config.layer_types` says."""
+
+    def __init__(self, config: HySparseConfig, layer_idx: int):
+        super().__init__()
+        is_full = config.layer_types[layer_idx] == "full_attention"  # type: ignore[index]
+        self.self_attn = (HySparseSelectingAttention if is_full else HySparseHybridAttention)(config, layer_idx)
+        is_moe = config.mlp_layer_types[layer_idx] == "sparse"  # type: ignore[index]
+        self.mlp = (mimo.MiMoV2FlashMoE if is_moe else mimo.MiMoV2FlashMLP)(config)
+        self.input_layernorm = HySparseRMSNorm(config, config.hidden_size)
+        self.post_attention_layernorm = HySparseRMSNorm(config, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        shared_keys: torch.Tensor | None,
+        shared_values: torch.Tensor | None,
+        block_indices: torch.Tensor | None,
+        rotations: tuple[tuple[torch.Tensor, torch.Tensor], ...],
+        kv_start: torch.Tensor | None = None,
+        q_offset: int = 0,
+        sliding_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """
+        What sparse layers share comes in and goes out as arguments: recomputation under gradient checkpointing must see
+        what the first pass saw.
+
+        Args:
+            hidden_states: `[batch, length, hidden]`.
+            shared_keys, shared_values, block_indices: of the last full layer; a full layer replaces them.
+
+        Returns:
+            The four again, after this layer.
+        """
+        shared = (shared_keys, shared_values, block_indices)
+        attended, _, shared = self.self_attn(
+            self.input_layernorm(hidden_states), shared, rotations, kv_start, q_offset, sliding_mask, past_key_values
+        )
+        hidden_states = hidden_states + attended
+        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return (hidden_states, *shared)
+
+
+class HySparsePreTrainedModel(mimo.MiMoV2FlashPreTrainedModel):
+    config: HySparseConfig
+    config_class = HySparseConfig
+    _no_split_modules = ["HySparseDecoderLayer"]
+    _supports_flash_attn = False
+    _can_compile_fullgraph = False
+    _compatible_flash_implementations = None
+    _keys_to_ignore_on_load_unexpected: list[str] = []
+    _can_record_outputs = {
+        "hidden_states": HySparseDecoderLayer,
+        "attentions": OutputRecorder(HySparseAttention, index=1),
+        "router_logits": OutputRecorder(mimo.MiMoV2FlashTopkRouter, index=0),
+    }
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        if requested_attention is None:
+            return NAME
+        if requested_attention == "sdpa":
+            raise ValueError(
+                f"attn_implementation='sdpa' has no attention sinks; use {NAME!r}, the same fused attention with them."
+            )
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, HySparseHybridAttention):
+            for name, parameter in module.named_parameters():
+                if name.endswith("_sinks") or "_gate." in name:
+                    init.zeros_(parameter)
+
+
+class HySparseModel(HySparsePreTrainedModel):
+    """The trunk of HySparse (arXiv 2602.03560)."""
+
+    def __init__(self, config: HySparseConfig):
+        config.check_values()  # once more: `from_pretrained(..., sliding_window=w)` sets fields of a finished config
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(HySparseDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = HySparseRMSNorm(config, config.hidden_size)
+        self.rotary_emb = HySparseRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor | None] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> MoeModelOutputWithPast:
+        """
+        Args:
+            input_ids: `[batch, length]`; or `inputs_embeds`, `[batch, length, hidden]`.
+            attention_mask: `[batch, slots]`, 0 for padding on either side.
+            position_ids: `[batch, length]`; where they start anew in a row, without a mask and a cache, a document
+                begins, and documents do not see each other.
+
+        Raises:
+            ValueError: both or none of the inputs, padding between tokens, a mask of another shape, or packed documents
+                together with what they can't be combined with.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give one of `input_ids` and `inputs_embeds`; got both or none of them.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        documents = self._documents(attention_mask, position_ids, past_key_values, kwargs)
+        if documents is not None:
+            inputs_embeds, position_ids = documents.unpack(inputs_embeds), documents.unpack(position_ids)
+            attention_mask, use_cache = None, False
+
+        if use_cache and past_key_values is None:
+            past_key_values = HySparseCache(self.config)
+        batch, length = inputs_embeds.shape[:2]
+        q_offset = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if position_ids is None:
+            position_ids = torch.arange(q_offset, q_offset + length, device=inputs_embeds.device)[None]
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.shape != (batch, q_offset + length):
+            raise ValueError(
+                f"`attention_mask` has the shape {list(attention_mask.shape)}; expected [batch, slots] = "
+                f"[{batch}, {q_offset + length}], a number for each token in the cache and each new one. Masks of other forms "
+                "can't be represented; pack documents by `position_ids`."
+            )
+        masks = attention_mask if isinstance(attention_mask, dict) else {"full_attention": attention_mask}
+        kv_start = content_start(masks["full_attention"])
+        sliding_mask = self._sliding_mask(masks, inputs_embeds, past_key_values, position_ids)
+
+        rotations = (
+            self.rotary_emb(inputs_embeds, position_ids, "full_attention"),
+            self.rotary_emb(inputs_embeds, position_ids, "sliding_attention"),
+        )
+        states = (inputs_embeds, None, None, None)
+        for layer in self.layers if length > 0 else ():  # of no tokens there is nothing to compute
+            states = layer(
+                *states,
+                rotations=rotations,
+                kv_start=kv_start,
+                q_offset=q_offset,
+                sliding_mask=sliding_mask,
+                past_key_values=past_key_values,
+            )
+        hidden_states = self.norm(states[0])
+        if documents is not None:
+            hidden_states = documents.pack(hidden_states)
+        return MoeModelOutputWithPast(
+            last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
+        )
+
+    def _documents(self, attention_mask, position_ids, past_key_values, kwargs) -> PackedDocuments | None:
+        """Packed documents, where there are any; padding and caches say that each row is one."""
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            return None
+        if isinstance(attention_mask, dict) or torch.compiler.is_compiling():
+            return None
+        if attention_mask is not None and not attention_mask.all():
+            return None
+        documents = find_documents(position_ids)
+        if documents is None:
+            return None
+        refused = [
+            name
+            for name in ("output_hidden_states", "output_attentions", "output_router_logits")
+            if kwargs.get(name, getattr(self.config, name, False))
+        ]
+        if past_key_values is not None:
+            refused.append("past_key_values")
+        if refused:
+            raise ValueError(
+                f"`{refused[0]}` can't be had of packed documents (`position_ids` start anew within a row): pass them as a "
+                "padded batch, one document a row."
+            )
+        return documents
+
+    def _sliding_mask(self, masks, inputs_embeds, past_key_values, position_ids) -> torch.Tensor | None:
+        """For attention implementations that are not ours."""
+        if self.config._attn_implementation in (NAME, "eager") or "sliding_attention" not in self.config.layer_types:
+            return None
+        if "sliding_attention" in masks:
+            return masks["sliding_attention"]
+        return create_sliding_window_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=masks["full_attention"],
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+
+
+class HySparseForCausalLM(HySparsePreTrainedModel, GenerationMixin):
+    r"""
+    HySparse (arXiv 2602.03560) with a language-modelling head.
+
+    ```python
+    config = HySparseConfig(vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=2)
+    model = HySparseForCausalLM(config)
+    cache = HySparseCache(config, record_selection=True)
+    model(input_ids, past_key_values=cache)
+    cache.nbytes_by_layer(), cache.last_selection[0]        # [batch, key_value_heads, length, blocks]
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: HySparseConfig):
+        super().__init__(config)
+        self.model = HySparseModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor | None] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: as in `HySparseModel`.
+            labels: `[batch, length]`, -100 where there is nothing to learn; shifted inside.
+            logits_to_keep: how many last positions get logits, or which; 0: all.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+        )
+
+
+__all__ = ["HySparseForCausalLM", "HySparseModel", "HySparsePreTrainedModel"]
