@@ -12,7 +12,6 @@ from .checkpoints import read_object
 RUN = "training_run.json"
 MARK = "<!-- the checkpoint's numbers -->"  # the line of a model's README that they replace
 
-_TAGS = ["mimo", "mtp", "speculative-decoding", "custom_code"]
 # Fields of the front matter that the card next to the weights may have set.
 _KEPT = ("license", "license_name", "license_link", "language", "datasets", "base_model")
 
@@ -40,13 +39,16 @@ _ABSOLUTE_PATH = re.compile(r"""(?<![^\s=:,'"])~?/(?:[^\s/'",]+/)*([^\s/'",]+)/?
 _CONDITIONS = ("command", "data", "dataset", "seed", "device", "date", "versions")
 
 
-def make_card(folder: Path, readme: str, facts: dict[str, str], base_model: str | None = None) -> ModelCard:
+def make_card(
+    folder: Path, readme: str, facts: dict[str, str], tags: list[str], base_model: str | None = None
+) -> ModelCard:
     """
     Args:
         folder: the checkpoint; its README.md may set license, languages, data sets, base model and more tags, and its
             training_run.json holds what was measured.
         readme: the text of the card, with `MARK` where the numbers belong.
         facts: rows about the weights.
+        tags: of the model, for the front matter.
 
     Raises:
         ValueError: README.md or training_run.json in `folder` can't be read, or `readme` has no `MARK`.
@@ -59,7 +61,7 @@ def make_card(folder: Path, readme: str, facts: dict[str, str], base_model: str 
         fields["base_model"] = base_model
     elif not _are_repositories(fields.get("base_model")):
         fields.pop("base_model", None)
-    tags = list(dict.fromkeys([*_TAGS, *(old.get("tags") or [])]))
+    tags = list(dict.fromkeys([*tags, *(old.get("tags") or [])]))
     data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields)
 
     rows = [f"| {name} | {value} |" for name, value in facts.items()]
@@ -94,7 +96,7 @@ def _are_repositories(names) -> bool:
 
 def _measured(path: Path) -> list[str]:
     if not path.exists():
-        return [f"Training and acceptance: not measured (the weights came without `{RUN}`)."]
+        return [f"Training: not measured (the weights came without `{RUN}`)."]
     run = without_folders(read_object(path))
     rows = [
         f"| {label}{f' ({of})' if of else ''} | {_number(value)} |"
@@ -102,7 +104,7 @@ def _measured(path: Path) -> list[str]:
         for of, value in _found(run, key)
     ]
     if not rows:
-        return [f"Training and acceptance: not measured (`{RUN}` holds none of the numbers that this card shows)."]
+        return [f"Training: not measured (`{RUN}` holds none of the numbers that this card shows)."]
     conditions = [
         f"- {name}: {_condition(run[name])}" for name in _CONDITIONS if run.get(name) not in (None, "", {}, [])
     ]

@@ -34,6 +34,11 @@ from .flatten import flatten
 
 # By model type, which is also the folder below mimo_hf.modeling: what config.json's `auto_map` says.
 AUTO_MAPS = {
+    "hysparse": {
+        "AutoConfig": "configuration_hysparse.HySparseConfig",
+        "AutoModel": "modeling_hysparse.HySparseModel",
+        "AutoModelForCausalLM": "modeling_hysparse.HySparseForCausalLM",
+    },
     "mimo": {
         "AutoConfig": "configuration_mimo.MiMoConfig",
         "AutoModel": "modeling_mimo.MiMoModel",
@@ -44,6 +49,12 @@ AUTO_MAPS = {
         "AutoModel": "modeling_mimo_v2_flash.MiMoV2FlashModel",
         "AutoModelForCausalLM": "modeling_mimo_v2_flash.MiMoV2FlashForCausalLM",
     },
+}
+
+TAGS = {
+    "hysparse": ["mimo", "sparse-attention", "custom_code"],
+    "mimo": ["mimo", "mtp", "speculative-decoding", "custom_code"],
+    "mimo_v2_flash": ["mimo", "mtp", "speculative-decoding", "custom_code"],
 }
 
 _TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"]
@@ -126,7 +137,7 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
         for name, code in _flat_code(model_type).items():
             (folder / name).write_bytes(code)
         base_model = None if Path(model).exists() else str(model)
-        card = make_card(source, _readme(model_type), _facts(folder, config), base_model)
+        card = make_card(source, _readme(model_type), _facts(folder, config), TAGS[model_type], base_model)
         (folder / "README.md").write_text(card.content, encoding="utf-8")
         _check_that_it_loads(folder, source)
         _move(folder, place, Path(scratch) / "old")
@@ -250,9 +261,10 @@ def _facts(folder: Path, config: dict) -> dict[str, str]:
             if not name.endswith(FP8_SCALE):
                 sizes["MTP heads" if is_mtp_tensor(name, config["model_type"]) else "trunk"] += prod(shape)
     num_heads = num_mtp_heads(config)
+    heads = f"{sizes['MTP heads']:,} ({num_heads} head{'s' * (num_heads != 1)})"
     return {
         "parameters of the trunk": f"{sizes['trunk']:,}",
-        "parameters of the MTP heads": f"{sizes['MTP heads']:,} ({num_heads} head{'s' * (num_heads != 1)})",
+        **({"parameters of the MTP heads": heads} if "mtp" in TAGS[config["model_type"]] else {}),
         "tokenizer": "in this folder" if _has_tokenizer(folder) else "none in this folder",
         "made by": f"`mimo-hf publish` of mimo_hf {version('mimo_hf')}",
     }

@@ -243,6 +243,9 @@ class HySparseHybridAttention(HySparseAttention):
         if self.has_kv and self.config.rope_differs:
             local_query = rotate(query, rotations[1])
 
+        if not self.has_kv and past_key_values is not None:
+            past_key_values.update(query[:, :0], query[:, :0], self.layer_idx)  # of no heads: it counts tokens only
+
         outputs, weights = [], None
         if self.config.use_swa_branch:
             local, weights = self._attend_window(

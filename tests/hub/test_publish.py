@@ -390,7 +390,7 @@ def truncate(folder):
         (truncate, "model.safetensors .* is truncated or corrupt"),
         (lambda folder: change_json(folder / "config.json", num_mtp_layers=3), r"weights lack model\.mtp\.layers\.2\.\*"),
         (lambda folder: change_json(folder / "config.json", num_mtp_layers=0), "weights hold model.mtp.layers.0"),
-        (lambda folder: change_json(folder / "config.json", model_type="mimo_v2"), "`mimo_v2`; known are: mimo, mimo_v2_flash"),
+        (lambda folder: change_json(folder / "config.json", model_type="mimo_v2"), "`mimo_v2`; known are: hysparse, mimo, mimo_v2_flash"),
         (lambda folder: (folder / "training_run.json").write_text("{"), "training_run.json is not JSON"),
         (lambda folder: (folder / "training_run.json").write_text("[]"), "training_run.json must hold a JSON object"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_config.json is not JSON"),
@@ -492,3 +492,41 @@ def test_mimo_7b_is_published_with_its_mtp_layers(tmp_path):
     with torch.no_grad():
         expected = model.mtp_logits(torch.tensor([[3, 14, 15, 9], [0, 2, 6, 5]]))
     torch.testing.assert_close(found["mtp_logits"], expected, rtol=0, atol=1e-6)
+
+
+HYSPARSE = """
+import sys
+
+sys.modules["mimo_hf"] = None
+import torch
+from transformers import AutoModelForCausalLM
+
+folder, result = sys.argv[1:]
+model, info = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+ids = torch.arange(60).view(2, 30)
+found = {"wrong keys": [str(key) for keys in info.values() for key in keys], "logits": model(ids).logits.detach()}
+torch.save(found, result)
+"""
+
+
+def test_hysparse_is_published_with_its_code(tmp_path):
+    from mimo_hf import HySparseConfig, HySparseForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sparse_block_size": 4, "sparse_topk_tokens": 8}
+    model = HySparseForCausalLM(HySparseConfig(**shape)).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    with pytest.warns(UserWarning, match="no tokenizer"):
+        folder = publish(tmp_path / "checkpoint", tmp_path / "published")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", HYSPARSE, str(folder), "found.pt"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = torch.load(tmp_path / "found.pt")
+    assert found["wrong keys"] == []
+    with torch.no_grad():
+        torch.testing.assert_close(found["logits"], model(torch.arange(60).view(2, 30)).logits, rtol=0, atol=1e-6)
+    card = (folder / "README.md").read_text()
+    assert "MTP" not in card
+    assert "- sparse-attention" in card

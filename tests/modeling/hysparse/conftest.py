@@ -1,6 +1,26 @@
-"""HySparse by loops over tokens, heads and blocks in numpy, float64: what the model's logits must be."""
+"""Small HySparse models, and what their logits must be: loops over tokens, heads and blocks in numpy, float64."""
 
 import numpy as np
+import pytest
+import torch
+
+from mimo_hf import HySparseConfig, HySparseForCausalLM
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "v_head_dim": 6,
+    "sliding_window": 5,
+    "sparse_block_size": 4,
+    "sparse_topk_tokens": 12,
+    "sparse_layers_per_full": 2,
+    "max_position_embeddings": 512,
+}
 
 
 def rms_norm(x, weight, eps):
@@ -164,3 +184,41 @@ class Loops:
 
     def project(self, out, i):
         return out.reshape(len(out), -1) @ self.weights[f"model.layers.{i}.self_attn.o_proj.weight"].T
+
+
+@pytest.fixture(scope="session")
+def loops():
+    return Loops
+
+
+@pytest.fixture(scope="session")
+def select_by_loops():
+    return select
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """A function: random weights, sinks and gates; fields of the configuration by name."""
+
+    def make(seed=0, dtype=torch.float64, **changes):
+        torch.manual_seed(seed)
+        model = HySparseForCausalLM(HySparseConfig(**(SMALL | changes)))
+        for name, parameter in model.named_parameters():
+            if name.endswith("_sinks"):
+                torch.nn.init.normal_(parameter)
+            elif "_gate." in name or "norm" in name or name.endswith("bias"):
+                torch.nn.init.normal_(parameter, mean=0.5, std=0.5)
+        return model.to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    """A function: random tokens, `[rows, length]`."""
+
+    def draw(rows, length, seed=1):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(0, SMALL["vocab_size"], (rows, length), generator=generator)
+
+    return draw
