@@ -1,6 +1,6 @@
 """Configuration of HySparse: full attention that selects blocks of keys, and sparse layers that read them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -88,16 +88,26 @@ class HySparseConfig(PreTrainedConfig):
     num_hidden_layers: int = 36
     num_attention_heads: int = 32
     num_key_value_heads: int = 8
-    head_dim: int | None = None
-    v_head_dim: int | None = None
-    swa_num_key_value_heads: int | None = None
+    if TYPE_CHECKING:  # what they are once the configuration is made
+        head_dim: int
+        v_head_dim: int
+        swa_num_key_value_heads: int
+        rope_parameters: dict[str, Any]
+        layer_types: list[str]
+        mlp_layer_types: list[str]
+    else:
+        head_dim: int | None = None
+        v_head_dim: int | None = None
+        swa_num_key_value_heads: int | None = None
+        rope_parameters: dict | None = None
+        layer_types: list[str] | None = None
+        mlp_layer_types: list[str] | None = None
     hidden_act: str = "silu"
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
     use_cache: bool = True
     tie_word_embeddings: bool = False
-    rope_parameters: dict | None = None
     float32_norm_and_rope: bool = False
     attention_bias: bool = False
     attention_dropout: float | int = 0.0
@@ -109,7 +119,6 @@ class HySparseConfig(PreTrainedConfig):
     sparse_block_size: int = 64
     sparse_topk_tokens: int = 1024
     sparse_layers_per_full: int = 3
-    layer_types: list[str] | None = None
     gate_type: str = "headwise"
     gate_bias: bool = False
     use_sparse_sink: bool = True
@@ -122,7 +131,6 @@ class HySparseConfig(PreTrainedConfig):
     forced_initial_blocks: int = 0
     qk_norm: bool = False
 
-    mlp_layer_types: list[str] | None = None
     n_routed_experts: int = 0
     num_experts_per_tok: int = 8
     moe_intermediate_size: int = 512
@@ -190,7 +198,7 @@ class HySparseConfig(PreTrainedConfig):
     def kv_source_layers(self) -> list[int]:
         """For each layer the full layer whose keys and values its attention over the whole context reads."""
         sources: list[int] = []
-        for layer, layer_type in enumerate(self.layer_types or []):
+        for layer, layer_type in enumerate(self.layer_types):
             sources.append(layer if layer_type == "full_attention" else sources[-1])
         return sources
 
@@ -200,7 +208,6 @@ class HySparseConfig(PreTrainedConfig):
 
     def rope_of(self, layer_type: str) -> dict[str, Any]:
         """The rotary embedding of a layer type."""
-        assert self.rope_parameters is not None  # set on construction
         return self.rope_parameters.get(layer_type, self.rope_parameters)
 
     @property

@@ -31,9 +31,9 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: HySparseConfig, layer_idx: int):
         super().__init__()
-        is_full = config.layer_types[layer_idx] == "full_attention"  # type: ignore[index]
+        is_full = config.layer_types[layer_idx] == "full_attention"
         self.self_attn = (HySparseSelectingAttention if is_full else HySparseHybridAttention)(config, layer_idx)
-        is_moe = config.mlp_layer_types[layer_idx] == "sparse"  # type: ignore[index]
+        is_moe = config.mlp_layer_types[layer_idx] == "sparse"
         self.mlp = (mimo.MiMoV2FlashMoE if is_moe else mimo.MiMoV2FlashMLP)(config)
         self.input_layernorm = HySparseRMSNorm(config, config.hidden_size)
         self.post_attention_layernorm = HySparseRMSNorm(config, config.hidden_size)
