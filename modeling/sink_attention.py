@@ -55,7 +55,7 @@ def sink_attention_forward(
 
     # The fused kernels want one width for queries, keys and values, a multiple of eight: zero channels change nothing.
     v_head_dim = value.shape[-1]
-    width = -(-(query.shape[-1] + (s_aux is not None)) // 8) * 8
+    width = -(-max(query.shape[-1] + (s_aux is not None), v_head_dim) // 8) * 8
     value = pad(value, (0, width - v_head_dim))
     if s_aux is None:
         query, key = pad(query, (0, width - query.shape[-1])), pad(key, (0, width - key.shape[-1]))

@@ -48,6 +48,7 @@ class HySparseRotaryEmbedding(mimo.MiMoV2FlashRotaryEmbedding):
 
     def __init__(self, config: HySparseConfig):
         by_type = copy.copy(config)
+        by_type.layer_types = ["full_attention", "sliding_attention"]  # angles for both, whatever layers there are
         by_type.rope_parameters = {
             layer_type: {"partial_rotary_factor": 1.0, **config.rope_of(layer_type)}
             for layer_type in ("full_attention", "sliding_attention")

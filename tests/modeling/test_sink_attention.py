@@ -74,6 +74,14 @@ def test_values(kv_heads, queries, keys):
 
 
 @pytest.mark.parametrize("length", [FEW, MANY])
+def test_values_that_are_wider_than_keys(length):
+    q, k, _, sinks = tensors(queries=length)
+    v = torch.randn(2, 2, length, 19, generator=torch.Generator().manual_seed(1))
+    mask = causal(length, length)
+    assert_close(sink(q, k, v, sinks, mask).double(), in_loops(q, k, v, mask, sinks), **EXACT)
+
+
+@pytest.mark.parametrize("length", [FEW, MANY])
 def test_values_in_a_window(length):
     q, k, v, sinks = tensors(queries=length)
     mask = causal(length, length, window=3)
