@@ -72,7 +72,7 @@ def _parser(with_oam: bool = False) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mimo-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_command in (_add_demo, _add_generate, _add_publish, _add_space):
+    for add_command in (_add_demo, _add_generate, _add_hysparse, _add_publish, _add_space):
         add_command(commands)
     add_kernels_command(commands, _add_command, _positive_integer, _writable)
     if with_oam:
@@ -129,6 +129,41 @@ def _add_generate(commands):
     )
     _add_prompt_options(parser)
     _add_decoding_options(parser)
+
+
+def _add_hysparse(commands):
+    summary = "Calculate the memory of HySparse models."
+    hysparse = commands.add_parser("hysparse", help=summary, description=summary)
+    parser = _add_command(
+        hysparse.add_subparsers(title="commands", metavar="COMMAND", required=True),
+        "memory",
+        _hysparse_memory,
+        "Bytes of the KV cache: full attention, hybrid sliding window, HySparse.",
+        "  mimo-hf hysparse memory --config hysparse-80b-a3b --context 4k,32k,1M --dtype fp8\n"
+        "  mimo-hf hysparse memory --config ./my-checkpoint --batch 8 --json memory.json",
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="PATH_OR_PRESET",
+        help="a checkpoint folder, its config.json, or hysparse-7b, hysparse-80b-a3b",
+    )
+    parser.add_argument(
+        "--context",
+        metavar="LENGTHS",
+        type=_lengths,
+        default="4k,32k,128k,1M",
+        help="tokens a sequence, with commas between; k is 1024, M is 1024 times that",
+    )
+    parser.add_argument("--dtype", choices=["fp8", "bf16", "fp16", "fp32"], default="bf16", help="of keys and values")
+    parser.add_argument("--batch", metavar="N", type=_positive_integer, default=1, help="sequences")
+    parser.add_argument(
+        "--hybrid-full-layers",
+        metavar="N",
+        type=_positive_integer,
+        help="full layers of the hybrid sliding window; default: as many as HySparse has",
+    )
+    parser.add_argument("--json", metavar="PATH", type=_writable, help="save the numbers here")
 
 
 def _add_publish(commands):
@@ -203,6 +238,18 @@ def _positive_integer(text: str) -> int:
     return number
 
 
+def _lengths(text: str) -> list[int]:
+    units = {"k": 1024, "M": 1024**2}
+    lengths = []
+    for part in text.split(","):
+        digits, unit = (part[:-1], units[part[-1]]) if part[-1:] in units else (part, 1)
+        number = int(digits) if digits.isdecimal() else 0
+        if number < 1:
+            raise argparse.ArgumentTypeError(f"must be numbers of tokens such as 4k,32768,1M; got {text!r}")
+        lengths.append(number * unit)
+    return lengths
+
+
 def _positive_number(text: str) -> float:
     number = _number(text)
     if not 0 < number < float("inf"):
@@ -247,6 +294,15 @@ def _generate(args: argparse.Namespace) -> int:
     from .demo.command import run
 
     return run(args, args.model)
+
+
+def _hysparse_memory(args: argparse.Namespace) -> int:
+    from .demo.terminal import stage
+
+    with stage("reading the configuration"):
+        from .modeling.hysparse.memory_command import run
+
+    return run(args)
 
 
 def _publish(args: argparse.Namespace) -> int:

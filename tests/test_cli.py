@@ -361,7 +361,7 @@ def test_publish_refuses_in_one_line(tmp_path, capsys):
     assert str(tmp_path / "none") in refused(capsys, "publish", tmp_path / "none", tmp_path / "out")
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["publish"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["publish"], ["hysparse", "memory"]])
 def test_help_is_quick(command):
     """It imports neither torch nor transformers, nor anything else of this weight."""
     argv = [sys.executable, "-X", "importtime", "-m", "mimo_hf.cli", *command, "--help"]
