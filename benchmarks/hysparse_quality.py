@@ -1,0 +1,343 @@
+"""
+Full attention, hybrid sliding window and HySparse, trained alike at an equal number of parameters, and ablations of HySparse.
+
+    python benchmarks/hysparse_quality.py --experiment chain                 # three hops, 64 positions; see EXPERIMENTS below
+    python benchmarks/hysparse_quality.py --experiment chain --seeds 0 --arms full hysparse
+    python benchmarks/hysparse_quality.py --experiment chain --small         # seconds, to see that it runs; writes nothing
+
+Every arm is first trained once with each learning rate of the experiment's grid, on a seed and on rows of their own; the
+rate with the best last hop is used for the table. A finished run is not repeated: each is added to
+`benchmarks/results/hysparse_quality_<experiment>.json` when it ends, failed ones too, and the table is made from them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from _hysparse_arms import ABLATIONS, ARMS, MAIN_ARMS, arm_config, matched_width, num_parameters
+from _hysparse_chain import ChainModel, run_chain, tensors
+from _record import RESULTS, record
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mimo_hf.data import relayed_chain, tagged_chain
+
+console = Console(stderr=True)
+
+TUNING_SEED, TUNING_ROWS_SEED, TEST_ROWS_SEED = 100, 9001, 9002
+SMALL = {"steps": 8, "batch_size": 4, "test_rows": 8}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A task, the shape that all arms share, and how they are trained."""
+
+    summary: str
+    task: dict
+    shape: dict
+    arms: tuple[str, ...] = MAIN_ARMS
+    width: int = 128
+    steps: int = 600
+    batch_size: int = 16
+    test_rows: int = 512
+    learning_rates: tuple[float, ...] = (4e-3, 8e-3)
+    rates_of: str = ""  # another experiment, whose tuned rates are used here
+    builder: str = "tagged_chain"
+
+    def rows(self, num_rows: int, seed: int) -> dict[str, torch.Tensor]:
+        build = {"tagged_chain": tagged_chain, "relayed_chain": relayed_chain}[self.builder]
+        return tensors(build(num_rows, seed=seed, **self.task))
+
+    @property
+    def hops(self) -> int:
+        return self.task["hops"] + (self.builder == "relayed_chain")
+
+    def model_shape(self) -> dict:
+        symbols = self.task["symbols"] if "symbols" in self.task else self.task["cycle"]
+        return {"vocab_size": symbols, **self.shape}
+
+    def build(self, config) -> ChainModel:
+        return ChainModel(config, self.task["tags"], self.hops)
+
+
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "sliding_window": 4,
+    "sparse_block_size": 2,
+    "sparse_topk_tokens": 16,
+    "sparse_layers_per_full": 3,
+    "rope_theta": 1e6,
+    "initializer_range": 0.07,
+}
+LONGER = {**SHAPE, "num_hidden_layers": 5, "sliding_window": 8, "sparse_block_size": 4, "sparse_topk_tokens": 32}
+
+EXPERIMENTS = {
+    "chain": Experiment(
+        "three hops along a tag's links, 64 positions; four layers, the first and the last full",
+        task={"tags": 5, "cycle": 7, "symbols": 14, "queries": 29, "hops": 3},
+        shape=SHAPE,
+        arms=MAIN_ARMS + ABLATIONS,
+    ),
+    "chain_128": Experiment(
+        "three hops, 128 positions; five layers, the first and the last full",
+        task={"tags": 10, "cycle": 8, "symbols": 16, "queries": 48, "hops": 3},
+        shape=LONGER,
+        steps=900,
+        test_rows=256,
+        rates_of="chain",
+    ),
+    "chain_256": Experiment(
+        "three hops, 256 positions; five layers, the first and the last full",
+        task={"tags": 20, "cycle": 8, "symbols": 16, "queries": 96, "hops": 3},
+        shape={**LONGER, "sparse_topk_tokens": 64},
+        steps=900,
+        batch_size=8,
+        test_rows=128,
+        rates_of="chain",
+    ),
+    "relay": Experiment(
+        "a hop, a step to the neighbouring query's result, and two more hops from there, 64 positions: made so that something "
+        "must be carried locally between global looks",
+        task={"tags": 5, "cycle": 7, "queries": 29, "hops": 2},
+        shape=SHAPE,
+        arms=(*MAIN_ARMS, "no_swa_branch", "swa_shares_kv"),
+        builder="relayed_chain",
+        steps=900,
+        rates_of="chain",
+    ),
+}
+
+
+def run_one(name: str, small: bool, arm: str, role: str, seed: int, learning_rate: float) -> dict:
+    """Trains and tests one model. A run that fails is on record with its error."""
+    torch.set_num_threads(1)
+    experiment = EXPERIMENTS[name]
+    sizes = SMALL if small else {key: getattr(experiment, key) for key in SMALL}
+    shape = experiment.model_shape()
+    width = matched_width(arm, shape, experiment.width, experiment.build)
+    config = arm_config(arm, shape, width)
+    row = {
+        "arm": arm,
+        "role": role,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "parameters": num_parameters(experiment.build(config)),
+        "intermediate_size": width,
+        "steps": sizes["steps"],
+    }
+    train_rows = experiment.rows(sizes["steps"] * sizes["batch_size"], seed)
+    test_rows = experiment.rows(sizes["test_rows"], TUNING_ROWS_SEED if role == "tuning" else TEST_ROWS_SEED)
+    try:
+        found = run_chain(
+            config,
+            experiment.task["tags"],
+            train_rows,
+            test_rows,
+            seed=seed,
+            steps=sizes["steps"],
+            batch_size=sizes["batch_size"],
+            learning_rate=learning_rate,
+        )
+    except (RuntimeError, FloatingPointError) as error:
+        return {**row, "status": f"failed: {error}"}
+    return {**row, "status": "ok", **found}
+
+
+# Which runs
+
+
+@dataclass
+class Study:
+    """The runs of one experiment that are on record, and those that are missing."""
+
+    name: str
+    folder: Path = RESULTS
+    small: bool = False
+    runs: list[dict] = field(default_factory=list)
+
+    @property
+    def experiment(self) -> Experiment:
+        return EXPERIMENTS[self.name]
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"hysparse_quality_{self.name}.json"
+
+    def load(self) -> "Study":
+        if self.path.exists() and not self.small:
+            self.runs = json.loads(self.path.read_text())["runs"]
+        return self
+
+    def has(self, arm: str, role: str, seed: int, rate: float) -> bool:
+        wanted = (arm, role, seed, rate)
+        return any((run["arm"], run["role"], run["seed"], run["learning_rate"]) == wanted for run in self.runs)
+
+    def missing_tuning(self, arms: list[str]) -> list[tuple]:
+        rates = () if self.experiment.rates_of else self.experiment.learning_rates
+        wanted = [(arm, "tuning", TUNING_SEED, rate) for arm in arms for rate in rates]
+        return [run for run in wanted if not self.has(*run)]
+
+    def missing_table(self, arms: list[str], seeds: list[int]) -> list[tuple]:
+        wanted = [(arm, "table", seed, self.tuned_rate(arm)) for seed in seeds for arm in arms]
+        return [run for run in wanted if not self.has(*run)]
+
+    def tuned_rate(self, arm: str) -> float:
+        """The best last hop of the tuning runs; of equal ones the smaller rate."""
+        if self.experiment.rates_of:
+            return Study(self.experiment.rates_of, self.folder, self.small).load().tuned_rate(arm)
+        tuned = [run for run in self.runs if run["arm"] == arm and run["role"] == "tuning" and run["status"] == "ok"]
+        if not tuned:
+            if self.small:
+                return self.experiment.learning_rates[0]
+            raise ValueError(
+                f"no tuning run of `{arm}` in `{self.name}` is on record: run `--experiment {self.name}` first."
+            )
+        return max(tuned, key=lambda run: (run["accuracy"][-1], -run["learning_rate"]))["learning_rate"]
+
+    def add(self, run: dict):
+        """Adds a run and writes the file anew; a reader sees the old or the new one, never half of it."""
+        self.runs.append(run)
+        order = list(ARMS)
+        self.runs.sort(key=lambda run: (run["role"], order.index(run["arm"]), run["seed"], run["learning_rate"]))
+        if self.small:
+            return
+        staging = self.folder / ".staging"
+        written = record(self.path.stem, self.payload(), folder=staging, command=self.command())
+        os.replace(written, self.path)
+        staging.rmdir()
+
+    def command(self) -> str:
+        return f"python benchmarks/hysparse_quality.py --experiment {self.name}"
+
+    def payload(self) -> dict:
+        experiment = self.experiment
+        return {
+            "experiment": experiment.summary,
+            "guess": round(1 / experiment.model_shape()["vocab_size"], 4),
+            "training": {
+                "steps": experiment.steps,
+                "rows_a_step": experiment.batch_size,
+                "test_rows": experiment.test_rows,
+                "learning_rates_tried": f"those of {experiment.rates_of}"
+                if experiment.rates_of
+                else list(experiment.learning_rates),
+                "tuning": f"seed {TUNING_SEED}, rows of their own",
+            },
+            "task": {"builder": experiment.builder, **experiment.task},
+            "shape": experiment.shape,
+            "table": summary(self.runs),
+            "oracle": oracle_summary(self.runs),
+            "runs": self.runs,
+        }
+
+
+def summary(runs: list[dict]) -> list[dict]:
+    """One row an arm: mean accuracy at each hop, and the range of the last one over the seeds."""
+    rows = []
+    for arm in ARMS:
+        of_arm = [run for run in runs if run["arm"] == arm and run["role"] == "table"]
+        done = [run["accuracy"] for run in of_arm if run["status"] == "ok"]
+        if not of_arm:
+            continue
+        row = {
+            "arm": arm,
+            "parameters": of_arm[0]["parameters"],
+            "learning_rate": of_arm[0]["learning_rate"],
+            "seeds": len(done),
+            "failed": len(of_arm) - len(done),
+        }
+        for hop, shares in enumerate(zip(*done, strict=True), start=1):
+            row[f"hop_{hop}"] = round(statistics.fmean(shares), 4)
+        if done:
+            last = [shares[-1] for shares in done]
+            row |= {"last_hop_min": min(last), "last_hop_max": max(last)}
+        rows.append(row)
+    return rows
+
+
+def oracle_summary(runs: list[dict]) -> list[dict]:
+    """One row for each arm and sparse layer, means over the seeds."""
+    found: dict[tuple, list[dict]] = {}
+    for run in runs:
+        for row in run.get("oracle", []) if run["role"] == "table" else []:
+            found.setdefault((run["arm"], row["layer"], row["distance"]), []).append(row)
+    return [
+        {
+            "arm": arm,
+            "layer": layer,
+            "distance": distance,
+            "recall": round(statistics.fmean(row["recall"] for row in rows), 3),
+            "missed_mass": round(statistics.fmean(row["missed_mass"] for row in rows), 3),
+            "link_selected": [
+                round(statistics.fmean(shares), 3)
+                for shares in zip(*(row["link_selected"] for row in rows), strict=True)
+            ],
+        }
+        for (arm, layer, distance), rows in found.items()
+    ]
+
+
+def finished(name: str, small: bool, runs: list[tuple], jobs: int) -> Iterator[dict]:
+    if jobs == 1:
+        for run in runs:
+            yield run_one(name, small, *run)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(run_one, name, small, *run) for run in runs]
+        for future in as_completed(waiting):
+            yield future.result()
+
+
+def study(name: str, arms: list[str], seeds: list[int], small: bool, jobs: int, folder: Path = RESULTS) -> Study:
+    """Runs what is missing: first the learning rates, then the table."""
+    on_record = Study(name, folder, small).load()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        for phase in ("learning rates", "table"):
+            missing = (
+                on_record.missing_tuning(arms) if phase == "learning rates" else on_record.missing_table(arms, seeds)
+            )
+            bar = progress.add_task(f"{name}, {phase}", total=len(missing))
+            for run in finished(name, small, missing, jobs):
+                on_record.add(run)
+                progress.advance(bar)
+                shares = " ".join(f"{share:.3f}" for share in run.get("accuracy", []))
+                progress.console.print(
+                    f"{run['arm']}, {run['role']}, seed {run['seed']}, {run['learning_rate']}: {shares or run['status']}"
+                )
+    return on_record
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", choices=[*EXPERIMENTS, "all"], default="chain", help="default: %(default)s")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="default: those of the experiment")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="a few steps of everything; writes nothing")
+    args = parser.parse_args(argv)
+    for name in EXPERIMENTS if args.experiment == "all" else [args.experiment]:
+        arms = args.arms or list(EXPERIMENTS[name].arms)
+        found = study(name, arms, args.seeds, args.small, args.jobs)
+        console.print_json(data=summary(found.runs))
+
+
+if __name__ == "__main__":
+    main()
