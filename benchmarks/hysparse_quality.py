@@ -89,6 +89,15 @@ EXPERIMENTS = {
         shape=SHAPE,
         arms=MAIN_ARMS + ABLATIONS,
     ),
+    "chain_4": Experiment(
+        "four hops, 64 positions; four layers, the first and the last full: one hop more than two full layers can compose, even "
+        "where the first joins links to pairs",
+        task={"tags": 4, "cycle": 9, "symbols": 18, "queries": 28, "hops": 4},
+        shape={**SHAPE, "sparse_topk_tokens": 18},
+        arms=(*MAIN_ARMS, "random_blocks", "recent_blocks"),
+        steps=800,
+        rates_of="chain",
+    ),
     "chain_128": Experiment(
         "three hops, 128 positions; five layers, the first and the last full",
         task={"tags": 10, "cycle": 8, "symbols": 16, "queries": 48, "hops": 3},
@@ -107,13 +116,13 @@ EXPERIMENTS = {
         rates_of="chain",
     ),
     "relay": Experiment(
-        "a hop, a step to the neighbouring query's result, and two more hops from there, 64 positions: made so that something "
-        "must be carried locally between global looks",
-        task={"tags": 5, "cycle": 7, "queries": 29, "hops": 2},
+        "a hop, and one more from where the neighbouring query's hop led, 64 positions: made so that what a first global look "
+        "finds must be carried locally before a second one",
+        task={"tags": 5, "cycle": 7, "queries": 29, "hops": 1},
         shape=SHAPE,
         arms=(*MAIN_ARMS, "no_swa_branch", "swa_shares_kv"),
         builder="relayed_chain",
-        steps=900,
+        steps=800,
         rates_of="chain",
     ),
 }
