@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-TILE = 32  # queries
-CHUNK_FLOATS = 1 << 22  # of a chunk of queries, over all heads and blocks
+TILE = 16  # queries
+CHUNK_FLOATS = 1 << 21  # of a chunk of queries, over all heads and blocks
 
 
 def block_major_attention(
