@@ -3,17 +3,18 @@
 A *slot* is a place in the cache. Rows of a left-padded batch begin at the slots `kv_start`, and blocks of keys are counted
 from there: block i of row b holds the slots from `kv_start[b] + i * block_size` on. So padding moves no block.
 
-Each attention has two ways. *Materialised*: all logits of all queries at once, for few queries, and where attention weights
-are wanted. Otherwise queries go chunk by chunk through PyTorch's fused attention: memory grows with the context, not with
-its square.
+*Materialised* attention holds all logits of all queries at once, for few queries, and where weights are wanted. Otherwise
+queries go chunk by chunk through PyTorch's fused attention: memory grows with the context, not with its square.
 """
 
 import torch
 from torch.nn.functional import pad
 
 from ..sink_attention import FEW_QUERIES, sink_attention_forward
+from .block_major import block_major_attention
 
-CHUNK_LOGITS = 1 << 23  # of a chunk of queries, over all heads
+CHUNK_LOGITS = 1 << 22  # of a chunk of queries, over all heads: 16 MB, which caches can hold
+SPARSE_ENOUGH = 4  # from this many times the selected keys on, going block by block is quicker than a mask
 
 # Full attention
 
@@ -193,6 +194,9 @@ def block_sparse_attention(
         visible = visible & selected_keys(block_indices, num_slots, block_size, kv_start)
         output, weights = _materialised(_logits(query, key, scaling), value, visible, sinks)
         return output, weights if materialise else None
+    if block_indices.shape[-1] * block_size * SPARSE_ENOUGH <= num_slots:
+        arguments = (query, key, value, block_indices, scaling, block_size, kv_start, q_offset, sinks)
+        return block_major_attention(*arguments), None
 
     chunks = []
     for first, last in _chunks(query, num_slots):

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from mimo_hf import HySparseCache
-from mimo_hf.modeling.hysparse import block_attention
+from mimo_hf.modeling.hysparse import block_attention, block_major
 from mimo_hf.modeling.hysparse.block_attention import block_sparse_attention, full_attention, window_attention
 
 TWO_ROPES = {
@@ -221,6 +221,37 @@ def test_gradients_of_the_ops_are_those_of_finite_differences(queries):
     assert torch.autograd.gradcheck(sparse, (query, key, value, sinks))
     assert torch.autograd.gradcheck(full, (query, key, value))
     assert torch.autograd.gradcheck(window, (query, key, value, sinks))
+
+
+@pytest.mark.parametrize("with_sinks", [False, True])
+@pytest.mark.parametrize("start", [None, [0, 5]])
+def test_going_block_by_block_is_attention_under_a_mask(start, with_sinks, monkeypatch):
+    generator = torch.Generator().manual_seed(4)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    states = [draw(2, 4, 60, 3), draw(2, 2, 100, 3), draw(2, 2, 100, 5), *([draw(4)] if with_sinks else [])]
+    start = None if start is None else torch.tensor(start)
+    blocks = torch.randint(0, 25, (2, 2, 60, 2), generator=generator).to(torch.int32)  # some lie in the future
+    blocks[..., 1] = torch.where(blocks[..., 1] == blocks[..., 0], -1, blocks[..., 1])
+    blocks[0, 0, 7] = -1
+    results = []
+    for enough in (1, 10**9):
+        monkeypatch.setattr(block_attention, "SPARSE_ENOUGH", enough)
+        monkeypatch.setattr(block_major, "CHUNK_FLOATS", 1)
+        leaves = [state.clone().requires_grad_() for state in states]
+        output, _ = block_sparse_attention(
+            *leaves[:3],
+            blocks,
+            scaling=0.6,
+            block_size=4,
+            kv_start=start,
+            q_offset=40,
+            sinks=leaves[3] if with_sinks else None,
+        )
+        output.square().sum().backward()
+        results.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    for by_block, by_mask in zip(*results, strict=True):
+        assert_close(by_block, by_mask, atol=1e-13, rtol=1e-12)
+    assert results[0][0][0, :2, 7].eq(0).all()
 
 
 def test_not_a_number_in_one_row_does_not_poison_another():

@@ -151,6 +151,39 @@ def test_trainer_lowers_the_loss(small_model, tokens, tmp_path):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_trl_trains_rows_without_padding_as_it_trains_padded_ones(small_model, tmp_path):
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    rows = [{"input_ids": [(7 * i + j) % 50 for j in range(6 + 3 * i)]} for i in range(4)]
+    losses = []
+    for padding_free in (False, True):
+        arguments = trl.SFTConfig(
+            tmp_path, max_steps=1, per_device_train_batch_size=4, padding_free=padding_free, max_length=None, bf16=False,
+            use_cpu=True, report_to=[], save_strategy="no", logging_steps=1, gradient_checkpointing=True, pad_token="0",
+        )  # fmt: skip
+        trainer = trl.SFTTrainer(
+            small_model(dtype=torch.float32),
+            arguments,
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=digits_tokenizer(),
+        )
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert ("position_ids" in batch) == padding_free
+        trainer.train()
+        losses.append(next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def digits_tokenizer():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {str(number): number for number in range(50)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")), pad_token="0", eos_token="1"
+    )
+
+
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"swa_shares_kv": True}, {"qk_norm": True}])
 def test_a_saved_model_comes_back_through_the_auto_classes(changes, small_model, tokens, tmp_path):
     mimo_hf.register()
