@@ -1,7 +1,5 @@
 """The arms of the HySparse study: what differs between two of them is one line of the table below, and their MLP's width."""
 
-from collections.abc import Callable
-
 from torch import nn
 
 from mimo_hf.modeling.hysparse import HySparseConfig
@@ -31,9 +29,11 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def matched_width(arm: str, shape: dict, width: int, build: Callable[[HySparseConfig], nn.Module]) -> int:
+def matched_width(arm: str, experiment, width: int) -> int:
     """The MLP width that gives an arm as nearly as can be the parameters of `full` with an MLP of `width`."""
-    target = num_parameters(build(arm_config("full", shape, width)))
-    own = num_parameters(build(arm_config(arm, shape, width)))
-    per_channel = num_parameters(build(arm_config(arm, shape, width + 1))) - own
-    return width + round((target - own) / per_channel)
+
+    def size(arm: str, width: int) -> int:
+        return num_parameters(experiment.build(experiment.config(arm, width)))
+
+    per_channel = size(arm, width + 1) - size(arm, width)
+    return width + round((size("full", width) - size(arm, width)) / per_channel)

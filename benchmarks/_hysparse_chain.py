@@ -1,8 +1,10 @@
 """A model of the project's own classes on the chained-retrieval tasks of `mimo_hf.data`: inputs, training, accuracy, diagnostics."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from _hysparse_oracle import oracle_diagnostics
@@ -96,8 +98,8 @@ def learning_rate_at(step: int, steps: int) -> float:
 
 def train(
     model: nn.Module,
-    loss: Callable[[dict[str, Tensor]], Tensor],
-    data: Iterator[dict[str, Tensor]],
+    loss: Callable[[Any], Tensor],
+    data: Iterator,
     steps: int,
     learning_rate: float,
 ) -> list[float]:
@@ -141,20 +143,8 @@ def accuracy(model: ChainModel, rows: dict[str, Tensor], batch_size: int = 64) -
     return (right / asked).tolist()
 
 
-def run_chain(
-    config: HySparseConfig,
-    tags: int,
-    train_rows,
-    test_rows,
-    *,
-    seed: int,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-) -> dict:
-    """Trains one model on rows that it sees once each. Returns what is on record of the run."""
-    torch.manual_seed(seed)
-    model = ChainModel(config, tags, train_rows["labels"].shape[-1])
+def run_chain(model: ChainModel, train_rows, test_rows, *, steps: int, batch_size: int, learning_rate: float) -> dict:
+    """Trains a model on rows that it sees once each. Returns what is on record of the run."""
     started = time.process_time()
     losses = train(
         model,
@@ -172,3 +162,12 @@ def run_chain(
     links = batch["links"]
     rows = oracle_diagnostics(model.trunk, lambda: model(batch, all_layers=False), links.shape[1], links)
     return {**found, "oracle": rows} if rows else found
+
+
+def with_topk(model: ChainModel, topk_tokens: int) -> ChainModel:
+    """The same weights with another number of selected tokens."""
+    config = copy.deepcopy(model.trunk.config)
+    config.sparse_topk_tokens = topk_tokens
+    twin = ChainModel(config, model.tags.num_embeddings - 1, model.heads.out_features // config.hidden_size)
+    twin.load_state_dict(model.state_dict())
+    return twin

@@ -6,7 +6,7 @@ Full attention, hybrid sliding window and HySparse, trained alike at an equal nu
     python benchmarks/hysparse_quality.py --experiment chain --small         # seconds, to see that it runs; writes nothing
 
 Every arm is first trained once with each learning rate of the experiment's grid, on a seed and on rows of their own; the
-rate with the best last hop is used for the table. A finished run is not repeated: each is added to
+best rate is used for the table. A finished run is not repeated: each is added to
 `benchmarks/results/hysparse_quality_<experiment>.json` when it ends, failed ones too, and the table is made from them.
 """
 
@@ -22,12 +22,15 @@ from pathlib import Path
 
 import torch
 from _hysparse_arms import ABLATIONS, ARMS, MAIN_ARMS, arm_config, matched_width, num_parameters
-from _hysparse_chain import ChainModel, run_chain, tensors
+from _hysparse_chain import ChainModel, accuracy, run_chain, tensors, with_topk
+from _hysparse_text import initialised, run_text, text_rows
 from _record import RESULTS, record
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
 from mimo_hf.data import relayed_chain, tagged_chain
+from mimo_hf.modeling.hysparse import HySparseConfig
 
 console = Console(stderr=True)
 
@@ -49,22 +52,25 @@ class Experiment:
     test_rows: int = 512
     learning_rates: tuple[float, ...] = (4e-3, 8e-3)
     rates_of: str = ""  # another experiment, whose tuned rates are used here
-    builder: str = "tagged_chain"
+    builder: str = "tagged_chain"  # of the rows, or "text"
+    fillers: tuple[int, ...] = ()  # also tested in contexts with so much filler,
+    topk_tokens: tuple[int, ...] = ()  # and with so many selected tokens
 
-    def rows(self, num_rows: int, seed: int) -> dict[str, torch.Tensor]:
+    def rows(self, num_rows: int, seed: int, **changes: int) -> dict[str, torch.Tensor]:
         build = {"tagged_chain": tagged_chain, "relayed_chain": relayed_chain}[self.builder]
-        return tensors(build(num_rows, seed=seed, **self.task))
+        return tensors(build(num_rows, seed=seed, **{**self.task, **changes}))
 
     @property
-    def hops(self) -> int:
-        return self.task["hops"] + (self.builder == "relayed_chain")
+    def vocab_size(self) -> int:
+        return 256 if self.builder == "text" else self.task.get("symbols", self.task["cycle"])
 
-    def model_shape(self) -> dict:
-        symbols = self.task["symbols"] if "symbols" in self.task else self.task["cycle"]
-        return {"vocab_size": symbols, **self.shape}
+    def config(self, arm: str, width: int) -> HySparseConfig:
+        return arm_config(arm, {"vocab_size": self.vocab_size, **self.shape}, width)
 
-    def build(self, config) -> ChainModel:
-        return ChainModel(config, self.task["tags"], self.hops)
+    def build(self, config: HySparseConfig) -> nn.Module:
+        if self.builder == "text":
+            return initialised(config)
+        return ChainModel(config, self.task["tags"], self.task["hops"] + (self.builder == "relayed_chain"))
 
 
 SHAPE = {
@@ -79,6 +85,7 @@ SHAPE = {
     "sparse_layers_per_full": 3,
     "rope_theta": 1e6,
     "initializer_range": 0.07,
+    "attn_implementation": "eager",  # the quickest for short rows; it computes what the default does
 }
 LONGER = {**SHAPE, "num_hidden_layers": 5, "sliding_window": 8, "sparse_block_size": 4, "sparse_topk_tokens": 32}
 
@@ -125,6 +132,25 @@ EXPERIMENTS = {
         steps=800,
         rates_of="chain",
     ),
+    "needle": Experiment(
+        "three hops along seven needles of a tag, 128 positions, most of them filler or other tags' needles; tested in longer "
+        "contexts and with other numbers of selected tokens than in training",
+        task={"tags": 3, "cycle": 7, "symbols": 14, "queries": 20, "hops": 3, "filler": 87},
+        shape={**LONGER, "sparse_topk_tokens": 32},
+        test_rows=64,
+        fillers=(87, 215, 471, 983),
+        topk_tokens=(8, 16, 32, 64),
+        rates_of="chain",
+    ),
+    "text": Experiment(
+        "bits a byte on held-out files of Python's standard library; five layers, the first and the last full",
+        task={"length": 256},
+        shape={**LONGER, "sliding_window": 16, "sparse_block_size": 8, "sparse_topk_tokens": 64},
+        builder="text",
+        steps=400,
+        batch_size=8,
+        test_rows=128,
+    ),
 }
 
 
@@ -133,34 +159,48 @@ def run_one(name: str, small: bool, arm: str, role: str, seed: int, learning_rat
     torch.set_num_threads(1)
     experiment = EXPERIMENTS[name]
     sizes = SMALL if small else {key: getattr(experiment, key) for key in SMALL}
-    shape = experiment.model_shape()
-    width = matched_width(arm, shape, experiment.width, experiment.build)
-    config = arm_config(arm, shape, width)
+    test_seed = TUNING_ROWS_SEED if role == "tuning" else TEST_ROWS_SEED
+    training = {"steps": sizes["steps"], "batch_size": sizes["batch_size"], "learning_rate": learning_rate}
+    width = matched_width(arm, experiment, experiment.width)
+    config = experiment.config(arm, width)
+    torch.manual_seed(seed)
+    model = experiment.build(config)
     row = {
         "arm": arm,
         "role": role,
         "seed": seed,
         "learning_rate": learning_rate,
-        "parameters": num_parameters(experiment.build(config)),
+        "parameters": num_parameters(model),
         "intermediate_size": width,
         "steps": sizes["steps"],
+        "status": "ok",
     }
-    train_rows = experiment.rows(sizes["steps"] * sizes["batch_size"], seed)
-    test_rows = experiment.rows(sizes["test_rows"], TUNING_ROWS_SEED if role == "tuning" else TEST_ROWS_SEED)
     try:
-        found = run_chain(
-            config,
-            experiment.task["tags"],
-            train_rows,
-            test_rows,
-            seed=seed,
-            steps=sizes["steps"],
-            batch_size=sizes["batch_size"],
-            learning_rate=learning_rate,
-        )
+        if experiment.builder == "text":
+            length = experiment.task["length"]
+            train_rows = text_rows("train", sizes["steps"] * sizes["batch_size"], length, seed)
+            test_rows = text_rows("held_out", sizes["test_rows"], length, test_seed)
+            return row | run_text(model, train_rows, test_rows, **training)
+        train_rows = experiment.rows(sizes["steps"] * sizes["batch_size"], seed)
+        row |= run_chain(model, train_rows, experiment.rows(sizes["test_rows"], test_seed), **training)
+        if role == "table":
+            row |= longer_contexts(experiment, model, sizes["test_rows"])
     except (RuntimeError, FloatingPointError) as error:
-        return {**row, "status": f"failed: {error}"}
-    return {**row, "status": "ok", **found}
+        row["status"] = f"failed: {error}"
+    return row
+
+
+def longer_contexts(experiment: Experiment, model: ChainModel, num_rows: int) -> dict:
+    """Accuracy of the last hop by context, and by the number of selected tokens where there is a selection."""
+    config, found = model.trunk.config, []
+    selects = "sliding_attention" in config.layer_types and config.use_sparse_branch
+    for filler in experiment.fillers:
+        rows = experiment.rows(num_rows, TEST_ROWS_SEED, filler=filler)
+        for topk in experiment.topk_tokens if selects else (config.sparse_topk_tokens,):
+            share = accuracy(with_topk(model, topk), rows, batch_size=8)[-1]
+            context = rows["tag"].shape[1]
+            found.append({"context": context, "topk_tokens": topk if selects else None, "last_hop": round(share, 5)})
+    return {"by_context": found} if found else {}
 
 
 # Which runs
@@ -202,7 +242,7 @@ class Study:
         return [run for run in wanted if not self.has(*run)]
 
     def tuned_rate(self, arm: str) -> float:
-        """The best last hop of the tuning runs; of equal ones the smaller rate."""
+        """That of the best tuning run; of equal ones the smaller rate."""
         if self.experiment.rates_of:
             return Study(self.experiment.rates_of, self.folder, self.small).load().tuned_rate(arm)
         tuned = [run for run in self.runs if run["arm"] == arm and run["role"] == "tuning" and run["status"] == "ok"]
@@ -212,7 +252,7 @@ class Study:
             raise ValueError(
                 f"no tuning run of `{arm}` in `{self.name}` is on record: run `--experiment {self.name}` first."
             )
-        return max(tuned, key=lambda run: (run["accuracy"][-1], -run["learning_rate"]))["learning_rate"]
+        return max(tuned, key=lambda run: (quality(run), -run["learning_rate"]))["learning_rate"]
 
     def add(self, run: dict):
         """Adds a run and writes the file anew; a reader sees the old or the new one, never half of it."""
@@ -233,7 +273,6 @@ class Study:
         experiment = self.experiment
         return {
             "experiment": experiment.summary,
-            "guess": round(1 / experiment.model_shape()["vocab_size"], 4),
             "training": {
                 "steps": experiment.steps,
                 "rows_a_step": experiment.batch_size,
@@ -247,16 +286,22 @@ class Study:
             "shape": experiment.shape,
             "table": summary(self.runs),
             "oracle": oracle_summary(self.runs),
+            "by_context": context_summary(self.runs),
             "runs": self.runs,
         }
 
 
+def quality(run: dict) -> float:
+    """The last hop, or bits a byte with a minus: larger is better."""
+    return run["accuracy"][-1] if "accuracy" in run else -run["bits_a_byte"]
+
+
 def summary(runs: list[dict]) -> list[dict]:
-    """One row an arm: mean accuracy at each hop, and the range of the last one over the seeds."""
+    """One row an arm: means over the seeds, and the range of what counts, the last hop or bits a byte."""
     rows = []
     for arm in ARMS:
         of_arm = [run for run in runs if run["arm"] == arm and run["role"] == "table"]
-        done = [run["accuracy"] for run in of_arm if run["status"] == "ok"]
+        done = [run for run in of_arm if run["status"] == "ok"]
         if not of_arm:
             continue
         row = {
@@ -266,13 +311,34 @@ def summary(runs: list[dict]) -> list[dict]:
             "seeds": len(done),
             "failed": len(of_arm) - len(done),
         }
-        for hop, shares in enumerate(zip(*done, strict=True), start=1):
+        for hop, shares in enumerate(zip(*(run.get("accuracy", []) for run in done), strict=True), start=1):
             row[f"hop_{hop}"] = round(statistics.fmean(shares), 4)
-        if done:
-            last = [shares[-1] for shares in done]
-            row |= {"last_hop_min": min(last), "last_hop_max": max(last)}
+        if done and "accuracy" in done[0]:
+            row |= {"last_hop_min": min(map(quality, done)), "last_hop_max": max(map(quality, done))}
+        elif done:
+            bits = [run["bits_a_byte"] for run in done]
+            row |= {"bits_a_byte": round(statistics.fmean(bits), 4), "min": min(bits), "max": max(bits)}
         rows.append(row)
     return rows
+
+
+def context_summary(runs: list[dict]) -> list[dict]:
+    """One row for each arm, context and number of selected tokens: the last hop, mean and range over the seeds."""
+    found: dict[tuple, list[float]] = {}
+    for run in runs:
+        for row in run.get("by_context", []):
+            found.setdefault((run["arm"], row["context"], row["topk_tokens"]), []).append(row["last_hop"])
+    return [
+        {
+            "arm": arm,
+            "context": context,
+            "topk_tokens": topk,
+            "last_hop": round(statistics.fmean(shares), 4),
+            "min": min(shares),
+            "max": max(shares),
+        }
+        for (arm, context, topk), shares in found.items()
+    ]
 
 
 def oracle_summary(runs: list[dict]) -> list[dict]:
@@ -327,7 +393,9 @@ def study(name: str, arms: list[str], seeds: list[int], small: bool, jobs: int, 
             for run in finished(name, small, missing, jobs):
                 on_record.add(run)
                 progress.advance(bar)
-                shares = " ".join(f"{share:.3f}" for share in run.get("accuracy", []))
+                shares = " ".join(
+                    f"{share:.3f}" for share in run.get("accuracy", [run.get("bits_a_byte", float("nan"))])
+                )
                 progress.console.print(
                     f"{run['arm']}, {run['role']}, seed {run['seed']}, {run['learning_rate']}: {shares or run['status']}"
                 )

@@ -40,11 +40,12 @@ KEYS = VALUES = 16
 class ScriptArguments:
     output_dir: str = field(default="outputs/hysparse", metadata={"help": "Folder of the result."})
     length: int = field(default=256, metadata={"help": "Tokens of a training row."})
-    batch_size: int = field(default=16, metadata={"help": "Rows in an optimizer step."})
-    steps: int = field(default=1500, metadata={"help": "Optimizer steps; every row is seen once."})
+    needles: int = field(default=12, metadata={"help": "Records and questions of a training row; tests have four."})
+    batch_size: int = field(default=8, metadata={"help": "Rows in an optimizer step."})
+    steps: int = field(default=1000, metadata={"help": "Optimizer steps; every row is seen once."})
     learning_rate: float = field(default=4e-3, metadata={"help": "Peak learning rate; AdamW, warm-up, linear decay."})
     text_loss_weight: float = field(
-        default=0.3, metadata={"help": "Weight of the next byte's loss beside the answers' loss."}
+        default=0.1, metadata={"help": "Weight of the next byte's loss beside the answers' loss."}
     )
     test_rows: int = field(default=256, metadata={"help": "Held-out rows of each measurement."})
     seed: int = field(default=0, metadata={"help": "Seed of the weights and of the rows."})
@@ -88,8 +89,8 @@ def initialise(model: HySparseForCausalLM):
     embeddings = model.get_input_embeddings().weight.data
     torch.nn.init.normal_(embeddings, std=0.3)
     key, value = torch.randn(2, KEYS, embeddings.shape[1]).mul(0.3)
-    embeddings[256 : 256 + KEYS * VALUES] += (key[:, None] + value).flatten(0, 1)
-    embeddings[256 + KEYS * VALUES :][:KEYS] += key
+    embeddings[256 : 256 + KEYS * VALUES] = (key[:, None] + value).flatten(0, 1)
+    embeddings[256 + KEYS * VALUES :][:KEYS] = key
     attention = model.model.layers[0].self_attn
     heads = attention.q_proj.weight.data.unflatten(0, (-1, attention.head_dim))
     attention.k_proj.weight.data.copy_(heads[:: attention.num_key_value_groups].flatten(0, 1))
@@ -111,7 +112,12 @@ def losses(model: HySparseForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor
 
 def train(model: HySparseForCausalLM, arguments: ScriptArguments) -> list[dict]:
     rows = columns(
-        needles_in_code(arguments.steps * arguments.batch_size, length=arguments.length, seed=arguments.seed)
+        needles_in_code(
+            arguments.steps * arguments.batch_size,
+            length=arguments.length,
+            needles=arguments.needles,
+            seed=arguments.seed,
+        )
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.98), fused=True)
     steps = arguments.steps
