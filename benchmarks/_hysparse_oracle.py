@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mimo_hf.modeling.hysparse import HySparseModel
+from mimo_hf.modeling.hysparse.attention_hysparse import NAME
 
 
 @torch.no_grad()
@@ -19,7 +20,11 @@ def recorded_reads(trunk: HySparseModel, forward) -> dict[int, tuple]:
 
         return hook
 
+    implementation = trunk.config._attn_implementation
     with ExitStack() as hooks:
+        # The module that is hooked into is not asked where all weights are made at once.
+        trunk.set_attn_implementation(NAME)
+        hooks.callback(trunk.set_attn_implementation, implementation)
         for index, layer in enumerate(trunk.layers):
             if hasattr(layer.self_attn, "sparse_attention"):
                 handle = layer.self_attn.sparse_attention.register_forward_pre_hook(hook_of(index))
@@ -65,12 +70,15 @@ def oracle_diagnostics(trunk: HySparseModel, forward, queries: int, links: Tenso
             ..., -queries:, :, :
         ]
         selected = selection_mask(block_indices[:, :, -queries:], weights.shape[-2])
-        wanted = weights.amax(dim=(2, -1)).topk(min(config.topk_blocks, weights.shape[-2])).indices
+        scores = weights.amax(dim=(2, -1))
+        best = scores.topk(min(config.topk_blocks, scores.shape[-1]))
+        is_wanted = best.values > 0  # a block in the future is not
+        hits = selected.gather(-1, best.indices) & is_wanted
         missed = 1 - (weights.sum(-1) * selected[:, :, None]).sum(-1)
         row = {
             "layer": layer,
             "distance": layer - config.kv_source_layers[layer],
-            "recall": selected.gather(-1, wanted).float().mean().item(),
+            "recall": (hits.sum() / is_wanted.sum()).item(),
             "missed_mass": missed.mean().item(),
         }
         if links is not None:

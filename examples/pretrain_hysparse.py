@@ -39,9 +39,9 @@ KEYS = VALUES = 16
 @dataclass
 class ScriptArguments:
     output_dir: str = field(default="outputs/hysparse", metadata={"help": "Folder of the result."})
-    length: int = field(default=256, metadata={"help": "Tokens of a training row."})
-    needles: int = field(default=12, metadata={"help": "Records and questions of a training row; tests have four."})
-    batch_size: int = field(default=8, metadata={"help": "Rows in an optimizer step."})
+    length: int = field(default=128, metadata={"help": "Tokens of a training row."})
+    needles: int = field(default=8, metadata={"help": "Records and questions of a training row; tests have four."})
+    batch_size: int = field(default=16, metadata={"help": "Rows in an optimizer step."})
     steps: int = field(default=1000, metadata={"help": "Optimizer steps; every row is seen once."})
     learning_rate: float = field(default=4e-3, metadata={"help": "Peak learning rate; AdamW, warm-up, linear decay."})
     text_loss_weight: float = field(
@@ -93,6 +93,7 @@ def initialise(model: HySparseForCausalLM):
     embeddings[256 + KEYS * VALUES :][:KEYS] = key
     attention = model.model.layers[0].self_attn
     heads = attention.q_proj.weight.data.unflatten(0, (-1, attention.head_dim))
+    heads *= 2  # a first look must stand out among a row's worth of text
     attention.k_proj.weight.data.copy_(heads[:: attention.num_key_value_groups].flatten(0, 1))
 
 
@@ -289,7 +290,7 @@ def main(arguments: ScriptArguments):
             name: getattr(model.config, name) for name in ("sliding_window", "sparse_block_size", "sparse_topk_tokens")
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "by_length": {str(n * length): measure(model, rows, length=n * length) for n in (1, 2, 4)},
+        "by_length": {str(n * length): measure(model, rows, length=n * length) for n in (1, 2, 4, 8)},
         "by_depth": {
             str(depth): measure(model, rows, length=length, depth=depth) for depth in (0, 0.25, 0.5, 0.75, 1)
         },
