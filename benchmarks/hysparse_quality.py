@@ -1,7 +1,7 @@
 """
 Full attention, hybrid sliding window and HySparse, trained alike at an equal number of parameters, and ablations of HySparse.
 
-    python benchmarks/hysparse_quality.py --experiment chain                 # three hops, 64 positions; see EXPERIMENTS below
+    python benchmarks/hysparse_quality.py --experiment chain                 # three hops, 64 positions; see _hysparse_experiments.py
     python benchmarks/hysparse_quality.py --experiment chain --seeds 0 --arms full hysparse
     python benchmarks/hysparse_quality.py --experiment chain --small         # seconds, to see that it runs; writes nothing
 
@@ -21,137 +21,18 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from _hysparse_arms import ABLATIONS, ARMS, MAIN_ARMS, arm_config, matched_width, num_parameters
-from _hysparse_chain import ChainModel, accuracy, run_chain, tensors, with_topk
-from _hysparse_text import initialised, run_text, text_rows
+from _hysparse_arms import ARMS, matched_width, num_parameters
+from _hysparse_chain import ChainModel, accuracy, run_chain, with_topk
+from _hysparse_experiments import EXPERIMENTS, LIMITS, Experiment
+from _hysparse_text import run_text, text_rows
 from _record import RESULTS, record
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
-
-from mimo_hf.data import relayed_chain, tagged_chain
-from mimo_hf.modeling.hysparse import HySparseConfig
 
 console = Console(stderr=True)
 
 TUNING_SEED, TUNING_ROWS_SEED, TEST_ROWS_SEED = 100, 9001, 9002
 SMALL = {"steps": 8, "batch_size": 4, "test_rows": 8}
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A task, the shape that all arms share, and how they are trained."""
-
-    summary: str
-    task: dict
-    shape: dict
-    arms: tuple[str, ...] = MAIN_ARMS
-    width: int = 128
-    steps: int = 600
-    batch_size: int = 16
-    test_rows: int = 512
-    learning_rates: tuple[float, ...] = (4e-3, 8e-3)
-    rates_of: str = ""  # another experiment, whose tuned rates are used here
-    builder: str = "tagged_chain"  # of the rows, or "text"
-    fillers: tuple[int, ...] = ()  # also tested in contexts with so much filler,
-    topk_tokens: tuple[int, ...] = ()  # and with so many selected tokens
-
-    def rows(self, num_rows: int, seed: int, **changes: int) -> dict[str, torch.Tensor]:
-        build = {"tagged_chain": tagged_chain, "relayed_chain": relayed_chain}[self.builder]
-        return tensors(build(num_rows, seed=seed, **{**self.task, **changes}))
-
-    @property
-    def vocab_size(self) -> int:
-        return 256 if self.builder == "text" else self.task.get("symbols", self.task["cycle"])
-
-    def config(self, arm: str, width: int) -> HySparseConfig:
-        return arm_config(arm, {"vocab_size": self.vocab_size, **self.shape}, width)
-
-    def build(self, config: HySparseConfig) -> nn.Module:
-        if self.builder == "text":
-            return initialised(config)
-        return ChainModel(config, self.task["tags"], self.task["hops"] + (self.builder == "relayed_chain"))
-
-
-SHAPE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "sliding_window": 4,
-    "sparse_block_size": 2,
-    "sparse_topk_tokens": 16,
-    "sparse_layers_per_full": 3,
-    "rope_theta": 1e6,
-    "initializer_range": 0.07,
-    "attn_implementation": "eager",  # the quickest for short rows; it computes what the default does
-}
-LONGER = {**SHAPE, "num_hidden_layers": 5, "sliding_window": 8, "sparse_block_size": 4, "sparse_topk_tokens": 32}
-
-EXPERIMENTS = {
-    "chain": Experiment(
-        "three hops along a tag's links, 64 positions; four layers, the first and the last full",
-        task={"tags": 5, "cycle": 7, "symbols": 14, "queries": 29, "hops": 3},
-        shape=SHAPE,
-        arms=MAIN_ARMS + ABLATIONS,
-    ),
-    "chain_4": Experiment(
-        "four hops, 64 positions; four layers, the first and the last full: one hop more than two full layers can compose, even "
-        "where the first joins links to pairs",
-        task={"tags": 4, "cycle": 9, "symbols": 18, "queries": 28, "hops": 4},
-        shape={**SHAPE, "sparse_topk_tokens": 18},
-        arms=(*MAIN_ARMS, "random_blocks", "recent_blocks"),
-        steps=800,
-        rates_of="chain",
-    ),
-    "chain_128": Experiment(
-        "three hops, 128 positions; five layers, the first and the last full",
-        task={"tags": 10, "cycle": 8, "symbols": 16, "queries": 48, "hops": 3},
-        shape=LONGER,
-        steps=900,
-        test_rows=256,
-        rates_of="chain",
-    ),
-    "chain_256": Experiment(
-        "three hops, 256 positions; five layers, the first and the last full",
-        task={"tags": 20, "cycle": 8, "symbols": 16, "queries": 96, "hops": 3},
-        shape={**LONGER, "sparse_topk_tokens": 64},
-        steps=900,
-        batch_size=8,
-        test_rows=128,
-        rates_of="chain",
-    ),
-    "relay": Experiment(
-        "a hop, and one more from where the neighbouring query's hop led, 64 positions: made so that what a first global look "
-        "finds must be carried locally before a second one",
-        task={"tags": 5, "cycle": 7, "queries": 29, "hops": 1},
-        shape=SHAPE,
-        arms=(*MAIN_ARMS, "no_swa_branch", "swa_shares_kv"),
-        builder="relayed_chain",
-        steps=800,
-        rates_of="chain",
-    ),
-    "needle": Experiment(
-        "three hops along seven needles of a tag, 128 positions, most of them filler or other tags' needles; tested in longer "
-        "contexts and with other numbers of selected tokens than in training",
-        task={"tags": 3, "cycle": 7, "symbols": 14, "queries": 20, "hops": 3, "filler": 87},
-        shape={**LONGER, "sparse_topk_tokens": 32},
-        test_rows=64,
-        fillers=(87, 215, 471, 983),
-        topk_tokens=(8, 16, 32, 64),
-        rates_of="chain",
-    ),
-    "text": Experiment(
-        "bits a byte on held-out files of Python's standard library; five layers, the first and the last full",
-        task={"length": 256},
-        shape={**LONGER, "sliding_window": 16, "sparse_block_size": 8, "sparse_topk_tokens": 64},
-        builder="text",
-        steps=400,
-        batch_size=8,
-        test_rows=128,
-    ),
-}
 
 
 def run_one(name: str, small: bool, arm: str, role: str, seed: int, learning_rate: float) -> dict:
@@ -255,13 +136,16 @@ class Study:
         return max(tuned, key=lambda run: (quality(run), -run["learning_rate"]))["learning_rate"]
 
     def add(self, run: dict):
-        """Adds a run and writes the file anew; a reader sees the old or the new one, never half of it."""
         self.runs.append(run)
         order = list(ARMS)
         self.runs.sort(key=lambda run: (run["role"], order.index(run["arm"]), run["seed"], run["learning_rate"]))
-        if self.small:
+        self.write()
+
+    def write(self):
+        """Writes the file anew: a reader sees the old or the new one, never half of it."""
+        if self.small or not self.runs:
             return
-        staging = self.folder / ".staging"
+        staging = self.folder / f".{self.path.stem}"
         written = record(self.path.stem, self.payload(), folder=staging, command=self.command())
         os.replace(written, self.path)
         staging.rmdir()
@@ -273,6 +157,7 @@ class Study:
         experiment = self.experiment
         return {
             "experiment": experiment.summary,
+            "limits": [*LIMITS, *experiment.limits],
             "training": {
                 "steps": experiment.steps,
                 "rows_a_step": experiment.batch_size,
@@ -399,6 +284,7 @@ def study(name: str, arms: list[str], seeds: list[int], small: bool, jobs: int, 
                 progress.console.print(
                     f"{run['arm']}, {run['role']}, seed {run['seed']}, {run['learning_rate']}: {shares or run['status']}"
                 )
+    on_record.write()
     return on_record
 
 

@@ -201,7 +201,7 @@ def test_hysparse_learns_a_hop_that_recent_blocks_do_not_show(bench, chain, monk
         "two hops, 32 positions, a full layer and a sparse one",
         task={"tags": 3, "cycle": 7, "symbols": 7, "queries": 11, "hops": 2},
         shape={
-            **bench.SHAPE,
+            **bench.EXPERIMENTS["chain"].shape,
             "hidden_size": 32,
             "num_hidden_layers": 2,
             "layer_types": ["full_attention", "sliding_attention"],
