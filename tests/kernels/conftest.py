@@ -72,14 +72,22 @@ class GPU(Backend):
 
     def __call__(self, package, function, arguments, grad=None):
         arguments = {name: self.move(value) for name, value in arguments.items()}
-        answer = worker.call(package, function, arguments, None if grad is None else self.move(grad))
-        if grad is None:
-            return tuple(x.cpu() for x in answer) if isinstance(answer, tuple) else answer.cpu()
-        return answer[0].cpu(), {name: x.cpu() for name, x in answer[1].items()}
+        return self.fetch(worker.call(package, function, arguments, self.move(grad)))
 
-    @staticmethod
-    def move(value):
+    @classmethod
+    def fetch(cls, answer):
+        """From the GPU: a tensor, None, or tuples and dicts of them."""
+        if isinstance(answer, tuple):
+            return tuple(map(cls.fetch, answer))
+        if isinstance(answer, dict):
+            return {name: cls.fetch(x) for name, x in answer.items()}
+        return None if answer is None else answer.cpu()
+
+    @classmethod
+    def move(cls, value):
         """To the GPU with what lies around it in memory."""
+        if isinstance(value, tuple):
+            return tuple(map(cls.move, value))
         if not isinstance(value, torch.Tensor):
             return value
         with warnings.catch_warnings():
