@@ -113,6 +113,11 @@ def backend(request):
     return {"reference": Backend, "gpu": GPU}[request.param]()
 
 
+@pytest.fixture(scope="session")
+def reference_backend():
+    return Backend()
+
+
 @pytest.fixture(params=TRITON_BACKENDS)
 def triton_backend(request):
     """For what the reference does not have."""

@@ -74,7 +74,7 @@ def full_attention_with_block_scores(
             forced_initial_blocks=forced_initial_blocks,
         )
     triton_attention = _triton(q, v, block_size)
-    selection = triton_attention.Selection(block_size, topk, forced_local_blocks, forced_initial_blocks)
+    selection = (block_size, topk, forced_local_blocks, forced_initial_blocks)
     with torch.cuda.device_of(q):
         return triton_attention.FullAttention.apply(
             q, k, v, *_placing(q, k, scale, kv_start, q_offset), selection if need_selection else None
@@ -283,9 +283,7 @@ def _triton(q, v, block_size):
         known = ", ".join(f"{d}/{dv}" for d, dv in HEAD_DIMS)
         raise ValueError(f"head dims d/dv {dims[0]}/{dims[1]}: backend 'triton' takes {known}; {remedy}")
     if block_size % BLOCK_MULTIPLE:
-        raise ValueError(
-            f"block_size={block_size}: backend 'triton' takes multiples of {BLOCK_MULTIPLE}; {remedy}"
-        )
+        raise ValueError(f"block_size={block_size}: backend 'triton' takes multiples of {BLOCK_MULTIPLE}; {remedy}")
     if q.dtype not in DTYPES:
         raise ValueError(f"{q.dtype}: backend 'triton' takes float32, float16 and bfloat16; {remedy}")
     try:

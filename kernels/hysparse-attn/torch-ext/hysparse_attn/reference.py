@@ -100,7 +100,11 @@ def block_scores(logits: torch.Tensor, lse: torch.Tensor, block_size: int) -> to
 
 
 def select_blocks(
-    score: torch.Tensor, own_block: torch.Tensor, topk: int, forced_local_blocks: int = 0, forced_initial_blocks: int = 0
+    score: torch.Tensor,
+    own_block: torch.Tensor,
+    topk: int,
+    forced_local_blocks: int = 0,
+    forced_initial_blocks: int = 0,
 ) -> torch.Tensor:
     """
     The blocks that each query takes: forced ones, then by score, then by index.

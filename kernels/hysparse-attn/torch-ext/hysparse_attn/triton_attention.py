@@ -7,11 +7,10 @@ from .triton_delta import delta_of
 from .triton_full_backward import full_backward
 from .triton_full_forward import full_forward
 from .triton_launch import INTERPRETED, LOG2_E
-from .triton_selection import Selection
 from .triton_sparse_backward import sparse_backward
 from .triton_sparse_forward import sparse_forward
 
-__all__ = ["INTERPRETED", "BlockSparseAttention", "FullAttention", "Selection"]
+__all__ = ["INTERPRETED", "BlockSparseAttention", "FullAttention"]
 
 
 class FullAttention(torch.autograd.Function):

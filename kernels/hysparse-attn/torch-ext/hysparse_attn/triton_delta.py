@@ -28,9 +28,7 @@ def _delta(
     tl.store(delta_ptr + pair * queries + query, tl.sum(out * grad, 1), mask=query < queries)
 
 
-def delta_of(
-    out: torch.Tensor, lse: torch.Tensor, grad: torch.Tensor, lse_grad: torch.Tensor | None
-) -> torch.Tensor:
+def delta_of(out: torch.Tensor, lse: torch.Tensor, grad: torch.Tensor, lse_grad: torch.Tensor | None) -> torch.Tensor:
     """`[B, H, n]`. The gradient of lse goes to the logits in proportion to the weights: it is subtracted here."""
     batch, heads, queries, v_head_dim = out.shape
     delta = torch.empty((batch, heads, queries), device=out.device, dtype=torch.float32)

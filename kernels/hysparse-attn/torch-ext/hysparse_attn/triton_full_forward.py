@@ -117,7 +117,7 @@ def full_forward(
     scale: float,
     kv_start: torch.Tensor | None,
     q_offset: int,
-    selection: Selection | None,
+    selection: tuple[int, ...] | None,
     tiles: Tiles | None = None,
     splits: int | None = None,
     chunk: int | None = None,
@@ -125,7 +125,7 @@ def full_forward(
     """
     Args:
         q, k, v, kv_start, q_offset: as in `full_attention_with_block_scores`.
-        selection: None: no blocks are named.
+        selection: the fields of `Selection`; None: no blocks are named.
         tiles, splits: None: as `tiles.py` says. The keys are split only where all queries are one chunk.
         chunk: queries of each row whose maxima are held at once; None: 4096 in all rows of the batch together.
 
@@ -138,6 +138,7 @@ def full_forward(
     if selection is None:
         chunk, idx, maxima = queries, None, None
     else:
+        selection = Selection(*selection)
         chunk = min(queries, chunk or max(1, CHUNK_QUERIES // batch))
         idx = torch.empty((batch, kv_heads, queries, selection.topk), device=q.device, dtype=torch.int32)
         blocks = triton.cdiv(q_offset + queries, selection.block_size)

@@ -77,7 +77,12 @@ def _select(
 
 
 def select(
-    maxima: torch.Tensor, lse: torch.Tensor, kv_start: torch.Tensor | None, offset: int, selection: Selection, idx: torch.Tensor
+    maxima: torch.Tensor,
+    lse: torch.Tensor,
+    kv_start: torch.Tensor | None,
+    offset: int,
+    selection: Selection,
+    idx: torch.Tensor,
 ):
     """
     Writes `idx`, `[B, K, n, topk]`.

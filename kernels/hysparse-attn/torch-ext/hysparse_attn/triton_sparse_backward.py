@@ -50,7 +50,7 @@ def _sparse_query_gradient(
     v_ptr += batch * v_stride_b + kv_head * v_stride_h
     idx_ptr += batch * idx_stride_b + kv_head * idx_stride_h + query * idx_stride_n
 
-    for step in range(0, TOPK * (BLOCK_SIZE // BLOCK_N)):
+    for step in range(TOPK * (BLOCK_SIZE // BLOCK_N)):
         columns, visible = chosen_slots(idx_ptr, step, start, slot, cols, BLOCK_SIZE, BLOCK_N)
         column = columns.to(tl.int64)[:, None]
         there = visible[:, None]
