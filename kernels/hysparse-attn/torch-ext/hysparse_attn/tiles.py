@@ -41,9 +41,9 @@ def split_head_dim(head_dim: int) -> tuple[int, int]:
     return first, head_dim - first
 
 
-def full_forward_tiles(dtype: torch.dtype, rows: int) -> Tiles:
+def full_forward_tiles(dtype: torch.dtype, head_dim: int, rows: int) -> Tiles:
     if dtype == torch.float32:
-        return Tiles(16, 32, 4, 2)
+        return Tiles(16, 32 if head_dim <= 128 else 16, 4, 2)
     if rows <= 16:
         return Tiles(16, 64, 4, 2)
     if rows <= 64:

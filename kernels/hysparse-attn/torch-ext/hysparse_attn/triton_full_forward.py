@@ -143,7 +143,7 @@ def full_forward(
         idx = torch.empty((batch, kv_heads, queries, selection.topk), device=q.device, dtype=torch.int32)
         blocks = triton.cdiv(q_offset + queries, selection.block_size)
         maxima = torch.empty(batch * kv_heads * blocks * chunk * group, device=q.device, dtype=torch.float32)
-    tiles = tiles or full_forward_tiles(q.dtype, chunk * group)
+    tiles = tiles or full_forward_tiles(q.dtype, q.shape[-1], chunk * group)
     if selection is not None:
         tiles = tiles.within(selection.block_size)
     programs = triton.cdiv(chunk * group, tiles.rows) * batch * kv_heads
