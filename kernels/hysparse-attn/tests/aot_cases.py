@@ -1,6 +1,7 @@
 """What is compiled ahead of time for the test of registers and shared memory: names, and functions that launch kernels."""
 
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ def cases(package, capability, complete):
     sparse: Any = import_module(f"{name}.triton_sparse_forward")
     attention: Any = import_module(f"{name}.triton_attention")
     head_dims = import_module(f"{name}.tiles").HEAD_DIMS
-    for part in ("triton_full_backward", "triton_sparse_backward"):
-        import_module(f"{name}.{part}").is_hopper = lambda device: capability == 90
+    for backward in ("triton_full_backward", "triton_sparse_backward"):
+        module: Any = import_module(f"{name}.{backward}")
+        module.is_hopper = lambda device: capability == 90
     start = torch.zeros(BATCH, dtype=torch.int32)
 
     def train_full(dims, dtype, group, block_size):
@@ -56,21 +58,19 @@ def cases(package, capability, complete):
 
         return launch
 
-    def without_selection(dims, dtype):
-        return lambda: full.full_forward(*inputs(dims, dtype, 8), 0.1, start, 0, None)
+    def without_selection(dims, dtype, group):
+        return lambda: full.full_forward(*inputs(dims, dtype, group), 0.1, start, 0, None)
 
-    # The paper's shapes, 64 heads on 4 and 32 on 8, with its blocks of 64; and small and large blocks.
+    # Heads of a group and block size; the first two are the paper's.
     geometries = [(16, 64), (4, 64), (4, 16), (16, 128), (1, 64)]
-    for place, dims in enumerate(head_dims):
-        for dtype in (torch.bfloat16, torch.float32):
-            for turn, (group, block_size) in enumerate(geometries):
-                part = turn == place if dtype == torch.bfloat16 else (turn, dims) == (0, (192, 128))
-                paper = dtype == torch.bfloat16 and dims == (128, 128) and turn < 2
-                if complete or part or paper:
-                    shape = f"{dims} {dtype} group {group} blocks of {block_size}"
-                    yield f"full {shape}", train_full(dims, dtype, group, block_size)
-                    yield f"sparse {shape}", train_sparse(dims, dtype, group, block_size)
-                    if complete or paper:
-                        yield f"decode {shape}", decode(dims, dtype, group, block_size)
-            if complete or dims == (128, 128):
-                yield f"full without selection {dims} {dtype}", without_selection(dims, dtype)
+    chosen = [(dims, torch.bfloat16, geometry) for dims, geometry in zip(head_dims, geometries, strict=True)]
+    chosen += [((128, 128), torch.bfloat16, geometry) for geometry in geometries[:2]]
+    chosen += [((192, 128), torch.float32, geometries[0])]
+    every = product(head_dims, (torch.bfloat16, torch.float32), geometries)
+    for dims, dtype, (group, block_size) in every if complete else chosen:
+        shape = f"{dims} {dtype} group {group} blocks of {block_size}"
+        yield f"full {shape}", train_full(dims, dtype, group, block_size)
+        yield f"sparse {shape}", train_sparse(dims, dtype, group, block_size)
+        if complete or dims == (128, 128):
+            yield f"decode {shape}", decode(dims, dtype, group, block_size)
+            yield f"full without selection {shape}", without_selection(dims, dtype, group)

@@ -5,6 +5,8 @@ A tile's rows are (query, head) pairs of one key-value head, query by query: the
 one query that decodes fills a tile with its heads. Tiles of keys begin at the row's content, so that each lies inside a block.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -131,42 +133,39 @@ def full_forward(
 
     Returns:
         The output `[B, H, n, dv]`, whose memory is laid out as `[B, n, H, dv]`, the base-2 logarithm of each row's sum of
-        exponentials `[B, H, n]`, and the blocks `[B, K, n, topk]`.
+        exponentials `[B, H, n]`, and the blocks `[B, K, n, topk]`, or None.
     """
     batch, heads, queries = q.shape[:3]
     kv_heads, group = k.shape[1], heads // k.shape[1]
-    if selection is None:
-        chunk, idx, maxima = queries, None, None
-    else:
-        selection = Selection(*selection)
-        chunk = min(queries, chunk or max(1, CHUNK_QUERIES // batch))
-        idx = torch.empty((batch, kv_heads, queries, selection.topk), device=q.device, dtype=torch.int32)
-        blocks = triton.cdiv(q_offset + queries, selection.block_size)
-        maxima = torch.empty(batch * kv_heads * blocks * chunk * group, device=q.device, dtype=torch.float32)
+    chosen = None if selection is None else Selection(*selection)
+    chunk = queries if chosen is None else min(queries, chunk or max(1, CHUNK_QUERIES // batch))
     tiles = tiles or full_forward_tiles(q.dtype, q.shape[-1], chunk * group)
-    if selection is not None:
-        tiles = tiles.within(selection.block_size)
+    if chosen is not None:
+        tiles = tiles.within(chosen.block_size)
     programs = triton.cdiv(chunk * group, tiles.rows) * batch * kv_heads
     if chunk < queries:
         splits = 1
     splits = splits or number_of_splits(programs, (q_offset + queries) // (4 * tiles.keys), q.device)
-    out, lse = empty_outputs(q, v, splits)
 
+    block_size, topk = (tiles.keys, 0) if chosen is None else (chosen.block_size, chosen.topk)
+    held_blocks = 0 if chosen is None else triton.cdiv(q_offset + queries, block_size)
+    maxima = torch.empty(batch * kv_heads * held_blocks * chunk * group, device=q.device, dtype=torch.float32)
+    idx = torch.empty((batch, kv_heads, queries, topk), device=q.device, dtype=torch.int32)
+    out, lse = empty_outputs(q, v, splits)
     for begin in range(0, queries, chunk):
         end, offset = min(begin + chunk, queries), q_offset + begin
-        rows = (end - begin) * group
+        blocks = triton.cdiv(q_offset + end, block_size)
         part = q[:, :, begin:end], out[:, :, :, begin:end], lse[..., begin:end]
-        blocks = 0 if selection is None else triton.cdiv(q_offset + end, selection.block_size)
-        _full_forward[(triton.cdiv(rows, tiles.rows), batch * kv_heads, splits)](
-            part[0], k, v, lse if kv_start is None else kv_start, *part[1:], lse if maxima is None else maxima,
+        _full_forward[(triton.cdiv((end - begin) * group, tiles.rows), batch * kv_heads, splits)](
+            part[0], k, v, lse if kv_start is None else kv_start, *part[1:], maxima,
             *strides_of(part[0], k, v, *part[1:]), end - begin, blocks, offset, scale * LOG2_E,
             **options_of(q, k, v, kv_start, tiles),
-            SELECT=selection is not None, BLOCK_SIZE=tiles.keys if selection is None else selection.block_size,
-            SPLITS=splits,
+            SELECT=chosen is not None, BLOCK_SIZE=block_size, SPLITS=splits,
         )  # fmt: skip
         if splits > 1:
             out, lse = merge_splits(out, lse, q.dtype)
-        if selection is not None:
-            held = maxima[: batch * kv_heads * blocks * rows].view(batch, kv_heads, blocks, end - begin, group)
-            select(held, lse[0, ..., begin:end], kv_start, offset, selection, idx[:, :, begin:end])
-    return out[0], lse[0], idx
+        if chosen is not None:
+            shape = (batch, kv_heads, blocks, end - begin, group)
+            of_chunk = maxima[: math.prod(shape)].view(shape)
+            select(of_chunk, lse[0, ..., begin:end], kv_start, offset, chosen, idx[:, :, begin:end])
+    return out[0], lse[0], None if chosen is None else idx
