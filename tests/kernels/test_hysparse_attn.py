@@ -452,7 +452,8 @@ def test_blocks_that_no_query_chose_are_not_read(run):
         arguments[x][:, :, 64:] = float("nan")
         assert (gradients[x][:, :, 16:48] == 0).all()
     assert torch.equal(run(SPARSE, arguments), expected)
-    assert all(torch.equal(gradients_of(run, SPARSE, arguments)[x], gradient) for x, gradient in gradients.items())
+    found = gradients_of(run, SPARSE, arguments)
+    assert all(torch.equal(found[x], gradient) for x, gradient in gradients.items())
 
 
 def test_a_row_of_nan_spoils_no_other_row(run):
