@@ -41,18 +41,17 @@ def split_head_dim(head_dim: int) -> tuple[int, int]:
     return first, head_dim - first
 
 
-def full_forward_tiles(dtype: torch.dtype, head_dim: int, rows: int) -> Tiles:
+def full_forward_tiles(dtype: torch.dtype, head_dim: int, rows: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
         return Tiles(16, 32 if head_dim <= 128 else 16, 4, 2)
     if rows <= 16:
         return Tiles(16, 64, 4, 2)
-    if rows <= 64:
+    if rows <= 64 or (head_dim > 128 and not hopper):
         return Tiles(64, 64, 8, 2)
     return Tiles(128, 64, 8, 2)
 
 
-def query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
-    """Of the full attention."""
+def full_query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
         return Tiles(16, 16, 4, 1)
     if hopper:
@@ -60,17 +59,22 @@ def query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Til
     return Tiles(64, 32, 4, 2) if head_dim <= 128 else Tiles(32, 64, 8, 1)
 
 
-def key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
-    """Of both attentions."""
+def full_key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
         return Tiles(16, 16, 4, 1)
     return Tiles(32, 64, 8, 2) if hopper or head_dim <= 128 else Tiles(64, 32, 8, 2)
 
 
 def sparse_tiles(dtype: torch.dtype, group: int) -> Tiles:
-    """Of the sparse attention's forward and query gradient: one query, whose heads fill the rows as far as they go."""
+    """Of the forward kernel and the query's gradient: one query, whose heads fill the rows as far as they go."""
     rows = max(16, 1 << (group - 1).bit_length())
     return Tiles(rows, 16, 4, 1) if dtype == torch.float32 else Tiles(rows, 64, 4, 2)
+
+
+def sparse_key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
+    if dtype == torch.float32:
+        return Tiles(16, 16, 8, 1)
+    return Tiles(32, 64, 8, 2) if hopper or head_dim <= 64 else Tiles(16, 64, 8, 2)
 
 
 def number_of_splits(programs: int, most: int, device: torch.device) -> int:

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import Tiles, full_forward_tiles, number_of_splits
+from .tiles import Tiles, full_forward_tiles, is_hopper, number_of_splits
 from .triton_launch import LOG2_E, dot, empty_outputs, first_slot, merge_splits, options_of, strides_of
 from .triton_selection import Selection, select
 
@@ -139,7 +139,7 @@ def full_forward(
     kv_heads, group = k.shape[1], heads // k.shape[1]
     chosen = None if selection is None else Selection(*selection)
     chunk = queries if chosen is None else min(queries, chunk or max(1, CHUNK_QUERIES // batch))
-    tiles = tiles or full_forward_tiles(q.dtype, q.shape[-1], chunk * group)
+    tiles = tiles or full_forward_tiles(q.dtype, q.shape[-1], chunk * group, is_hopper(q.device))
     if chosen is not None:
         tiles = tiles.within(chosen.block_size)
     programs = triton.cdiv(chunk * group, tiles.rows) * batch * kv_heads

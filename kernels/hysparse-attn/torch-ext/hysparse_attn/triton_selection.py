@@ -25,7 +25,6 @@ class Selection(NamedTuple):
 @triton.jit
 def pair_of(score, block):
     """One integer that is larger for a larger score, and for the lower block where scores are equal."""
-    score = tl.where(score == 0.0, 0.0, score)  # -0 is 0
     bits = score.to(tl.int32, bitcast=True)
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered.to(tl.int64) << 32) + (0x7FFFFFFF - block)
