@@ -66,17 +66,24 @@ def test_the_readme_names_every_public_function(name):
     assert {function for function in public if re.search(rf"\b{function}\b", readme)} == public
 
 
-def test_without_triton_the_kernel_asked_for_names_the_remedy(module_of, monkeypatch):
-    module = module_of("sink-swa-attn")
+@pytest.mark.parametrize(
+    ("name", "function", "options"),
+    [
+        ("sink-swa-attn", "sink_swa_attention", {}),
+        ("hysparse-attn", "full_attention_with_block_scores", {"block_size": 16, "topk": 1}),
+    ],
+)
+def test_without_triton_the_kernel_asked_for_names_the_remedy(module_of, monkeypatch, name, function, options):
+    module = module_of(name)
     for known in list(sys.modules):
         if known == "triton" or known.startswith((f"{module.__name__}.triton", "triton.")):
             monkeypatch.delitem(sys.modules, known)
-    for part in ("triton_attention", "triton_forward", "triton_backward"):
-        monkeypatch.delattr(module, part, raising=False)
+    for part in [part for part in vars(module) if part.startswith("triton_")]:
+        monkeypatch.delattr(module, part)
     monkeypatch.setitem(sys.modules, "triton", None)
     x = torch.ones(1, 2, 3, 64)
     with pytest.raises(ImportError, match=r"needs Triton \(pip install triton\): .*backend=\"reference\""):
-        module.sink_swa_attention(x, x, x, backend="triton")
+        getattr(module, function)(x, x, x, **options, backend="triton")
 
 
 # kernelize

@@ -68,13 +68,14 @@ def full_key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> 
 def sparse_tiles(dtype: torch.dtype, group: int) -> Tiles:
     """Of the forward kernel and the query's gradient: one query, whose heads fill the rows as far as they go."""
     rows = max(16, 1 << (group - 1).bit_length())
-    return Tiles(rows, 16, 4, 1) if dtype == torch.float32 else Tiles(rows, 64, 4, 2)
+    num_warps = 4 if rows == 16 else 8
+    return Tiles(rows, 16, num_warps, 1) if dtype == torch.float32 else Tiles(rows, 64, num_warps, 2)
 
 
 def sparse_key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
         return Tiles(16, 16, 8, 1)
-    return Tiles(32, 64, 8, 2) if hopper or head_dim <= 64 else Tiles(16, 64, 8, 2)
+    return Tiles(16 if split_head_dim(head_dim)[1] and not hopper else 32, 64, 8, 2)
 
 
 def number_of_splits(programs: int, most: int, device: torch.device) -> int:
