@@ -303,13 +303,17 @@ def test_later_keys_change_no_bit_of_earlier_rows(run):
     assert torch.equal(run(SPARSE, sparse[1])[:, :, :10], run(SPARSE, sparse[0])[:, :, :10])
 
 
-def test_without_selection_there_are_no_blocks_and_the_same_output(run):
-    arguments = arguments_of("left padding")
-    out, lse, idx = run(FULL, arguments | {"need_selection": False})
+def test_without_selection_there_are_no_blocks_and_the_rest_is_the_same(run):
+    arguments = arguments_of("left padding, later queries")
+    without = arguments | {"need_selection": False}
+    out, lse, idx = run(FULL, without)
     expected = run(FULL, arguments)
     assert idx is None
     assert_close(out, expected[0])
     assert_close(lse, expected[1])
+    found, gradients = gradients_of(run, FULL, without), gradients_of(run, FULL, arguments)
+    for x, gradient in gradients.items():
+        assert_close(found[x], gradient, rtol=1e-5, atol=1e-5)
 
 
 # Gradients
