@@ -51,9 +51,9 @@ def full_forward_tiles(dtype: torch.dtype, head_dim: int, rows: int, hopper: boo
         return Tiles(16, 32 if head_dim <= 128 else 16, 4, 2)
     if rows <= 16:
         return Tiles(16, 64, 4, 2)
-    if rows <= 64 or (head_dim > 128 and not hopper):
+    if rows <= 64:
         return Tiles(64, 64, 8, 2)
-    return Tiles(128, 64, 8, 2)
+    return Tiles(128, 64 if hopper or head_dim < 128 else 32, 8, 2)
 
 
 def full_query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
