@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import Tiles, full_forward_tiles, is_hopper, number_of_splits
+from .tiles import full_forward_tiles, is_hopper, number_of_splits
 from .triton_launch import LOG2_E, dot, empty_outputs, first_slot, merge_splits, options_of, strides_of
 from .triton_selection import Selection, select
 
@@ -120,7 +120,6 @@ def full_forward(
     kv_start: torch.Tensor | None,
     q_offset: int,
     selection: tuple[int, ...] | None,
-    tiles: Tiles | None = None,
     splits: int | None = None,
     chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -128,7 +127,7 @@ def full_forward(
     Args:
         q, k, v, kv_start, q_offset: as in `full_attention_with_block_scores`.
         selection: the fields of `Selection`; None: no blocks are named.
-        tiles, splits: None: as `tiles.py` says. The keys are split only where all queries are one chunk.
+        splits: of the keys, where all queries are one chunk; None: as `tiles.py` says.
         chunk: queries of each row whose maxima are held at once; None: 4096 in all rows of the batch together.
 
     Returns:
@@ -139,7 +138,7 @@ def full_forward(
     kv_heads, group = k.shape[1], heads // k.shape[1]
     chosen = None if selection is None else Selection(*selection)
     chunk = queries if chosen is None else min(queries, chunk or max(1, CHUNK_QUERIES // batch))
-    tiles = tiles or full_forward_tiles(q.dtype, q.shape[-1], chunk * group, is_hopper(q.device))
+    tiles = full_forward_tiles(q.dtype, q.shape[-1], chunk * group, is_hopper(q.device))
     if chosen is not None:
         tiles = tiles.within(chosen.block_size)
     programs = triton.cdiv(chunk * group, tiles.rows) * batch * kv_heads
