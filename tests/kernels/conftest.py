@@ -18,6 +18,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
 
+# For what several files of tests share: `from _hysparse import ...`.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 def _load_worker():
     spec = importlib.util.spec_from_file_location("kernel_tests_worker", Path(__file__).parent / "_worker.py")
@@ -140,6 +143,17 @@ def surround():
 def package_of():
     """The source folder of a kernel: `torch-ext/<name>`."""
     return lambda kernel: KERNELS / kernel / "torch-ext" / kernel.replace("-", "_")
+
+
+@pytest.fixture(scope="session")
+def calling(package_of):
+    """Of a backend and a kernel, a function that calls the kernel's public functions on the backend."""
+
+    def bind(backend, kernel):
+        package = package_of(kernel)
+        return lambda function, arguments, grad=None: backend(package, function, backend.options | arguments, grad)
+
+    return bind
 
 
 @pytest.fixture(scope="session")

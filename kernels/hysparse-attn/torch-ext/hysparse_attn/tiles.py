@@ -64,10 +64,11 @@ def full_query_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -
     return Tiles(64, 32, 4, 2) if head_dim <= 128 else Tiles(32, 64, 8, 1)
 
 
-def full_key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
+def key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
+    """Of both attentions. A head dim in two parts holds more registers."""
     if dtype == torch.float32:
-        return Tiles(16, 16, 4, 1)
-    return Tiles(32, 64, 8, 2) if hopper or head_dim <= 128 else Tiles(64, 32, 8, 2)
+        return Tiles(16, 16, 8, 1)
+    return Tiles(16 if split_head_dim(head_dim)[1] and not hopper else 32, 64, 8, 2)
 
 
 def sparse_tiles(dtype: torch.dtype, group: int) -> Tiles:
@@ -75,12 +76,6 @@ def sparse_tiles(dtype: torch.dtype, group: int) -> Tiles:
     rows = max(16, 1 << (group - 1).bit_length())
     num_warps = 4 if rows == 16 else 8
     return Tiles(rows, 16, num_warps, 1) if dtype == torch.float32 else Tiles(rows, 64, num_warps, 2)
-
-
-def sparse_key_gradient_tiles(dtype: torch.dtype, head_dim: int, hopper: bool) -> Tiles:
-    if dtype == torch.float32:
-        return Tiles(16, 16, 8, 1)
-    return Tiles(16 if split_head_dim(head_dim)[1] and not hopper else 32, 64, 8, 2)
 
 
 def number_of_splits(programs: int, most: int, device: torch.device) -> int:

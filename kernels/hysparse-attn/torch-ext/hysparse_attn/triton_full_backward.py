@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import full_key_gradient_tiles, full_query_gradient_tiles, is_hopper
+from .tiles import full_query_gradient_tiles, is_hopper, key_gradient_tiles
 from .triton_full_forward import rows_of
 from .triton_launch import LOG2_E, dot, first_slot, options_of, strides_of
 
@@ -183,7 +183,7 @@ def full_backward(
         q, k, v, grad, start, lse, delta, q_grad, *strides_of(q, k, v, grad, q_grad),
         queries, q_offset, *scales, **options_of(q, k, v, kv_start, tiles),
     )  # fmt: skip
-    tiles = full_key_gradient_tiles(q.dtype, q.shape[-1], is_hopper(q.device))
+    tiles = key_gradient_tiles(q.dtype, q.shape[-1], is_hopper(q.device))
     _full_key_gradient[(triton.cdiv(slots, tiles.keys), batch * kv_heads)](
         q, k, v, grad, start, lse, delta, k_grad, v_grad, *strides_of(q, k, v, grad, k_grad, v_grad),
         queries, slots, q_offset, *scales, **options_of(q, k, v, kv_start, tiles),

@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import is_hopper, sparse_key_gradient_tiles, sparse_tiles
+from .tiles import is_hopper, key_gradient_tiles, sparse_tiles
 from .triton_launch import LOG2_E, dot, first_slot, options_of, strides_of
 from .triton_sparse_forward import chosen_slots
 
@@ -199,7 +199,7 @@ def sparse_backward(
         q, k, v, grad, idx, start, lse, delta, q_grad, *strides_of(q, k, v, grad, idx, q_grad),
         queries, q_offset, *scales, **options_of(q, k, v, kv_start, tiles), BLOCK_SIZE=block_size, TOPK=topk,
     )  # fmt: skip
-    tiles = sparse_key_gradient_tiles(q.dtype, q.shape[-1], is_hopper(q.device)).within(block_size)
+    tiles = key_gradient_tiles(q.dtype, q.shape[-1], is_hopper(q.device)).within(block_size)
     blocks = triton.cdiv(q_offset + queries, block_size)
     choosing, first = choosing_queries(idx, blocks)
     _sparse_key_gradient[(blocks * (block_size // tiles.keys), batch * kv_heads)](
