@@ -48,7 +48,7 @@ def split_head_dim(head_dim: int) -> tuple[int, int]:
 
 def full_forward_tiles(dtype: torch.dtype, head_dim: int, rows: int, hopper: bool) -> Tiles:
     if dtype == torch.float32:
-        return Tiles(16, 32 if head_dim <= 128 else 16, 4, 2)
+        return Tiles(16, 16, 4, 2)
     if rows <= 16:
         return Tiles(16, 64, 4, 2)
     if rows <= 64:
