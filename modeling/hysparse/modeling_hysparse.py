@@ -91,6 +91,12 @@ class HySparsePreTrainedModel(mimo.MiMoV2FlashPreTrainedModel):
             raise ValueError(
                 f"attn_implementation='sdpa' has no attention sinks; use {NAME!r}, the same fused attention with them."
             )
+        if requested_attention.endswith("hysparse-attn"):
+            raise ValueError(
+                f"attn_implementation={requested_attention!r}: this kernel replaces layers, and nothing would use it as an "
+                "attention. Call `mimo_hf.hub.kernels.register_layers('hysparse-attn')` and `kernels.kernelize(model, "
+                "mode=..., device='cuda')`."
+            )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
     @classmethod
