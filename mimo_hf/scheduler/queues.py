@@ -13,7 +13,6 @@ from operator import attrgetter
 from .book import Entry
 from .policies import Policy
 
-
 SLACK = 64
 
 

@@ -4,7 +4,6 @@ import math
 import random
 import weakref
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 
