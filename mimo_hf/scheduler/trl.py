@@ -46,7 +46,16 @@ class ScheduledReward:
             for name, value in _difference(before, await asyncio.to_thread(self.scheduler.stats)).items():
                 log_metric(f"{self.__name__}/{name}", value)
             log_metric(f"{self.__name__}/errors", float(sum(isinstance(r, BaseException) for r in results)))
-        return [self.on_error if isinstance(result, BaseException) else result[0] for result in results]
+        return [self._reward(result) for result in results]
+
+    def _reward(self, result: Any) -> float | None:
+        if isinstance(result, BaseException):
+            return self.on_error
+        if not hasattr(result, "__len__") or len(result) != 1:
+            raise ValueError(
+                f"reward function {self.__name__!r} must return one value for one sample, not {result!r}."
+            )
+        return result[0]
 
 
 def scheduled_reward(

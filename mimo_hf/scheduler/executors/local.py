@@ -18,7 +18,7 @@ from typing import Any
 
 from ..book import Node
 from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
-from ..errors import ActionTimeout, WorkerLost
+from ..errors import ActionTimeout, NotStarted, WorkerLost
 from ..resources import Cores, GpuCells
 from .guard import send, tagged
 from .worker import LENGTH
@@ -246,9 +246,20 @@ class LocalExecutor:
         try:
             await worker.connect()
         except BaseException:
-            await worker.kill(0.0)
+            await _surely(worker.kill(0.0))
             raise
         return worker
+
+    async def _warm_worker(self) -> Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            await worker.kill(0.0)  # died while idle
+        try:
+            return await self._start_worker()
+        except (OSError, WorkerLost) as error:
+            raise NotStarted(f"no worker process could be started: {error}") from error
 
     async def run(
         self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
@@ -265,17 +276,7 @@ class LocalExecutor:
         self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
     ) -> tuple[bool, bytes, float]:
         """`run`, with the value or exception still pickled."""
-        worker = None
-        while self._idle and worker is None:
-            worker = self._idle.pop()
-            if worker.process.poll() is not None:  # died while idle
-                await worker.kill(0.0)
-                worker = None
-        worker = worker or await self._start_worker()
-        self._busy[lease.seq] = worker
         count = len(lease.cores) or int(lease.resources.get("cpu", 1))
-        if worker.group is not None:
-            worker.group.give(lease.cores)
         request = {"payload": payload, "count": count, "prefix": self.prefix}
         request["pin"] = lease.cores if self.enforce == "affinity" else ()
         request["gpus"] = ",".join(map(str, lease.gpus)) if "gpu" in self._capacity else None
@@ -283,21 +284,30 @@ class LocalExecutor:
             request["main"] = main
         keep = False
         try:
-            await worker.send(pickle.dumps(request))
-            reply = await asyncio.wait_for(worker.receive(), timeout_s)
+            reply = await asyncio.wait_for(self._converse(lease, pickle.dumps(request)), timeout_s)
             good, body, left, exec_s = pickle.loads(reply)
             keep = not left and not self._closed
             return good, body, exec_s
         except asyncio.TimeoutError:
             raise ActionTimeout(f"the action ran longer than timeout_s={timeout_s:g} and was ended.") from None
+        finally:
+            worker = self._busy.get(lease.seq)
+            if worker is not None and not keep:
+                self.escaped += await _surely(worker.kill(self.kill_grace_s))
+            elif worker is not None:
+                self._idle.append(worker)
+            self._busy.pop(lease.seq, None)
+
+    async def _converse(self, lease: Any, request: bytes) -> bytes:
+        """The answer of a worker. Starting it and sending count as running time: they may hang as the action may."""
+        worker = self._busy[lease.seq] = await self._warm_worker()
+        if worker.group is not None:
+            worker.group.give(lease.cores)
+        try:
+            await worker.send(request)
         except (ConnectionError, BrokenPipeError) as error:
             raise WorkerLost(f"worker {worker.process.pid} died; the action may have started.") from error
-        finally:
-            if keep:
-                self._idle.append(worker)
-            else:
-                self.escaped += await _surely(worker.kill(self.kill_grace_s))
-            self._busy.pop(lease.seq, None)
+        return await worker.receive()
 
     def workers(self) -> list[int]:
         """Process ids, idle and busy."""

@@ -66,12 +66,14 @@ def die_with_parent():
 
 
 def children() -> list[int]:
-    """Processes that this one has left, adopted ones too."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    try:
-        return [int(pid) for pid in path.read_text().split()]
-    except FileNotFoundError:
-        return []
+    """Processes that this one has left, those of its threads and adopted ones too."""
+    found: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text().split())
+        except FileNotFoundError:  # a thread that has ended since
+            continue
+    return found
 
 
 def clean_folder() -> str:
