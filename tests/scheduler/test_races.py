@@ -26,6 +26,7 @@ from mimo_hf.scheduler import (
 )
 from mimo_hf.scheduler.book import Node
 from mimo_hf.scheduler.executors import local
+from mimo_hf.scheduler.executors.guard import tagged
 from mimo_hf.scheduler.owner import current_owner
 
 from .conftest import alive, call, drive
@@ -177,6 +178,7 @@ class NoExecutor:
         pass
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_a_thread_that_waits_is_told_when_the_loop_ends():
     loop = asyncio.new_event_loop()
     scheduler = ActionScheduler(SchedulerConfig(), executor=NoExecutor(), exclusive=False)
@@ -197,16 +199,42 @@ def test_a_thread_that_waits_is_told_when_the_loop_ends():
     ask()  # and one that comes later
 
 
-def test_a_forked_child_does_not_hold_the_lock_of_an_owner_that_has_released_it():
+def test_a_forked_child_holds_up_neither_the_end_of_an_owner_nor_the_next_one():
+    """Such as a worker of a data loader: it has copies of the lock and of all pipes."""
     context = multiprocessing.get_context("fork")
     with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce="count")):
-        child = context.Process(target=time.sleep, args=(30,))
+        child = context.Process(target=time.sleep, args=(60,))
         child.start()
     try:
         drive(lambda scheduler: scheduler.run(call("1")))
+        assert child.is_alive()
     finally:
         child.kill()
         child.join()
+
+
+def test_a_killed_owner_leaves_no_process_though_its_forked_child_lives_on():
+    script = (
+        "import os, time\nfrom mimo_hf.scheduler import *\n"
+        "with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce='count')) as s:\n"
+        "    s.start(Action('x', Command(('sh', '-c', 'setsid sleep 60 & sleep 60')), {'cpu': 1}))\n"
+        "    time.sleep(0.3)\n"
+        "    child = os.fork()\n"
+        "    if child:\n        print(s.executor._owner, child, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    owner, child = job.stdout.readline().split()
+    assert len(tagged(f"{owner}-")) >= 3
+    job.kill()
+    job.wait()
+    job.stdout.close()
+    deadline = time.monotonic() + 10
+    while tagged(f"{owner}-") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tagged(f"{owner}-") == []
+    assert alive(int(child))
+    os.kill(int(child), signal.SIGKILL)
 
 
 def test_the_next_owner_removes_the_socket_of_one_that_was_killed():

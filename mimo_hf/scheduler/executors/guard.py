@@ -1,15 +1,20 @@
 """
 Waits for its owner to die, then ends what the owner's workers started and removes its folder: `python -m mimo_hf.scheduler.executors.guard OWNER FOLDER`.
 
-Its standard input is a pipe that only the owner holds open: the kernel closes it however the owner ends.
+The owner writes to its standard input when it closes; the kernel closes that pipe however the owner ends, unless a forked child
+of the owner holds it open.
 """
 
 import os
+import select
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
+
+
+CHECK_S = 0.5
 
 
 def tagged(tag: str, leader: int | None = None) -> list[int]:
@@ -56,7 +61,9 @@ def send(pids: list[int], number: int):
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    owner = int(sys.argv[1].partition("-")[0])
+    while os.getppid() == owner and not select.select([sys.stdin], [], [], CHECK_S)[0]:
+        continue
     for _ in range(100):
         left = tagged(f"{sys.argv[1]}-")
         if not left:

@@ -319,8 +319,8 @@ class LocalExecutor:
         busy = list(self._busy.values())
         await asyncio.gather(*(worker.kill(self.kill_grace_s if worker in busy else 0.0) for worker in workers))
         if self._guard is not None:
-            self._guard.stdin.close()
-            self._guard.wait()
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.communicate(b"close")
 
 
 def _first(nodes: list[list[int]], count: int) -> list[list[int]]:
