@@ -16,6 +16,7 @@ from typing import Any
 from .types import Action, Command, ElasticRange
 
 try:
+    from transformers.utils import get_json_schema
     from trl import GRPOTrainer
 except ImportError as error:
     raise ImportError("mimo_hf.scheduler.trl needs TRL: pip install 'mimo-hf[trl]'") from error
@@ -90,9 +91,10 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return {**means, "overhead_frac": overhead / sums["act_mean"] if sums["act_mean"] > 0 else 0.0}
 
 
-class ScheduledTool:
+class ScheduledTool(dict):
     """
-    A tool for TRL's trainers that runs as an action. Its name, signature and docstring are those of `fn`.
+    A tool for TRL's trainers that runs as an action. Its name, signature and docstring are those of `fn`; it is the JSON schema
+    of `fn`, too, since chat templates take functions or schemas and no other callables.
 
     Args:
         fn: a function of an importable module with type hints and a Google-style docstring, as TRL asks of tools.
@@ -102,6 +104,7 @@ class ScheduledTool:
     """
 
     def __init__(self, fn: Callable, scheduler: Any, cost: Cost | None = None, **options: Any):
+        super().__init__(get_json_schema(fn))
         self.fn, self.scheduler, self.options = fn, scheduler, options
         self.cost = {"cpu": 1} if cost is None else cost
         functools.update_wrapper(self, fn)
