@@ -71,7 +71,9 @@ class Model:
         said = f"It is {prompt.count('a-b-c in')}." if "<tool_response>" in prompt else CALL
         self.heard.append(prompt)
         ids = [*self.tokenizer.encode(said), self.tokenizer.eos_token_id]
-        body = json.dumps({"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-0.5] * len(ids)}}]}).encode()
+        body = json.dumps(
+            {"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-0.5] * len(ids)}}]}
+        ).encode()
         kind = "Content-Type: application/json\r\nConnection: close"
         writer.write(f"HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()

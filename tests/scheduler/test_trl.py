@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,7 +171,12 @@ def test_rewards_and_tools_pickle_with_a_client(samples, scheduler):
     assert tool(word="abc") == "a-b-c"
 
 
-def test_grpo_shows_its_model_what_tools_there_are(tmp_path, samples, scheduler):
+def noting(notes, work, *args):
+    notes.append(work(*args))
+    return notes[-1]
+
+
+def test_grpo_shows_its_model_what_tools_there_are(tmp_path, samples, scheduler, monkeypatch):
     import trl
 
     shown = []
@@ -184,12 +190,10 @@ def test_grpo_shows_its_model_what_tools_there_are(tmp_path, samples, scheduler)
             reward_funcs=[lambda completions, **_: [1.0] * len(completions)],
             tools=[tool],
         )
-        generate = trainer._generate_single_turn
-        trainer._generate_single_turn = lambda ids, *rest, **options: shown.append(ids) or generate(
-            ids, *rest, **options
-        )
+        tokenize = trainer._tokenize_prompts
+        monkeypatch.setattr(trainer, "_tokenize_prompts", partial(noting, shown, tokenize))
         trainer.train()
-    plain, scheduled = shown[: len(shown) // 2], shown[len(shown) // 2 :]
+    plain, scheduled = shown
     assert plain == scheduled
     assert "Finds a city." in make_tokenizer().decode(plain[0][0])
 

@@ -1,18 +1,22 @@
 """
-Waits for its owner to die, then ends what the owner's workers started and removes its folder: `python -m mimo_hf.scheduler.executors.guard OWNER FOLDER`.
+Waits for its owner to die, then ends what the owner's workers started and removes its folder, its cgroups and its
+containers: `python -m mimo_hf.scheduler.executors.guard OWNER FOLDER CONTAINERS`, with docker, podman or "" as CONTAINERS.
 
 The owner writes to its standard input when it closes; the kernel closes that pipe however the owner ends, unless a forked child
 of the owner holds it open.
 """
 
+import contextlib
 import os
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+from ..cpu import cgroup2_parent
 
 CHECK_S = 0.5
 
@@ -71,6 +75,15 @@ def main():
         send(left, signal.SIGKILL)
         time.sleep(0.02)
     shutil.rmtree(sys.argv[2], ignore_errors=True)
+    if (parent := cgroup2_parent()) is not None:
+        for group in parent.glob(f"mimo-{sys.argv[1]}-*"):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+    if containers := sys.argv[3]:
+        listed = [containers, "ps", "-aq", "--filter", f"name=mimo-{sys.argv[1]}-"]
+        found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
+        if found:
+            subprocess.run([containers, "rm", "-f", *found], capture_output=True, check=False)
 
 
 if __name__ == "__main__":

@@ -44,17 +44,9 @@ def sandbox(spec: str) -> tuple[str, ...]:
     kind, _, image = spec.partition(":")
     if kind in ("docker", "podman") and image:
         words: tuple[str, ...] = (
-            kind,
-            "run",
-            "--rm",
-            "-i",
-            "--network=none",
-            "-v",
-            "{cwd}:{cwd}",
-            "-w",
-            "{cwd}",
-            image,
-        )
+            kind, "run", "--rm", "-i", "--init", "--name=mimo-{tag}", "--network=none", "--cpus={cores}", "{env}", "{limits}",
+            "-v", "{cwd}:{cwd}", "-w", "{cwd}", image,
+        )  # fmt: skip
     elif spec in SANDBOXES:
         words = SANDBOXES[spec]
     else:
@@ -67,7 +59,8 @@ def sandbox(spec: str) -> tuple[str, ...]:
 class Worker:
     """One warm process and the socket to it."""
 
-    def __init__(self, owner: str, folder: str):
+    def __init__(self, owner: str, folder: str, containers: str = ""):
+        self.containers = containers
         self.tag = f"{owner}-{next(_NAMES)}."  # the dot: no tag begins another
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
@@ -128,6 +121,10 @@ class Worker:
                 await asyncio.sleep(0.01)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
+        if self.containers:  # they are children of a daemon
+            await asyncio.to_thread(
+                subprocess.run, [self.containers, "rm", "-f", f"mimo-{self.tag}"], capture_output=True
+            )
         self._close()
         return escaped
 
@@ -210,6 +207,7 @@ class LocalExecutor:
         self._capacity = {"cpu": wanted, **(resources or {})}
         self.kill_grace_s = kill_grace_s
         self.prefix = globals()["sandbox"](sandbox)
+        self.containers = self.prefix[0] if self.prefix[:1] in (("docker",), ("podman",)) else ""
         self.warm = min(wanted, 8) if warm is None else warm
         self.escaped: list[int] = []
         self._owner = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -229,7 +227,7 @@ class LocalExecutor:
     async def start(self, node_lost: Any = None, node_joined: Any = None):
         self._folder = tempfile.mkdtemp(prefix="mimo-actions-")
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "mimo_hf.scheduler.executors.guard", self._owner, self._folder],
+            [sys.executable, "-m", "mimo_hf.scheduler.executors.guard", self._owner, self._folder, self.containers],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -239,7 +237,7 @@ class LocalExecutor:
         self._idle += started
 
     async def _start_worker(self) -> Worker:
-        worker = Worker(self._owner, self._folder)
+        worker = Worker(self._owner, self._folder, self.containers)
         if self.enforce == "cgroup2" and (parent := cgroup2_parent()) is not None:
             worker.group = CpuGroup(parent, f"mimo-{worker.tag}")
             worker.group.admit(worker.process.pid)
@@ -295,6 +293,8 @@ class LocalExecutor:
             if worker is not None and not keep:
                 self.escaped += await _surely(worker.kill(self.kill_grace_s))
             elif worker is not None:
+                if worker.group is not None:
+                    worker.group.rest()
                 self._idle.append(worker)
             self._busy.pop(lease.seq, None)
 
@@ -302,7 +302,7 @@ class LocalExecutor:
         """The answer of a worker. Starting it and sending count as running time: they may hang as the action may."""
         worker = self._busy[lease.seq] = await self._warm_worker()
         if worker.group is not None:
-            worker.group.give(lease.cores)
+            worker.group.give(lease.cores, lease.resources.get("cpu", 0))
         try:
             await worker.send(request)
         except (ConnectionError, BrokenPipeError) as error:

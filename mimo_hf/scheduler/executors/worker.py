@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,29 @@ def _text(file: Any) -> str:
     return file.read().decode(errors="replace")
 
 
+def wrapper(
+    prefix: tuple[str, ...], folder: str, cores: int, variables: Mapping[str, str], limits: Mapping[str, int]
+) -> list[str]:
+    """The words of a sandbox; those of containers say which variables and limits to pass on."""
+    words: list[str] = []
+    tag = os.environ.get("MIMO_WORKER_TAG", "")
+    for part in prefix:
+        if part == "{env}":
+            words += [word for name in variables for word in ("--env", name)]
+        elif part == "{limits}":  # containers limit memory, not address space
+            words += [
+                f"--memory={n}" if name == "AS" else f"--ulimit={name.lower()}={n}" for name, n in limits.items()
+            ]
+        else:
+            words.append(part.format(cwd=folder, cores=cores, tag=tag))
+    return words
+
+
 def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> CommandResult:
     """Runs the program in an empty folder with few variables, its rlimits and no core dump."""
     folder = command.cwd or clean_folder()
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    given = {**thread_variables(cores), **command.env}
     limits = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in command.limits.items()]
 
     def prepare():
@@ -110,13 +130,13 @@ def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> Comman
             fed.write(stdin)
             fed.seek(0)
         process = subprocess.Popen(
-            [*(part.replace("{cwd}", folder) for part in prefix), *command.argv],
+            [*wrapper(prefix, folder, cores, given, command.limits), *command.argv],
             stdin=subprocess.DEVNULL if stdin is None else fed,
             stdout=out,
             stderr=error,
             cwd=folder,
-            env={**kept, "HOME": folder, **thread_variables(cores), **command.env},
-            preexec_fn=prepare if limits else None,  # noqa: PLW1509  one thread here; slow, so only where needed
+            env={**kept, "HOME": folder, **given},
+            preexec_fn=prepare if limits and "{limits}" not in prefix else None,  # noqa: PLW1509  one thread here; slow, so only where needed
         )
         process.wait()
         result = CommandResult(process.returncode, _text(out), _text(error))
