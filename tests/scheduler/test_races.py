@@ -74,6 +74,22 @@ def test_a_child_of_a_thread_is_gone_before_the_cores_are_free():
     assert not drive(work)
 
 
+def leave_a_dead_child():
+    kept.append(subprocess.Popen(["true"]))
+    time.sleep(0.1)
+    return os.getpid()
+
+
+def test_a_child_that_has_ended_costs_no_worker():
+    """Nobody has waited for it, so it is a zombie when the action returns."""
+
+    async def work(scheduler):
+        return [await scheduler.run(Action("x", leave_a_dead_child, {"cpu": 4})) for _ in range(2)]
+
+    first, second = drive(work, executor=local.LocalExecutor(4, enforce="count", warm=1))
+    assert first == second
+
+
 def test_an_action_whose_worker_could_not_be_started_is_tried_again(monkeypatch):
     start, failures = subprocess.Popen, [BlockingIOError("no more processes")] * 2
 

@@ -6,6 +6,7 @@ what its actions leave behind, so that nothing they start outlives it unseen.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import inspect
 import os
@@ -27,6 +28,7 @@ from ..cpu import pin, thread_variables
 from ..types import Command, CommandResult
 
 LENGTH = struct.Struct("!Q")
+LINGER_S = 0.02
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KEPT_VARIABLES = (
     "PATH",
@@ -75,6 +77,20 @@ def children() -> list[int]:
         except FileNotFoundError:  # a thread that has ended since
             continue
     return found
+
+
+def left_behind() -> list[int]:
+    """Processes of an action that is over. Those that have ended are reaped, those about to (a sandbox's own) have a moment."""
+    deadline = time.monotonic() + LINGER_S
+    while left := children():
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        left = children()
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(LINGER_S / 20)
+    return []
 
 
 def clean_folder() -> str:
@@ -165,7 +181,8 @@ def answer(request: dict[str, Any]) -> bytes:
         body = pickle.dumps(perform(request))
     except BaseException as error:  # noqa: BLE001  SystemExit of an action must not end the worker unseen
         good, body = False, _pickled_error(error)
-    return pickle.dumps((good, body, children(), time.perf_counter() - begin))
+    exec_s = time.perf_counter() - begin
+    return pickle.dumps((good, body, left_behind(), exec_s))
 
 
 def _pickled_error(error: BaseException) -> bytes:
