@@ -125,14 +125,15 @@ class SchedulerClient:
         future = connection.waiting[number] = loop.create_future()
         try:
             writer.write(message)
-            await writer.drain()
-            return await future
+            try:
+                await writer.drain()
+            except OSError as error:
+                raise SchedulerLost(f"the scheduler at {self.address} went away: {error}") from error
+            return await future  # whose exception may be an OSError of the action's own
         except asyncio.CancelledError:
             if connection.writer is not None:
                 connection.writer.write(frame(number, "cancel", None))
             raise
-        except (ConnectionError, OSError) as error:
-            raise SchedulerLost(f"the scheduler at {self.address} went away: {error}") from error
 
     async def run(self, action: Action) -> Any:
         """Submits and waits. If the waiting task is cancelled, so is the action."""

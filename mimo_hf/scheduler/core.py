@@ -247,7 +247,8 @@ class Scheduler:
 
     def _prefix(self) -> list[Entry]:
         """Takes heads of the queues in order as long as they fit. What does not fit blocks what shares its resource."""
-        now, chosen = self.now, []
+        now = self.now
+        chosen: list[Entry] = []
         blocked: set[tuple[str | None, str]] = set()
         live = [bucket for bucket in self._buckets.values() if bucket.size]
         if len(live) == 1:

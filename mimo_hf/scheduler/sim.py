@@ -143,7 +143,7 @@ def simulate(
             now = events[0][0]
         while True:
             if arrivals and arrivals[-1][0] <= now and not (events and events[0] < arrivals[-1]):
-                what = arrivals.pop()[2]
+                what: int | Lease = arrivals.pop()[2]
             elif events and events[0][0] <= now:
                 what = heappop(events)[2]
             else:
