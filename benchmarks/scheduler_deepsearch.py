@@ -10,6 +10,7 @@ the limit and learns from refusals, and without one; and the simulator runs the 
 """
 
 import asyncio
+import os
 import random
 import statistics
 import tempfile
@@ -175,6 +176,7 @@ def main():
         "tasks": TASKS,
         "judges": JUDGES,
         "runs": rows,
+        "load_average_then": os.getloadavg()[0],
         "live_trajectories": args.live_trajectories,
         "live": live_rows(args.seeds, args.live_trajectories, args.live_rate),
     }

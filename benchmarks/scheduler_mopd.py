@@ -9,6 +9,7 @@ processor, four small language models of which the byte budget holds four or two
 
 import asyncio
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -147,6 +148,7 @@ def main():
         "services": 9,
         "gpus_each": 4,
         "runs": rows,
+        "load_average_then": os.getloadavg()[0],
         "live_requests": args.live_requests,
         "live": live_rows(args.seeds, args.live_requests, args.live_rate, args.live_width),
     }
