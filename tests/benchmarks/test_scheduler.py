@@ -48,7 +48,11 @@ def test_under_rays_rules_a_shape_that_does_not_fit_holds_up_no_other():
     ("name", "arguments", "key"),
     [
         ("scheduler_coding", ["--seeds", "2", "--trajectories", "32"], "sweep"),
-        ("scheduler_mopd", ["--seeds", "2", "--requests", "150", "--live_requests", "40", "--live_width", "64"], "runs"),
+        (
+            "scheduler_mopd",
+            ["--seeds", "2", "--requests", "150", "--live_requests", "40", "--live_width", "64"],
+            "runs",
+        ),
         ("scheduler_deepsearch", ["--seeds", "2", "--trajectories", "20", "--live_trajectories", "4"], "runs"),
     ],
 )
