@@ -77,7 +77,8 @@ class OrderedQueue(Queue):
         super().__init__(*args)
         self._by_work: list[tuple[float, int, Entry]] = []
         self._by_deadline: list[tuple[float, int, Entry]] = []
-        self._chosen: tuple[float, Entry | None] = (-math.inf, None)
+        self._by_ratio: list[tuple[float, int, Entry]] = []
+        self._ratios_at_s = -math.inf
 
     def key(self, now: float) -> tuple:
         share = self.share.get(self.task, 0) if self.share is not None else 0
@@ -89,19 +90,21 @@ class OrderedQueue(Queue):
     def push(self, entry: Entry):
         self.size += 1
         entry.deadline_s = entry.submit_s + self.policy.max_overtake * entry.t1_s
-        self._chosen = (-math.inf, None)
+        self._ratios_at_s = -math.inf
         heappush(self._by_work, (entry.t1_s, entry.seq, entry))
         if self.policy.order == "srpt":
             heappush(self._by_deadline, (entry.deadline_s, entry.seq, entry))
 
     def head(self, now: float) -> Entry:
         if self.policy.order == "hrrn":
-            at, chosen = self._chosen
-            if at != now or chosen is None or chosen.bucket is not self:
-                self._by_work = [item for item in self._by_work if item[2].bucket is self]
-                chosen = min(self._by_work, key=lambda item: (-_response_ratio(item[2], now), item[1]))[2]
-                self._chosen = (now, chosen)
-            return chosen
+            if self._ratios_at_s != now:  # they cross as time goes by
+                waiting = (entry for _, _, entry in self._by_work if entry.bucket is self)
+                self._by_ratio = [(-_response_ratio(entry, now), entry.seq, entry) for entry in waiting]
+                heapify(self._by_ratio)
+                self._ratios_at_s = now
+            while self._by_ratio[0][2].bucket is not self:
+                heappop(self._by_ratio)
+            return self._by_ratio[0][2]
         while self._by_deadline[0][2].bucket is not self:
             heappop(self._by_deadline)
         if self._by_deadline[0][0] <= now:
