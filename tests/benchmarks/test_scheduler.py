@@ -62,9 +62,10 @@ def test_a_small_run_writes_rows_with_intervals(name, arguments, key, tmp_path, 
     script.main()
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert len(written[key]) > 10
-    for row in written[key]:
+    for row in [*written[key], *written.get("live", [])]:
         assert row["act_s"] > 0
         assert row["act_s +-"] >= 0
+        assert 0.6 < row.get("act_live_over_simulated", 1.0) < 1.6
 
 
 def test_the_saving_is_the_fewest_cores_that_are_as_fast():
