@@ -101,6 +101,12 @@ class ElasticRange:
             )
 
 
+LIMITS = (
+    "AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME",
+    "SIGPENDING", "STACK",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Command:
     """
@@ -114,7 +120,7 @@ class Command:
         limits: rlimits by name without prefix, such as {"CPU": 10, "AS": 2**30}.
         check: raise `subprocess.CalledProcessError` when it exits with anything but 0.
 
-    ValueError for words that are none and for limits this system does not know.
+    ValueError for words that are none and for unknown limits.
     """
 
     argv: tuple[str, ...]
@@ -130,12 +136,8 @@ class Command:
                 f"`argv` of Command must be the program and its arguments, such as ('ls', '-l'), not {self.argv!r}; for a "
                 f"shell, ('sh', '-c', ...)."
             )
-        if self.limits:
-            import resource  # not on every system
-
-            known = sorted(name.removeprefix("RLIMIT_") for name in dir(resource) if name.startswith("RLIMIT_"))
-            if unknown := [name for name in self.limits if name not in known]:
-                raise ValueError(f"`limits` of Command: {', '.join(unknown)} not known; {', '.join(known)} are.")
+        if unknown := [name for name in self.limits if name not in LIMITS]:
+            raise ValueError(f"`limits` of Command: {', '.join(unknown)} not known; {', '.join(LIMITS)} are.")
 
 
 @dataclass(frozen=True)
