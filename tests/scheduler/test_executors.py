@@ -120,7 +120,9 @@ def test_killed_workers_cost_no_idempotent_action_and_no_lease(executor):
         handles = [await scheduler.submit(call(f"({SLEEP.format(0.1)}, {n})[1]", idempotent=True)) for n in range(40)]
         for _ in range(6):
             await asyncio.sleep(0.1)
-            os.kill((await workers_of(scheduler))[-1], signal.SIGKILL)
+            while not (workers := await workers_of(scheduler)):  # new ones are still starting
+                await asyncio.sleep(0.01)
+            os.kill(workers[-1], signal.SIGKILL)
             scheduler.core.check()
         return await asyncio.gather(*(handle.result() for handle in handles))
 
