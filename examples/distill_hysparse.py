@@ -83,6 +83,11 @@ class ScriptArguments:
                 f"`length={self.length}` must be larger than `sparse_topk_tokens={self.sparse_topk_tokens}`: in shorter rows "
                 "every block is selected, and there is nothing to compare."
             )
+        if self.sparse_layers_per_full < 1:
+            raise ValueError(
+                f"`sparse_layers_per_full` must be at least 1; got {self.sparse_layers_per_full}. With 0 a converted model is "
+                "the dense one."
+            )
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,8 @@ class Arm:
 
 
 ARMS = [
-    Arm("period", "alike"),
-    Arm("agreement", "alike"),
+    Arm("period", "equal"),
+    Arm("agreement", "equal"),
     Arm("period", "window"),
     Arm("agreement", "window"),
     Arm("period", "none", window_only=True),
@@ -107,8 +112,11 @@ def rows_of(documents: Dataset, tokenizer, length: int) -> Dataset:
     """Rows of `length` tokens, documents one after another."""
 
     def to_rows(batch):
-        stream = np.concatenate([[*ids, tokenizer.eos_token_id] for ids in tokenizer(batch["text"]).input_ids])
-        return {"input_ids": stream[: len(stream) // length * length].reshape(-1, length)}
+        stream = np.concatenate(
+            [[*ids, tokenizer.eos_token_id] for ids in tokenizer(batch["text"], verbose=False).input_ids]
+        )
+        rows = stream[: len(stream) // length * length].reshape(-1, length)
+        return {"input_ids": rows, "labels": rows}
 
     return documents.map(
         to_rows, batched=True, remove_columns=documents.column_names, keep_in_memory=True, desc="Tokens"
@@ -135,6 +143,7 @@ def training_arguments(arguments: ScriptArguments, name: str, max_steps: int, le
         save_strategy="no",
         logging_steps=20,
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
         seed=arguments.seed,
         **more,
     )
@@ -157,12 +166,11 @@ def train_teacher(train_rows: Dataset, tokenizer, arguments: ScriptArguments) ->
     teacher = Qwen2ForCausalLM(config)
     # Embeddings much smaller than what the layers add to them are hard to hear, and the model learns late.
     torch.nn.init.normal_(teacher.get_input_embeddings().weight, std=0.3)
-    labelled = train_rows.map(lambda row: {"labels": row["input_ids"]}, keep_in_memory=True, desc="Labels")
     Trainer(
         model=teacher,
         args=training_arguments(arguments, "teacher", arguments.teacher_steps, 4e-3, weight_decay=0.1),
         data_collator=default_data_collator,
-        train_dataset=labelled,
+        train_dataset=train_rows,
     ).train()
     teacher.config.use_cache = True  # the Trainer turned it off
     return teacher
