@@ -312,7 +312,10 @@ def main(arguments: ScriptArguments):
             },
             "full_layers": full_layers,
             "students": arms,
-            "layer_agreement": [[round(share, 4) for share in row] for row in agreement.tolist()],
+            "layer_agreement": [
+                {"blocks_of_layer": i, **{str(j): round(agreement[i, j].item(), 4) for j in range(i, num_layers)}}
+                for i in range(num_layers)
+            ],
             "wall_s": {"teacher": round(teacher_s, 1), "all": round(time.perf_counter() - started, 1)},
         },
         seed=arguments.seed,

@@ -170,7 +170,10 @@ def test_a_short_run_with_a_given_teacher_is_on_record(teacher, tmp_path):
     found = json.loads((tmp_path / "result/distill_hysparse.json").read_text())
     assert found["teacher"]["kl"] == 0
     assert found["full_layers"]["period"] == [0, 3]
-    assert len(found["layer_agreement"]) == 4
+    assert [row["blocks_of_layer"] for row in found["layer_agreement"]] == [0, 1, 2, 3]
+    assert found["students"][0]["agreement"] == pytest.approx(
+        (found["layer_agreement"][0]["1"] + found["layer_agreement"][0]["2"]) / 2, abs=1e-3
+    )
     assert [(arm["full_layers"], arm["gates_start"]) for arm in found["students"]] == [
         ("period", "equal"),
         ("agreement", "equal"),
