@@ -9,7 +9,7 @@ Without `--teacher` a small Qwen2 is trained first, on Python's own standard lib
 
 With a checkpoint (Llama, Qwen2, Qwen3 or MiMo-7B) of your own:
 
-    python examples/distill_hysparse.py --teacher path/or/id --length 4096 --sliding_window 128 --sparse_block_size 64 \
+    python examples/distill_hysparse.py --teacher path/or/id --length 4096 --copies 1 --sliding_window 128 --sparse_block_size 64 \
         --sparse_topk_tokens 1024 --learning_rate 1e-4 --batch_size 1
 
 It prints, and writes to `distill_hysparse.json`, the KL divergence KL(teacher || student) in nats a token on held-out files before and
@@ -58,23 +58,30 @@ class ScriptArguments:
     output_dir: str = field(
         default="outputs/distill-hysparse", metadata={"help": "Folder of the figures and the students."}
     )
-    teacher_steps: int = field(default=500, metadata={"help": "Steps that train the small teacher."})
-    distill_steps: int = field(default=60, metadata={"help": "Steps that distil each student."})
+    teacher_steps: int = field(default=400, metadata={"help": "Steps that train the small teacher."})
+    distill_steps: int = field(default=80, metadata={"help": "Steps that distil each student."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the distillation."})
     layer_loss_weight: float = field(
         default=0.0,
         metadata={"help": "Weight of the relative squared error of each layer's output, beside the KL divergence."},
     )
-    length: int = field(default=256, metadata={"help": "Tokens of a row."})
-    batch_size: int = field(default=4, metadata={"help": "Rows in an optimizer step."})
+    length: int = field(default=128, metadata={"help": "Tokens of a row."})
+    copies: int = field(
+        default=2,
+        metadata={
+            "help": "How often a row says the same: 2 is half a row of text, twice, so that looking back beyond the window "
+            "pays; 1 is plain text."
+        },
+    )
+    batch_size: int = field(default=8, metadata={"help": "Rows in an optimizer step."})
     eval_rows: int = field(default=32, metadata={"help": "Held-out rows that the divergence is measured on."})
     agreement_rows: int = field(
         default=8, metadata={"help": "Training rows that the agreement of layers is measured on."}
     )
     sparse_layers_per_full: int = field(default=3, metadata={"help": "N of the periodic layout."})
-    sliding_window: int = field(default=16, metadata={"help": "Tokens in the window of a sparse layer."})
+    sliding_window: int = field(default=8, metadata={"help": "Tokens in the window of a sparse layer."})
     sparse_block_size: int = field(default=4, metadata={"help": "Tokens in a block."})
-    sparse_topk_tokens: int = field(default=32, metadata={"help": "Selected tokens a query."})
+    sparse_topk_tokens: int = field(default=16, metadata={"help": "Selected tokens a query."})
     seed: int = field(default=0, metadata={"help": "Seed of the teacher's weights and of the order of the rows."})
 
     def __post_init__(self):
@@ -83,6 +90,8 @@ class ScriptArguments:
                 f"`length={self.length}` must be larger than `sparse_topk_tokens={self.sparse_topk_tokens}`: in shorter rows "
                 "every block is selected, and there is nothing to compare."
             )
+        if self.copies < 1 or self.length % self.copies:
+            raise ValueError(f"`length={self.length}` must be a multiple of `copies={self.copies}`.")
         if self.sparse_layers_per_full < 1:
             raise ValueError(
                 f"`sparse_layers_per_full` must be at least 1; got {self.sparse_layers_per_full}. With 0 a converted model is "
@@ -108,14 +117,15 @@ ARMS = [
 ]
 
 
-def rows_of(documents: Dataset, tokenizer, length: int) -> Dataset:
-    """Rows of `length` tokens, documents one after another."""
+def rows_of(documents: Dataset, tokenizer, length: int, copies: int) -> Dataset:
+    """Rows of `length` tokens, documents one after another, each piece `copies` times."""
+    piece = length // copies
 
     def to_rows(batch):
         stream = np.concatenate(
             [[*ids, tokenizer.eos_token_id] for ids in tokenizer(batch["text"], verbose=False).input_ids]
         )
-        rows = stream[: len(stream) // length * length].reshape(-1, length)
+        rows = np.tile(stream[: len(stream) // piece * piece].reshape(-1, piece), copies)
         return {"input_ids": rows, "labels": rows}
 
     return documents.map(
@@ -154,7 +164,7 @@ def train_teacher(train_rows: Dataset, tokenizer, arguments: ScriptArguments) ->
         vocab_size=len(tokenizer),
         hidden_size=96,
         intermediate_size=288,
-        num_hidden_layers=12,
+        num_hidden_layers=8,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
@@ -253,7 +263,7 @@ def main(arguments: ScriptArguments):
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher or bundled("mimo-v2-flash"))
     train_rows, held_out = (
-        rows_of(stdlib_code(split), tokenizer, arguments.length) for split in ("train", "held_out")
+        rows_of(stdlib_code(split), tokenizer, arguments.length, arguments.copies) for split in ("train", "held_out")
     )
     held_out = evenly(held_out, arguments.eval_rows)
     if arguments.teacher:

@@ -134,11 +134,14 @@ def test_the_layer_loss_is_the_relative_error_of_every_layers_output(script, tea
     assert_close(losses[1] - losses[0], 2 * sum(errors) / 4, atol=1e-5, rtol=1e-4)
 
 
-def test_rows_hold_the_text_in_order(script):
+@pytest.mark.parametrize("copies", [1, 2, 4])
+def test_rows_hold_the_text_in_order_each_piece_as_often_as_asked(script, copies):
     tokenizer = AutoTokenizer.from_pretrained(bundled("mimo-v2-flash"))
     texts = ["x = 1\ny = [2]\n" * 7, "y = [2]\n" * 9]
-    rows = script.rows_of(Dataset.from_dict({"path": ["a", "b"], "text": texts}), tokenizer, length=8)
-    flat = tokenizer.decode(rows[:]["input_ids"].flatten())
+    rows = script.rows_of(Dataset.from_dict({"path": ["a", "b"], "text": texts}), tokenizer, length=8, copies=copies)
+    pieces = rows[:]["input_ids"].unflatten(1, (copies, -1))
+    assert (pieces == pieces[:, :1]).all()
+    flat = tokenizer.decode(pieces[:, 0].flatten())
     assert len(flat) > 100
     assert tokenizer.eos_token.join([*texts, ""]).startswith(flat)
 
@@ -151,7 +154,11 @@ def test_the_help_names_every_argument(script):
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"length": 32}, "length=32.*sparse_topk_tokens=32"), ({"sparse_layers_per_full": 0}, "sparse_layers_per_full")],
+    [
+        ({"length": 16}, "length=16.*sparse_topk_tokens=16"),
+        ({"length": 50, "copies": 4}, "length=50.*copies=4"),
+        ({"sparse_layers_per_full": 0}, "sparse_layers_per_full"),
+    ],
 )
 def test_arguments_that_cannot_work_are_refused(script, options, named):
     with pytest.raises(ValueError, match=named):
@@ -164,7 +171,7 @@ def test_a_short_run_with_a_given_teacher_is_on_record(teacher, tmp_path):
     teacher.resize_token_embeddings(len(tokenizer))
     for part in (teacher, tokenizer):
         part.save_pretrained(tmp_path / "teacher")
-    lengths = ("--length", 64, "--distill_steps", 2, "--eval_rows", 3, "--agreement_rows", 2)
+    lengths = ("--length", 64, "--copies", 1, "--distill_steps", 2, "--eval_rows", 3, "--agreement_rows", 2)
     run = run_script("--teacher", tmp_path / "teacher", "--output_dir", tmp_path / "result", *lengths)
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads((tmp_path / "result/distill_hysparse.json").read_text())
