@@ -58,7 +58,7 @@ SETTINGS = (
     "forced_initial_blocks",
 )
 MTP_LAYERS = MiMoForCausalLM.mtp_prefix.rstrip(".")
-INITIAL_SINK = -30.0  # exp(-30) beside a sum of at least 1: the softmax is what it was
+INITIAL_SINK = -30.0  # far below the largest logit of a query, it leaves the softmax as it was
 INITIAL_GATE_BIAS = 4.0  # sigmoid: 0.982 on the window, 0.018 on the selected blocks; both still have a gradient
 
 
@@ -78,7 +78,8 @@ def convert_dense(
 
     Every weight is copied to where it was. In a sparse layer, `k_proj` and `v_proj` serve the window; the keys over the whole
     context are the full layer's, and the layer's queries were never trained on them. **So this is not lossless** unless all
-    layers are full. Sinks start where they take no share; both gates start at 0.5 for every input.
+    layers are full. Sinks start at -30 and take no share, unless all logits of a query are as low (`use_sparse_sink=False` and
+    `use_swa_sink=False` leave them out); both gates start at 0.5 for every input.
 
     With `sparse_layers_per_full=0` the logits are those of the dense model, bit for bit, in float32, bfloat16 and float64, where
     both attend as they do by default (`"sdpa"` there, `"hysparse_chunked"` here) and no cache is filled before. Steps on a
