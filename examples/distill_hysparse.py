@@ -4,7 +4,7 @@ Converts a dense model to HySparse and distils the dense model into it, with ful
     python examples/distill_hysparse.py
 
 Without `--teacher` a small Qwen2 is trained first, on Python's own standard library, in rows that say everything twice: looking back
-beyond the window pays. All in all three minutes of one CPU core; less with
+beyond the window pays. All in all minutes on a CPU; less with
 
     python examples/distill_hysparse.py --teacher_steps 20 --distill_steps 5 --eval_rows 4
 
