@@ -136,6 +136,7 @@ class Study:
         return max(tuned, key=lambda run: (quality(run), -run["learning_rate"]))["learning_rate"]
 
     def add(self, run: dict):
+        self.load()  # with what other processes have added since
         self.runs.append(run)
         order = list(ARMS)
         self.runs.sort(key=lambda run: (run["role"], order.index(run["arm"]), run["seed"], run["learning_rate"]))
@@ -284,7 +285,7 @@ def study(name: str, arms: list[str], seeds: list[int], small: bool, jobs: int, 
                 progress.console.print(
                     f"{run['arm']}, {run['role']}, seed {run['seed']}, {run['learning_rate']}: {shares or run['status']}"
                 )
-    on_record.write()
+    on_record.load().write()
     return on_record
 
 
