@@ -371,6 +371,33 @@ def register_attention(name: str) -> str:
     return repository.name
 
 
+def register_layers(name: str) -> list[str]:
+    """
+    Makes a kernel's layers known to the `kernels` library from its build on this machine, for every device that it is built
+    for: `kernels.kernelize`, and `use_kernels=True` in transformers, put them in the place of a model's layers of these names.
+
+    Returns:
+        The names of the layers: `register_layers("hysparse-attn")`.
+
+    Raises:
+        KernelError: there is no such kernel, or it has no layers.
+    """
+    library = _library()
+    repository, module = find(name), load(name)
+    layers = getattr(module, "layers", None)
+    names = [] if layers is None else [key for key, x in vars(layers).items() if _is_class_of(layers, x)]
+    if not names:
+        raise KernelError(f"{name!r} has no layers: {repository.source / 'layers.py'} defines none.")
+    for layer_name in names:
+        layer = library.LocalLayerRepository(repository.root, layer_name=layer_name)
+        library.register_kernel_mapping({layer_name: dict.fromkeys(repository.backends, layer)})
+    return names
+
+
+def _is_class_of(module: ModuleType, value: object) -> bool:
+    return isinstance(value, type) and value.__module__ == module.__name__
+
+
 def _library() -> Any:
     try:
         import kernels

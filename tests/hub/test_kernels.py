@@ -334,6 +334,48 @@ def test_local_kernels_can_not_hold_a_colon(tmp_path, monkeypatch):
         kernels.use_local_kernels()
 
 
+LAYERS = """
+import torch
+from torch import nn
+from .ops import double
+
+class Doubling(nn.Module):
+    def forward(self, x):
+        return double(x)
+"""
+
+
+def test_registered_layers_are_found_by_kernelize(folder):
+    make_repository(folder, "layer-op", **{"layers.py": LAYERS})
+
+    @library.use_kernel_forward_from_hub("Doubling")
+    class Doubling(torch.nn.Module):
+        def forward(self, x):
+            raise NotImplementedError("not replaced")
+
+    with library.use_kernel_mapping({}, inherit_mapping=False):
+        assert kernels.register_layers("layer-op") == ["Doubling"]
+        model = library.kernelize(Doubling(), mode=library.Mode.TRAINING, device="cpu", use_fallback=False)
+        assert model(torch.ones(2)).tolist() == [2.0, 2.0]
+        library.kernelize(Doubling(), mode=library.Mode.INFERENCE, device="cpu", use_fallback=False)
+
+
+def test_layers_are_registered_for_the_devices_of_the_backends_only(folder):
+    path = make_repository(folder, "cpu-op", **{"layers.py": LAYERS.replace("Doubling", "OnlyHere")})
+    (path / "build.toml").write_text((path / "build.toml").read_text().replace('["cpu", "cuda"]', '["cpu"]'))
+    from kernels.layer.globals import _KERNEL_MAPPING
+
+    with library.use_kernel_mapping({}, inherit_mapping=False):
+        kernels.register_layers("cpu-op")
+        assert _KERNEL_MAPPING.get()["OnlyHere"].keys() == {"cpu"}
+
+
+def test_a_kernel_without_layers_has_none_to_register(folder):
+    make_repository(folder, "bare-op")
+    with pytest.raises(kernels.KernelError, match=r"'bare-op' has no layers: .*layers.py defines none"):
+        kernels.register_layers("bare-op")
+
+
 def test_an_installed_wheel_finds_builds_and_loads_its_kernels(tmp_path):
     """From elsewhere, with the folder of the package not to be written to."""
     copy = tmp_path / "tree"

@@ -28,10 +28,10 @@ def load(package: Path):
     return sys.modules[name]
 
 
-def call(package: Path, function: str, arguments: dict, grad: torch.Tensor | None = None):
+def call(package: Path, function: str, arguments: dict, grad: torch.Tensor | tuple | None = None):
     """
     `function(**arguments)`, by its name in the package or as `module:function`; with `grad`, that of the output, also the
-    gradients of all floating-point tensors by the names of their arguments.
+    gradients of all floating-point tensors by the names of their arguments. Of several outputs, `grad` has one each, or None.
 
     What `torch.empty` hands out is filled with NaN: a result that nobody wrote shows.
     """
@@ -49,7 +49,12 @@ def call(package: Path, function: str, arguments: dict, grad: torch.Tensor | Non
         if grad is None:
             return output
         leaves = [arguments[key] for key in tensors]
-        return output.detach(), dict(zip(tensors, torch.autograd.grad(output, leaves, grad), strict=True))
+        if not isinstance(output, tuple):
+            return output.detach(), dict(zip(tensors, torch.autograd.grad(output, leaves, grad), strict=True))
+        taken = [(x, of_x) for x, of_x in zip(output, grad, strict=True) if of_x is not None]
+        found = torch.autograd.grad([x for x, _ in taken], leaves, [of_x for _, of_x in taken])
+        detached = tuple(None if x is None else x.detach() for x in output)
+        return detached, dict(zip(tensors, found, strict=True))
     finally:
         torch.use_deterministic_algorithms(deterministic)
 

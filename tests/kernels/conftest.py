@@ -18,6 +18,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
 
+# For what several files of tests share: `from _hysparse import ...`.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 def _load_worker():
     spec = importlib.util.spec_from_file_location("kernel_tests_worker", Path(__file__).parent / "_worker.py")
@@ -72,14 +75,22 @@ class GPU(Backend):
 
     def __call__(self, package, function, arguments, grad=None):
         arguments = {name: self.move(value) for name, value in arguments.items()}
-        answer = worker.call(package, function, arguments, None if grad is None else self.move(grad))
-        if grad is None:
-            return tuple(x.cpu() for x in answer) if isinstance(answer, tuple) else answer.cpu()
-        return answer[0].cpu(), {name: x.cpu() for name, x in answer[1].items()}
+        return self.fetch(worker.call(package, function, arguments, self.move(grad)))
 
-    @staticmethod
-    def move(value):
+    @classmethod
+    def fetch(cls, answer):
+        """From the GPU: a tensor, None, or tuples and dicts of them."""
+        if isinstance(answer, tuple):
+            return tuple(map(cls.fetch, answer))
+        if isinstance(answer, dict):
+            return {name: cls.fetch(x) for name, x in answer.items()}
+        return None if answer is None else answer.cpu()
+
+    @classmethod
+    def move(cls, value):
         """To the GPU with what lies around it in memory."""
+        if isinstance(value, tuple):
+            return tuple(map(cls.move, value))
         if not isinstance(value, torch.Tensor):
             return value
         with warnings.catch_warnings():
@@ -105,6 +116,11 @@ def backend(request):
     return {"reference": Backend, "gpu": GPU}[request.param]()
 
 
+@pytest.fixture(scope="session")
+def reference_backend():
+    return Backend()
+
+
 @pytest.fixture(params=TRITON_BACKENDS)
 def triton_backend(request):
     """For what the reference does not have."""
@@ -127,6 +143,17 @@ def surround():
 def package_of():
     """The source folder of a kernel: `torch-ext/<name>`."""
     return lambda kernel: KERNELS / kernel / "torch-ext" / kernel.replace("-", "_")
+
+
+@pytest.fixture(scope="session")
+def calling(package_of):
+    """Of a backend and a kernel, a function that calls the kernel's public functions on the backend."""
+
+    def bind(backend, kernel):
+        package = package_of(kernel)
+        return lambda function, arguments, grad=None: backend(package, function, backend.options | arguments, grad)
+
+    return bind
 
 
 @pytest.fixture(scope="session")

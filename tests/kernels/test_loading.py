@@ -13,6 +13,7 @@ from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_forward_fr
 from kernels._rust import Build
 from torch import nn
 from torch.testing import assert_close
+from transformers import PretrainedConfig, PreTrainedModel
 
 from mimo_hf.hub import kernels
 
@@ -65,17 +66,24 @@ def test_the_readme_names_every_public_function(name):
     assert {function for function in public if re.search(rf"\b{function}\b", readme)} == public
 
 
-def test_without_triton_the_kernel_asked_for_names_the_remedy(module_of, monkeypatch):
-    module = module_of("sink-swa-attn")
+@pytest.mark.parametrize(
+    ("name", "function", "options"),
+    [
+        ("sink-swa-attn", "sink_swa_attention", {}),
+        ("hysparse-attn", "full_attention_with_block_scores", {"block_size": 16, "topk": 1}),
+    ],
+)
+def test_without_triton_the_kernel_asked_for_names_the_remedy(module_of, monkeypatch, name, function, options):
+    module = module_of(name)
     for known in list(sys.modules):
         if known == "triton" or known.startswith((f"{module.__name__}.triton", "triton.")):
             monkeypatch.delitem(sys.modules, known)
-    for part in ("triton_attention", "triton_forward", "triton_backward"):
-        monkeypatch.delattr(module, part, raising=False)
+    for part in [part for part in vars(module) if part.startswith("triton_")]:
+        monkeypatch.delattr(module, part)
     monkeypatch.setitem(sys.modules, "triton", None)
     x = torch.ones(1, 2, 3, 64)
     with pytest.raises(ImportError, match=r"needs Triton \(pip install triton\): .*backend=\"reference\""):
-        module.sink_swa_attention(x, x, x, backend="triton")
+        getattr(module, function)(x, x, x, **options, backend="triton")
 
 
 # kernelize
@@ -106,3 +114,61 @@ def test_kernelize_replaces_the_forward_of_a_layer(mode):
     assert_close(output, kernel.sink_swa_attention(query, key, value, model.sinks, 4, 0.2))
     output.square().sum().backward()
     assert model.sinks.grad.abs().min() > 0
+
+
+@use_kernel_forward_from_hub("HySparseFullAttention")
+class FullAttention(nn.Module):
+    scaling, block_size, topk_blocks, forced_local_blocks, forced_initial_blocks = 0.2, 4, 3, 1, 0
+
+    def forward(self, query, key, value, kv_start, q_offset, need_selection):
+        raise NotImplementedError("not replaced")
+
+
+@use_kernel_forward_from_hub("HySparseSparseAttention")
+class SparseAttention(nn.Module):
+    scaling, block_size = 0.2, 4
+
+    def forward(self, query, key, value, block_indices, sinks, kv_start, q_offset):
+        raise NotImplementedError("not replaced")
+
+
+class Hybrid(PreTrainedModel):
+    config_class = PretrainedConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.full, self.sparse = FullAttention(), SparseAttention()
+        self.sinks = nn.Parameter(torch.zeros(4))
+
+    def forward(self, query, key, value, kv_start, q_offset):
+        out, idx = self.full(query, key, value, kv_start, q_offset, True)
+        return out + self.sparse(query, key, value, idx, self.sinks, kv_start, q_offset), idx
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("way", ["kernelize", "transformers"])
+def test_registered_layers_replace_those_of_a_model(way, training):
+    kernel = kernels.load("hysparse-attn")
+    model = Hybrid(PretrainedConfig()).train(training)
+    with use_kernel_mapping({}, inherit_mapping=False):
+        names = kernels.register_layers("hysparse-attn")
+        if way == "kernelize":
+            mode = Mode.TRAINING if training else Mode.INFERENCE
+            kernelize(model, mode=mode, device="cpu", use_fallback=False)
+        else:
+            model.set_use_kernels(True)
+    assert names == ["HySparseFullAttention", "HySparseSparseAttention"]
+    query, key, value = (torch.randn(2, heads, 30, 8, requires_grad=True) for heads in (4, 2, 2))
+    place = {"kv_start": torch.tensor([0, 5]), "q_offset": 10}
+    output, idx = model(query[:, :, :15], key, value, **place)
+    place |= {"scale": 0.2, "block_size": 4}
+    full, _, expected_idx = kernel.full_attention_with_block_scores(
+        query[:, :, :15], key, value, topk=3, forced_local_blocks=1, **place
+    )
+    sparse = kernel.block_sparse_attention(query[:, :, :15], key, value, idx, sinks=model.sinks, **place)
+    assert torch.equal(idx, expected_idx)
+    assert_close(output, full + sparse)
+    output.square().sum().backward()
+    assert all(x.grad.isfinite().all() for x in (query, key, value))
+    assert model.sinks.grad.abs().min() > 0
+    assert model.full(query, key, value, None, None, False)[1] is None

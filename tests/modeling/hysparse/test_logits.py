@@ -31,6 +31,8 @@ VARIANTS = {
     "logits": {"oracle_reduce": "logit_max"},
     "forced blocks": {"forced_local_blocks": 1, "forced_initial_blocks": 1},
     "tokens": {"selection_granularity": "token", "forced_local_tokens": 4},
+    "values wider than keys": {"v_head_dim": 16},
+    "all layers full": {"sparse_layers_per_full": 0},
     "layout by hand": {"layer_types": ["full_attention", *["sliding_attention"] * 4]},
 }
 
