@@ -143,11 +143,13 @@ class Study:
         self.write()
 
     def write(self):
-        """Writes the file anew: a reader sees the old or the new one, never half of it."""
-        if self.small or not self.runs:
+        """Writes the file anew where it would change: a reader sees the old or the new one, never half of it."""
+        payload = json.loads(json.dumps(self.payload()))
+        on_disk = json.loads(self.path.read_text()) if self.path.exists() else {}
+        if self.small or not self.runs or all(on_disk.get(name) == value for name, value in payload.items()):
             return
         staging = self.folder / f".{self.path.stem}"
-        written = record(self.path.stem, self.payload(), folder=staging, command=self.command())
+        written = record(self.path.stem, payload, folder=staging, command=self.command())
         os.replace(written, self.path)
         staging.rmdir()
 
