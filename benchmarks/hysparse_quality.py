@@ -136,17 +136,20 @@ class Study:
         return max(tuned, key=lambda run: (quality(run), -run["learning_rate"]))["learning_rate"]
 
     def add(self, run: dict):
+        self.load()  # with what other processes have added since
         self.runs.append(run)
         order = list(ARMS)
         self.runs.sort(key=lambda run: (run["role"], order.index(run["arm"]), run["seed"], run["learning_rate"]))
         self.write()
 
     def write(self):
-        """Writes the file anew: a reader sees the old or the new one, never half of it."""
-        if self.small or not self.runs:
+        """Writes the file anew where it would change: a reader sees the old or the new one, never half of it."""
+        payload = json.loads(json.dumps(self.payload()))
+        on_disk = json.loads(self.path.read_text()) if self.path.exists() else {}
+        if self.small or not self.runs or all(on_disk.get(name) == value for name, value in payload.items()):
             return
         staging = self.folder / f".{self.path.stem}"
-        written = record(self.path.stem, self.payload(), folder=staging, command=self.command())
+        written = record(self.path.stem, payload, folder=staging, command=self.command())
         os.replace(written, self.path)
         staging.rmdir()
 
@@ -284,7 +287,7 @@ def study(name: str, arms: list[str], seeds: list[int], small: bool, jobs: int, 
                 progress.console.print(
                     f"{run['arm']}, {run['role']}, seed {run['seed']}, {run['learning_rate']}: {shares or run['status']}"
                 )
-    on_record.write()
+    on_record.load().write()
     return on_record
 
 

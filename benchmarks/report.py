@@ -12,6 +12,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 MAX_ROWS = 24  # of a table; longer ones are thinned out evenly
+MAX_ITEMS = 16  # of a list in a cell; of longer ones the ends are shown
 PAGE = RESULTS / "README.md"
 HEADER = """# Measured results
 
@@ -25,6 +26,10 @@ def show(value) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if is_table(value):
+        return f"{len(value)} rows"
+    if isinstance(value, list) and len(value) > MAX_ITEMS:
+        return f"{show(value[0])}, ... {show(value[-1])} ({len(value)} in all)"
     if isinstance(value, list):
         return ", ".join(show(item) for item in value)
     return "none" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

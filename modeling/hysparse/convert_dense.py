@@ -82,8 +82,8 @@ def convert_dense(
     `use_swa_sink=False` leave them out); both gates start at 0.5 for every input.
 
     With `sparse_layers_per_full=0` the logits are those of the dense model, bit for bit, in float32, bfloat16 and float64, where
-    both attend as they do by default (`"sdpa"` there, `"hysparse_chunked"` here) and no cache is filled before. Steps on a
-    filled cache and `"eager"` add in another order, and round otherwise; and `dense.to(torch.bfloat16)` rounds the dense model's
+    both attend as they do by default (`"sdpa"` there, `"hysparse_chunked"` here) and no cache is filled before; in float32 with
+    `"eager"` in both, too. Steps on a filled cache add in another order, and round otherwise; and `dense.to(torch.bfloat16)` rounds the dense model's
     rotary frequencies too, where `from_pretrained(..., dtype=torch.bfloat16)` doesn't.
 
     Args:

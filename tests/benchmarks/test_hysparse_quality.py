@@ -144,8 +144,20 @@ def test_a_finished_run_is_not_repeated(bench, runs, tmp_path):
         *[(arm, "table", 0, 8e-3) for arm in arms],
     ]
     runs.clear()
+    written = (tmp_path / "hysparse_quality_chain.json").stat()
+    bench.study("chain", arms, [0], small=False, jobs=1, folder=tmp_path)
+    assert runs == []
+    assert (tmp_path / "hysparse_quality_chain.json").stat().st_mtime_ns == written.st_mtime_ns
     bench.study("chain", arms, [0, 1], small=False, jobs=1, folder=tmp_path)
     assert runs == [(arm, "table", 1, 8e-3) for arm in arms]
+
+
+def test_runs_that_another_process_added_are_kept(bench, runs, tmp_path):
+    bench.study("chain", ["full"], [0], small=False, jobs=1, folder=tmp_path)
+    ours = bench.Study("chain", tmp_path).load()
+    bench.study("chain", ["full"], [1], small=False, jobs=1, folder=tmp_path)
+    ours.add(bench.run_one("chain", False, "full", "table", 2, 8e-3))
+    assert [run["seed"] for run in bench.Study("chain", tmp_path).load().runs] == [0, 1, 2, 100, 100]
 
 
 def test_the_table_is_made_from_the_runs_on_record(bench, runs, tmp_path):

@@ -23,6 +23,12 @@ def test_plain_figures_tables_and_nested_objects(tmp_path):
     assert "| 2 | none | 1, 2 |" in page
 
 
+def test_a_cell_stays_short():
+    assert report.show([1, 2.5, None]) == "1, 2.5, none"
+    assert report.show(list(range(20))) == "0, ... 19 (20 in all)"
+    assert report.show([{"a": 1}, {"a": 2}]) == "2 rows"
+
+
 def test_every_result_says_how_it_was_made():
     for path in report.RESULTS.glob("*.json"):
         content = json.loads(path.read_text())
