@@ -1,7 +1,6 @@
 """Rewards for programs by the tests they pass, weighed by the difficulty of the tests (MiMo, arXiv 2505.07608, section 3.3.1)."""
 
 import asyncio
-import functools
 import json
 import math
 import secrets
@@ -10,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from .completions import completion_text, last_code_block, same_length
+from . import difficulty
 from .difficulty import SCHEMES, score
 from .sandbox import Sandbox, shared_sandbox
 
 Test = Mapping[str, Any]
-ONE_LEVEL = [1.0]
 
 
 class SandboxFailure(RuntimeError):
@@ -186,15 +185,15 @@ class CodeReward:
             log_metric("reward/no_code", sum(program is None for program in programs) / len(rewards))
         return rewards
 
-    def _rows(self, tests: Sequence[Sequence[Test]], test_levels: Any, level_scores: Any) -> list[tuple]:
+    def _rows(self, tests: Sequence[Sequence[Test]], test_levels: Any, scores: Any) -> list[tuple]:
         rows = []
         for index, own in enumerate(tests):
-            levels = [0] * len(own or ()) if test_levels is None else test_levels[index]
-            worth = level_scores[index] if level_scores is not None else [1 / (max(levels) + 1)] * (max(levels) + 1) if levels else []
             try:
-                score([False] * len(own or ()), levels, worth, self.scheme)
+                levels = (test_levels[index] if test_levels is not None else None) or [0] * len(own)
+                worth = (scores[index] if scores is not None else None) or difficulty.level_scores(levels)
+                score([False] * len(own), levels, worth, self.scheme)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"row {index}: {error}") from error
+                raise ValueError(f"tests, test_levels and level_scores of row {index}: {error}") from error
             rows.append((own, levels, worth))
         return rows
 

@@ -1,6 +1,5 @@
 """Warm processes that run Python programs, each in a fresh fork with limits. What contains a program is up to the command."""
 
-import asyncio
 import contextlib
 import json
 import math
@@ -200,7 +199,6 @@ class ProgramPool:
             self._slots: queue.LifoQueue[_Server | None] = queue.LifoQueue()
             for _ in range(self.workers):
                 self._slots.put(None)
-            self._threads = ThreadPoolExecutor(self.workers, "mimo-programs")
             # Servers die with the thread that started them (PR_SET_PDEATHSIG), so one that stays starts them all.
             self._starter = ThreadPoolExecutor(1, "mimo-program-starter")
 
@@ -240,16 +238,10 @@ class ProgramPool:
         finally:
             self._slots.put(server)
 
-    async def run_async(self, source: str | bytes, stdin: str | bytes, limits: Limits, call: bool = False) -> Result:
-        """`run`, without holding up the event loop."""
-        self._own()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.run, source, stdin, limits, call)
-
     def close(self):
         """Ends all servers; the next program starts new ones."""
         if self._pid != os.getpid():
             return
-        self._threads.shutdown()
         for _ in range(self.workers):
             _closed(self._slots.get())
         self._starter.shutdown()

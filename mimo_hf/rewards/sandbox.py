@@ -115,12 +115,6 @@ class Sandbox:
         """
         return self._ready().run(source, stdin, limits or self.limits, call)
 
-    async def run_async(
-        self, source: str | bytes, stdin: str | bytes = "", limits: Limits | None = None, call: bool = False
-    ) -> Result:
-        """`run`, without holding up the event loop."""
-        return await self._ready().run_async(source, stdin, limits or self.limits, call)
-
     def is_boundary(self) -> bool:
         """Whether programs are kept from the network, files and processes of this machine."""
         self._ready()
