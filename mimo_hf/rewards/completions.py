@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\n`]*)$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})([^\n`]*)$", re.MULTILINE)
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
@@ -37,15 +37,15 @@ def last_code_block(text: str) -> str | None:
     None where there is no fence.
     """
     text = after_thinking(text)
-    block, opening = None, None
+    span, opening = None, None
     for fence in _FENCE.finditer(text):
         if opening is None:
             opening = fence
-            block = text[fence.end() + 1 :]
+            span = (fence.end() + 1, len(text))
         elif fence[1].startswith(opening[1]) and not fence[2].strip():
-            block = text[opening.end() + 1 : fence.start()]
+            span = (opening.end() + 1, fence.start())
             opening = None
-    return block
+    return None if span is None else text[slice(*span)]
 
 
 def same_length(**columns: Sequence[Any] | None):

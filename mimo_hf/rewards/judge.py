@@ -9,8 +9,10 @@ from .completions import after_thinking, completion_text, same_length
 
 __all__ = ["JUDGE_PROMPT_TEMPLATE", "judge_prompt", "judge_reward", "parse_verdict"]
 
-# `[^\S\n]` and not `\s`: across line ends, a long run of blank lines would take quadratic time.
-_VERDICT = re.compile(r"^[^\S\n]*(?:\*\*)?Verdict[^\S\n]*[:=][^\S\n]*\**[^\S\n]*([01])(?![\w.]*\d)\b", re.IGNORECASE | re.MULTILINE)
+# Blanks of one line only, and no two runs of them side by side: a megabyte of blanks must not take quadratic time.
+_VERDICT = re.compile(
+    r"^[^\S\n]*(?:\*\*)?Verdict[^\S\n]*[:=][^\S\n]*(?:\*+[^\S\n]*)?([01])(?!\w|\.\d)", re.IGNORECASE | re.MULTILINE
+)
 _BOXED = re.compile(r"\\boxed\{([01])\}")
 
 
