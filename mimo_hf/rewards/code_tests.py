@@ -98,7 +98,11 @@ def _near(found: Any, expected: Any, tolerance: float) -> bool:
 
 
 def passed_tests(
-    source: str, tests: Sequence[Test], sandbox: Sandbox, stop_at_failure: bool = False, order: Sequence[int] | None = None
+    source: str,
+    tests: Sequence[Test],
+    sandbox: Sandbox,
+    stop_at_failure: bool = False,
+    order: Sequence[int] | None = None,
 ) -> list[bool]:
     """
     Whether a program passes each test. `pass_rates` of these rows, of several models, are what `grade_tests` needs.
@@ -197,7 +201,9 @@ class CodeReward:
             rows.append((own, levels, worth))
         return rows
 
-    def _score(self, sandbox: Sandbox, program: str, tests: Sequence[Test], levels: Sequence[int], worth: Sequence[float]) -> float | None:
+    def _score(
+        self, sandbox: Sandbox, program: str, tests: Sequence[Test], levels: Sequence[int], worth: Sequence[float]
+    ) -> float | None:
         easiest_first = sorted(range(len(tests)), key=levels.__getitem__)
         try:
             verdicts = passed_tests(program, tests, sandbox, self.early_stop, easiest_first)

@@ -116,7 +116,9 @@ def grade_tests(
     if len(kept) < len(raw):
         logger.warning("%d of %d tests were never passed and are left out.", len(raw) - len(kept), len(raw))
     if not kept:
-        raise ValueError("`rates` are all 0, and `drop_unpassable` leaves no test: drop the problem or mend its tests.")
+        raise ValueError(
+            "`rates` are all 0, and `drop_unpassable` leaves no test: drop the problem or mend its tests."
+        )
     raw = [raw[index] for index in kept]
     levels = _dense(raw)
     if not isinstance(scores, str):
@@ -142,7 +144,9 @@ def score(
     if scheme not in SCHEMES:
         raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
     if len(passed) != len(test_levels) or not test_levels:
-        raise ValueError(f"`passed` has {len(passed)} entries and `test_levels` {len(test_levels)}: one for each test.")
+        raise ValueError(
+            f"`passed` has {len(passed)} entries and `test_levels` {len(test_levels)}: one for each test."
+        )
     if sorted(set(test_levels)) != list(range(len(level_scores))) or abs(sum(level_scores) - 1) > 1e-6:
         raise ValueError(
             f"`test_levels` use {sorted(set(test_levels))} and `level_scores` are {list(level_scores)}: every level from 0 needs a test "
@@ -171,7 +175,9 @@ def _raw_levels(rates: Sequence[float], n_levels: int, method: str, thresholds: 
         raise ValueError(f"`n_levels` must be at least 1, not {n_levels!r}.")
     if method == "thresholds":
         if len(thresholds) != n_levels - 1 or list(thresholds) != sorted(set(thresholds)):
-            raise ValueError(f"`thresholds` must be {n_levels - 1} rising numbers for {n_levels} levels: {thresholds!r}.")
+            raise ValueError(
+                f"`thresholds` must be {n_levels - 1} rising numbers for {n_levels} levels: {thresholds!r}."
+            )
         return [sum(rate < threshold for threshold in thresholds) for rate in rates]
     if method == "quantile":
         return [sum(other > rate for other in rates) * n_levels // len(rates) for rate in rates]
@@ -202,7 +208,10 @@ def _natural_breaks(rates: Sequence[float], n_levels: int) -> list[int]:
     for used in range(1, groups):
         best = [
             min(
-                ((best[start - 1][0] + deviation(start, stop), [*best[start - 1][1], start]) for start in range(used, stop)),
+                (
+                    (best[start - 1][0] + deviation(start, stop), [*best[start - 1][1], start])
+                    for start in range(used, stop)
+                ),
                 default=(math.inf, []),
             )
             for stop in range(1, len(values) + 1)

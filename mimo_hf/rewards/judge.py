@@ -49,7 +49,9 @@ def judge_reward(
         if expected not in (0, 1):
             raise ValueError(f"`label` of row {index} must be 0 or 1, not {expected!r}.")
     verdicts = [parse_verdict(completion_text(completion)) for completion in completions]
-    rewards: list[float | None] = [float(verdict == expected) for verdict, expected in zip(verdicts, labels, strict=True)]
+    rewards: list[float | None] = [
+        float(verdict == expected) for verdict, expected in zip(verdicts, labels, strict=True)
+    ]
     if log_metric is not None:
         for name, value in _metrics(verdicts, labels).items():
             log_metric(f"judge/{name}", value)

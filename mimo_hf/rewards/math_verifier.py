@@ -81,11 +81,17 @@ class MathReward:
         found = [answers[pair] for pair in zip(texts, golds, strict=True)]
         self._name_unreadable(found, golds)
         if log_metric is not None and found:
-            for name, problem in (("gold_unparsable", "gold"), ("verifier_timeout", "timeout"), ("verifier_error", "error")):
+            for name, problem in (
+                ("gold_unparsable", "gold"),
+                ("verifier_timeout", "timeout"),
+                ("verifier_error", "error"),
+            ):
                 log_metric(f"reward/{name}", sum(answer["problem"] == problem for answer in found) / len(found))
         if log_extra is not None:
             log_extra("gold_parsed", [answer["gold"] or "[unparsable]" for answer in found])
-            log_extra("answer_parsed", [answer["answer"] or f"[{answer['problem'] or 'unparsable'}]" for answer in found])
+            log_extra(
+                "answer_parsed", [answer["answer"] or f"[{answer['problem'] or 'unparsable'}]" for answer in found]
+            )
         return [None if answer["right"] is None else float(answer["right"]) for answer in found]
 
     def close(self):
@@ -128,7 +134,9 @@ class MathReward:
         for index, (answer, gold) in enumerate(zip(found, golds, strict=True)):
             if answer["problem"] == "gold" and str(gold) not in self._named:
                 self._named.add(str(gold))
-                logger.warning("`solution` of row %d can't be read by math-verify, its reward is None: %r", index, gold)
+                logger.warning(
+                    "`solution` of row %d can't be read by math-verify, its reward is None: %r", index, gold
+                )
 
 
 def _command(channel: int) -> list[str]:

@@ -100,7 +100,9 @@ class Sandbox:
     def __repr__(self) -> str:
         return f"Sandbox(backend={self.backend!r}, workers={self.workers})"
 
-    def run(self, source: str | bytes, stdin: str | bytes = "", limits: Limits | None = None, call: bool = False) -> Result:
+    def run(
+        self, source: str | bytes, stdin: str | bytes = "", limits: Limits | None = None, call: bool = False
+    ) -> Result:
         """
         Runs one program when a worker is free; whatever it does, this returns.
 

@@ -48,6 +48,15 @@ def main():
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)  # they warn that their timers are off
 # Comparisons build the parser's tables and import parts of sympy: forks begin with them.
-for _answer in (r"\frac{1}{2}+\sqrt{3}", "(1,2)", r"\{1,x\}", "[0,1)", r"50\%", "x=2^{3}", "-1.5", r"\begin{pmatrix}1&2\end{pmatrix}"):
+for _answer in (
+    r"\frac{1}{2}+\sqrt{3}",
+    "(1,2)",
+    r"\{1,x\}",
+    "[0,1)",
+    r"50\%",
+    "x=2^{3}",
+    "-1.5",
+    r"\begin{pmatrix}1&2\end{pmatrix}",
+):
     compare(rf"\boxed{{{_answer}}}", _answer)
     compare(rf"\boxed{{{_answer}}}", "7y")

@@ -55,7 +55,11 @@ class Recorder:
 def test_programs_earn_what_the_scheme_gives_for_their_tests(any_sandbox, scheme, expected):
     completions = [RIGHT, UP_TO_2, UP_TO_3, NOT_1, "I don't know."]
     found = call(
-        CodeReward(scheme, any_sandbox), completions, tests=[TESTS] * 5, test_levels=[LEVELS] * 5, level_scores=[WORTH] * 5
+        CodeReward(scheme, any_sandbox),
+        completions,
+        tests=[TESTS] * 5,
+        test_levels=[LEVELS] * 5,
+        level_scores=[WORTH] * 5,
     )
     assert found == pytest.approx(expected)
 
@@ -75,7 +79,11 @@ def test_levels_come_from_measured_pass_rates(any_sandbox):
     graded = grade_tests(rates)
     assert graded.test_levels == LEVELS
     assert call(
-        CodeReward("strict", any_sandbox), [UP_TO_3], tests=[TESTS], test_levels=[graded.test_levels], level_scores=[graded.level_scores]
+        CodeReward("strict", any_sandbox),
+        [UP_TO_3],
+        tests=[TESTS],
+        test_levels=[graded.test_levels],
+        level_scores=[graded.level_scores],
     ) == pytest.approx([2 / 3])
 
 
@@ -89,7 +97,13 @@ def test_conversational_completions_earn_the_same(any_sandbox):
 def test_tests_after_a_failure_run_only_where_they_count(scheme, runs):
     sandbox = Recorder()
     shuffled = [TESTS[index] for index in (3, 0, 2, 1)]
-    call(CodeReward(scheme, sandbox), [fenced("n * n if n < 3 else 0")], tests=[shuffled], test_levels=[[2, 0, 1, 0]], level_scores=[WORTH])
+    call(
+        CodeReward(scheme, sandbox),
+        [fenced("n * n if n < 3 else 0")],
+        tests=[shuffled],
+        test_levels=[[2, 0, 1, 0]],
+        level_scores=[WORTH],
+    )
     assert len(sandbox.runs) == runs
     assert [int(stdin) for _, stdin in sandbox.runs][:2] == [1, 2]  # the easiest first
 
@@ -282,6 +296,6 @@ def test_wrong_settings_are_named():
 
 def test_the_question_is_json(any_sandbox):
     """Arguments reach the function as they are, text with line ends and quotes too."""
-    text = "a\n\"b\"\u2028'"
+    text = 'a\n"b"\u2028\''
     test = {"function": "same", "input": json.dumps([text]), "output": json.dumps(text)}
     assert call(CodeReward("soft", any_sandbox), [fenced("def same(x): return x")], tests=[[test]]) == [1.0]

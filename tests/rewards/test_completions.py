@@ -29,7 +29,9 @@ def test_the_last_fenced_block_after_the_thinking_is_the_program(text, code):
     assert last_code_block(text) == code
 
 
-@pytest.mark.parametrize("text", ["```\n" * 250_000, "`" * 1_000_000, "```" + " " * 1_000_000 + "`", "~~~ a\n" * 160_000])
+@pytest.mark.parametrize(
+    "text", ["```\n" * 250_000, "`" * 1_000_000, "```" + " " * 1_000_000 + "`", "~~~ a\n" * 160_000]
+)
 def test_a_megabyte_is_read_at_once(text):
     begin = time.perf_counter()
     last_code_block(text)

@@ -98,9 +98,7 @@ def test_natural_breaks_have_the_least_deviation_of_all_cuts(seed):
         return total
 
     cuts = itertools.combinations(range(1, len(values)), 2)
-    best = min(
-        deviation([sum(values.index(rate) >= cut for cut in pair) for rate in rates]) for pair in cuts
-    )
+    best = min(deviation([sum(values.index(rate) >= cut for cut in pair) for rate in rates]) for pair in cuts)
     assert deviation(assign_levels(rates, method="jenks")) == pytest.approx(best, abs=1e-12)
 
 

@@ -104,7 +104,10 @@ def test_rates_over_no_rows_are_left_out():
 
 
 def test_plain_and_conversational_completions_are_the_same():
-    chat = [[{"role": "assistant", "content": "Verdict: 1"}], [{"role": "assistant", "content": [{"type": "text", "text": "Verdict: 0"}]}]]
+    chat = [
+        [{"role": "assistant", "content": "Verdict: 1"}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "Verdict: 0"}]}],
+    ]
     assert judge_reward(None, chat, [1, 1]) == judge_reward(None, ["Verdict: 1", "Verdict: 0"], [1, 1]) == [1.0, 0.0]
 
 
@@ -116,7 +119,9 @@ def test_it_works_in_a_thread():
     assert found == [1.0]
 
 
-@pytest.mark.parametrize(("label", "words"), [(None, "column `label`"), ([2], "row 0"), (["yes"], "row 0"), ([1, 0], "rows")])
+@pytest.mark.parametrize(
+    ("label", "words"), [(None, "column `label`"), ([2], "row 0"), (["yes"], "row 0"), ([1, 0], "rows")]
+)
 def test_labels_that_are_missing_or_wrong_are_named(label, words):
     with pytest.raises(ValueError, match=words):
         judge_reward(None, ["Verdict: 1"], label)

@@ -97,7 +97,9 @@ def test_a_hostile_program_ends_in_time_without_a_right_answer_and_the_next_one_
     source, status = HOSTILE[name]
     begin = time.monotonic()
     result = sandbox.run(source, "7\n")
-    assert time.monotonic() - begin < LIMITS.timeout_s + GRACE_S + 2  # beyond the 1 s: starting a new server on a busy machine
+    assert (
+        time.monotonic() - begin < LIMITS.timeout_s + GRACE_S + 2
+    )  # beyond the 1 s: starting a new server on a busy machine
     assert result.status != "infra"
     if status is not None:
         assert result.status == status
@@ -150,7 +152,9 @@ def test_no_environment_of_any_process_shows_the_parents(monkeypatch):
         )
         assert "/proc/" in seen.stdout
         assert "secret" not in seen.stdout
-        server = next(pid for pid in tree(os.getpid()) if b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        server = next(
+            pid for pid in tree(os.getpid()) if b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
         assert b"secret" not in Path(f"/proc/{server}/environ").read_bytes()
 
 
@@ -193,7 +197,12 @@ def test_no_host_file_and_no_network_is_within_reach(bwrap, tmp_path):
         assert seen.stdout == "no\n", path
     for host in ("127.0.0.1", "169.254.169.254", "1.1.1.1"):
         assert bwrap.run(listener.format(host=host)).stdout == "no\n"
-    assert bwrap.run("import os; print(sorted(p for p in os.listdir('/proc') if p.isdecimal()), os.getuid())").stdout.count("'") == 4
+    assert (
+        bwrap.run(
+            "import os; print(sorted(p for p in os.listdir('/proc') if p.isdecimal()), os.getuid())"
+        ).stdout.count("'")
+        == 4
+    )
 
 
 def test_nothing_but_the_scratch_folder_is_writable_and_that_is_small(bwrap):
@@ -339,7 +348,10 @@ def test_a_bubblewrap_that_fails_is_reported_with_its_own_words(monkeypatch, tmp
     fake.write_text("#!/bin/sh\necho 'No permissions to create a new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(fake))
-    with Sandbox("bwrap", workers=1) as strict, pytest.raises(OSError, match="No permissions to create a new namespace"):
+    with (
+        Sandbox("bwrap", workers=1) as strict,
+        pytest.raises(OSError, match="No permissions to create a new namespace"),
+    ):
         strict.run("pass")
 
 
