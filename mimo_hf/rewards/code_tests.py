@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .completions import completion_text, last_code_block, same_length
 from . import difficulty
+from .completions import completion_text, last_code_block, same_length
 from .difficulty import SCHEMES, score
 from .sandbox import Sandbox, shared_sandbox
 

@@ -16,8 +16,13 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
     """
     if isinstance(completion, str):
         return completion
-    if isinstance(completion, Sequence) and all(isinstance(message, Mapping) for message in completion):
-        said = [message for message in completion if message.get("role", "assistant") == "assistant"]
+    messages = (
+        [message for message in completion if isinstance(message, Mapping)]
+        if isinstance(completion, Sequence)
+        else None
+    )
+    if messages is not None and len(messages) == len(completion):
+        said = [message for message in messages if message.get("role", "assistant") == "assistant"]
         content = said[-1].get("content") if said else ""
         if isinstance(content, str) or content is None:
             return content or ""

@@ -70,6 +70,7 @@ class _Server:
     def __init__(self, command: Callable[[int], list[str]], environment: dict[str, str]):
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         words = command(theirs.fileno())
+        self.clean = True
         self.stderr = os.memfd_create("stderr")
         try:
             self.process = subprocess.Popen(
@@ -221,33 +222,45 @@ class ProgramPool:
         self._own()
         server = self._slots.get()
         try:
-            error = None
-            for _ in range(2):  # a server may have been lost through no fault of this program
-                try:
-                    server = server or self._start()
-                    result = server.run(source, stdin, limits, call)
-                    if not server.clean:
-                        server = _closed(server)
-                    return result
-                except TimeoutError:
-                    server = _closed(server)
-                    return Result("timeout", duration_s=limits.timeout_s + GRACE_S)
-                except ServerLost as lost:
-                    server, error = _closed(server), lost
-            return Result("infra", stderr=str(error))
+            result, server = self._run(server, source, stdin, limits, call)
+        except BaseException:  # an interrupt: the server's answer would be taken for that of the next program
+            if server is not None:
+                server.close()
+            server = None
+            raise
         finally:
             self._slots.put(server)
+        return result
+
+    def _run(
+        self, server: _Server | None, source: bytes, stdin: bytes, limits: Limits, call: bool
+    ) -> tuple[Result, _Server | None]:
+        """The result, and the server if it may be used again."""
+        result = Result("infra")
+        for _ in range(2):  # a server may have been lost through no fault of this program
+            try:
+                server = server or self._start()
+                result = server.run(source, stdin, limits, call)
+                if server.clean:
+                    return result, server
+            except TimeoutError:
+                result = Result("timeout", duration_s=limits.timeout_s + GRACE_S)
+            except ServerLost as lost:
+                result = Result("infra", stderr=str(lost))
+            if server is not None:
+                server.close()
+            server = None
+            if result.status != "infra":
+                break
+        return result, None
 
     def close(self):
         """Ends all servers; the next program starts new ones."""
         if self._pid != os.getpid():
             return
         for _ in range(self.workers):
-            _closed(self._slots.get())
+            server = self._slots.get()
+            if server is not None:
+                server.close()
         self._starter.shutdown()
         self._pid = 0
-
-
-def _closed(server: _Server | None) -> None:
-    if server is not None:
-        server.close()

@@ -125,7 +125,7 @@ def kill_others():
     if os.getpid() == 1:
         send([-1], signal.SIGKILL)
         return
-    stopped = set()
+    stopped: set[int] = set()
     while new := set(descendants()) - stopped:  # what is stopped can't fork
         send(new, signal.SIGSTOP)
         stopped |= new

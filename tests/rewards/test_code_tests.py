@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from mimo_hf.rewards import CodeReward, grade_tests, pass_rates, passed_tests, soft_code_reward
-from mimo_hf.rewards import code_tests as rewards
+from mimo_hf.rewards import CodeReward, code_tests as rewards, grade_tests, pass_rates, passed_tests, soft_code_reward
 from mimo_hf.rewards.program_pool import Result
 
 from .conftest import LIMITS, call

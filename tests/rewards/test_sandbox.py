@@ -71,8 +71,7 @@ if os.fork() == 0:
 
 
 def stat(pid):
-    name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    return rest.split()
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def tree(root):
