@@ -81,9 +81,11 @@ def warm_start(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int = 700) 
 
 
 @torch.no_grad()
-def samples(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Dataset, each: int) -> list[list[str]]:
+def samples(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Dataset, each: int
+) -> list[list[str]]:
     """Programs drawn at temperature 1, `each` a problem."""
-    ids = tokenizer(problems["prompt"], return_tensors="pt").input_ids.to(model.device)
+    ids = tokenizer(list(problems["prompt"]), return_tensors="pt").input_ids.to(model.device)
     drawn = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
         max_new_tokens=COMPLETION_TOKENS, num_return_sequences=each,
@@ -97,16 +99,13 @@ def verdicts(program: str, tests: Sequence[dict]) -> list[bool]:
 
 
 def with_levels(problems: Dataset, rollouts: list[list[str]]) -> Dataset:
-    """Adds `test_levels` and `level_scores`. A test's pass rate is the mean over problems of the tests of its place: 16 samples of one
-    problem can't tell 2 % from 0."""
-    passed = [
-        verdicts(program, row["tests"])
-        for row, programs in zip(problems, rollouts, strict=True)
-        for program in programs
-    ]
-    graded = grade_tests(pass_rates(passed))
-    columns = {"test_levels": graded.test_levels, "level_scores": graded.level_scores}
-    return problems.map(lambda row: columns)
+    """Adds `test_levels` and `level_scores` from each problem's own rollouts."""
+    levels, worth = [], []
+    for row, programs in zip(problems, rollouts, strict=True):
+        graded = grade_tests(pass_rates([verdicts(program, row["tests"]) for program in programs]))
+        levels.append(graded.test_levels)
+        worth.append(graded.level_scores)
+    return problems.add_column("test_levels", levels).add_column("level_scores", worth)
 
 
 def staged_reward(
@@ -119,7 +118,9 @@ def staged_reward(
     ]
 
 
-def all_pass_rate(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Dataset, each: int = 8) -> float:
+def all_pass_rate(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Dataset, each: int = 8
+) -> float:
     rows = zip(problems, samples(model, tokenizer, problems, each), strict=True)
     return statistics.mean(all(verdicts(program, row["tests"])) for row, programs in rows for program in programs)
 
@@ -158,7 +159,7 @@ def measure_schemes(seeds: int, steps: int) -> dict:
             torch.manual_seed(seed)
             rows.append(
                 {
-                    "seed": seed, "scheme": scheme, "levels": problems[0]["test_levels"], "zero_variance_step_1": zero[0],
+                    "seed": seed, "scheme": scheme, "levels_a_problem": statistics.mean(map(len, problems["level_scores"])), "zero_variance_step_1": zero[0],
                     "zero_variance_first_steps": statistics.mean(zero[:FIRST_STEPS]), "zero_variance_all_steps": statistics.mean(zero),
                     "all_pass_before": before, "all_pass_after": all_pass_rate(model.eval(), tokenizer, held_out),
                 }

@@ -112,7 +112,7 @@ def _problem(prompt: str, tests_per_depth: int, rng: random.Random) -> dict:
 
 
 def demonstrations(
-    problems: "Dataset", right: Sequence[float] = (0.8, 0.6, 0.25, 0.15), seed: int = 0
+    problems: "Dataset", right: Sequence[float] = (0.8, 0.55, 0.2, 0.12), seed: int = 0
 ) -> list[Mapping[str, str]]:
     """
     Pairs of `prompt` and `completion` that teach the form, and each stage with its own reliability.
