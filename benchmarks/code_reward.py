@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import copy
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -64,8 +65,8 @@ def warm_start(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int = 700) 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / steps))
     rows, generator = [], torch.Generator().manual_seed(seed)
     for epoch in range(20):  # the same problems, each time with other mistakes
-        for pair in demonstrations(problems, seed=100 * seed + epoch):
-            rows.append(tokenizer(f"{pair['prompt']} {pair['completion']} <eos>").input_ids)
+        pairs = demonstrations(problems, seed=100 * seed + epoch)
+        rows += tokenizer([f"{pair['prompt']} {pair['completion']} <eos>" for pair in pairs]).input_ids
     tokens = torch.tensor(rows)
     prompt_tokens = len(tokenizer(problems[0]["prompt"]).input_ids)
     labels = tokens.clone()
@@ -129,8 +130,9 @@ def train(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Dataset, scheme: str, seed: int, steps: int
 ) -> list[float]:
     """Trains the model; share of zero-variance groups at each step."""
+    folder = tempfile.TemporaryDirectory()
     arguments = GRPOConfig(
-        output_dir="/tmp/code_reward", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
+        output_dir=folder.name, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
         disable_tqdm=True, logging_steps=1, max_steps=steps, seed=seed, per_device_train_batch_size=GROUP * PROMPTS,
         num_generations=GROUP, max_completion_length=COMPLETION_TOKENS, learning_rate=3e-4, lr_scheduler_type="constant", beta=0.0,
         epsilon=0.2, epsilon_high=0.28, loss_type="dapo", scale_rewards="group", temperature=1.0,
@@ -140,6 +142,7 @@ def train(
         model=model, args=arguments, processing_class=tokenizer, train_dataset=problems, reward_funcs=reward
     )
     trainer.train()
+    folder.cleanup()
     return [log["frac_reward_zero_std"] for log in trainer.state.log_history if "frac_reward_zero_std" in log]
 
 

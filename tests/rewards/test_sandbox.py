@@ -328,6 +328,20 @@ def test_a_server_that_cannot_start_again_makes_the_row_infra_not_wrong(any_sand
     assert "/no/such/program" in result.stderr
 
 
+def test_an_interrupt_while_a_program_runs_leaves_no_answer_for_the_next_one(any_sandbox, monkeypatch):
+    with Sandbox(any_sandbox.backend, workers=1, limits=LIMITS) as opened:
+        opened.run("pass")
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("mimo_hf.rewards.program_pool._status", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opened.run("print('old')")
+        assert opened.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
+
+
 def test_without_bubblewrap_auto_says_that_it_is_no_security_boundary(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with Sandbox(workers=1, limits=LIMITS) as unsafe:
