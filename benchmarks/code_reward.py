@@ -7,13 +7,15 @@ Code rewards by test difficulty: how many groups teach nothing under each scheme
 
 Sections
     schemes  GRPO on staged programs (four stages; tests of depth 1 to 4), from one warm start a seed that passes all tests of a problem
-             less than once in fifty; levels come from pass rates measured on that warm start. Only the reward differs between the arms
+             less than once in fifty ("hard") or once in several hundred samples ("very hard"); levels come from pass rates measured on that
+             warm start. Only the reward differs between the arms
     sandbox  short programs a second on one worker, and what the first one costs, for each backend that is here
 """
 
 import argparse
 import asyncio
 import copy
+import itertools
 import statistics
 import tempfile
 import time
@@ -35,7 +37,8 @@ SECTIONS = ("schemes", "sandbox")
 SCHEMES = ("vanilla", "strict", "soft")
 GROUP, PROMPTS = 8, 16
 COMPLETION_TOKENS = 6
-FIRST_STEPS = 50
+# How often each stage of the demonstrations is right: the warm start then passes all tests about once in 80 and in 500 samples.
+DEMONSTRATIONS = {"hard": (0.8, 0.55, 0.2, 0.12), "very hard": (0.8, 0.55, 0.1, 0.03)}
 console = Console(stderr=True)
 
 
@@ -50,7 +53,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def warm_start(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int = 700) -> Qwen2ForCausalLM:
+def warm_start(
+    tokenizer: PreTrainedTokenizerFast, seed: int, right: Sequence[float], steps: int = 500
+) -> Qwen2ForCausalLM:
     """A small model that writes pipelines whose later stages it hardly knows."""
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(
@@ -65,7 +70,7 @@ def warm_start(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int = 700) 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / steps))
     rows, generator = [], torch.Generator().manual_seed(seed)
     for epoch in range(20):  # the same problems, each time with other mistakes
-        pairs = demonstrations(problems, seed=100 * seed + epoch)
+        pairs = demonstrations(problems, right, seed=100 * seed + epoch)
         rows += tokenizer([f"{pair['prompt']} {pair['completion']} <eos>" for pair in pairs]).input_ids
     tokens = torch.tensor(rows)
     prompt_tokens = len(tokenizer(problems[0]["prompt"]).input_ids)
@@ -134,7 +139,7 @@ def train(
     arguments = GRPOConfig(
         output_dir=folder.name, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
         disable_tqdm=True, logging_steps=1, max_steps=steps, seed=seed, per_device_train_batch_size=GROUP * PROMPTS,
-        num_generations=GROUP, max_completion_length=COMPLETION_TOKENS, learning_rate=3e-4, lr_scheduler_type="constant", beta=0.0,
+        num_generations=GROUP, max_completion_length=COMPLETION_TOKENS, learning_rate=1e-4, lr_scheduler_type="constant", beta=0.0,
         epsilon=0.2, epsilon_high=0.28, loss_type="dapo", scale_rewards="group", temperature=1.0,
     )  # fmt: skip
     reward = partial(staged_reward, scheme=scheme)
@@ -149,34 +154,35 @@ def train(
 def measure_schemes(seeds: int, steps: int) -> dict:
     tokenizer = make_tokenizer()
     rows = []
-    for seed in range(seeds):
-        start = warm_start(tokenizer, seed)
+    for difficulty, seed in itertools.product(DEMONSTRATIONS, range(seeds)):
+        start = warm_start(tokenizer, seed, DEMONSTRATIONS[difficulty])
         held_out = staged_programs(128, "held_out", seed=seed)
         torch.manual_seed(seed)
         before = all_pass_rate(start, tokenizer, held_out)
         problems = staged_programs(400, seed=seed)
         problems = with_levels(problems, samples(start, tokenizer, problems, 16))
-        for scheme in track(SCHEMES, f"seed {seed}", console=console):
+        for scheme in SCHEMES:
             model = copy.deepcopy(start)
             zero = train(model, tokenizer, problems, scheme, seed, steps)
             torch.manual_seed(seed)
             rows.append(
                 {
-                    "seed": seed, "scheme": scheme, "levels_a_problem": statistics.mean(map(len, problems["level_scores"])), "zero_variance_step_1": zero[0],
-                    "zero_variance_first_steps": statistics.mean(zero[:FIRST_STEPS]), "zero_variance_all_steps": statistics.mean(zero),
+                    "problems": difficulty, "seed": seed, "scheme": scheme,
+                    "levels_a_problem": statistics.mean(map(len, problems["level_scores"])),
+                    "zero_variance_first_50": statistics.mean(zero[:50]), "zero_variance_all": statistics.mean(zero),
                     "all_pass_before": before, "all_pass_after": all_pass_rate(model.eval(), tokenizer, held_out),
                 }
             )  # fmt: skip
             console.print(rows[-1])
     table = []
-    for scheme in SCHEMES:
-        own = [row for row in rows if row["scheme"] == scheme]
-        entry: dict = {"scheme": scheme, "seeds": len(own), "steps": steps}
-        for name in ("zero_variance_first_steps", "all_pass_before", "all_pass_after"):
+    for difficulty, scheme in itertools.product(DEMONSTRATIONS, SCHEMES):
+        own = [row for row in rows if (row["problems"], row["scheme"]) == (difficulty, scheme)]
+        entry: dict = {"problems": difficulty, "scheme": scheme}
+        for name in ("zero_variance_first_50", "all_pass_before", "all_pass_after"):
             values = [row[name] for row in own]
-            entry |= {name: statistics.mean(values), f"{name}_range": [min(values), max(values)]}
+            entry |= {name: statistics.mean(values), f"{name} range": [min(values), max(values)]}
         table.append(entry)
-    return {"first_steps": FIRST_STEPS, "group": GROUP, "prompts_a_step": PROMPTS, "table": table, "runs": rows}
+    return {"seeds": seeds, "steps": steps, "group": GROUP, "prompts_a_step": PROMPTS, "schemes": table, "runs": rows}
 
 
 def measure_sandbox(programs: int, repeats: int) -> list[dict]:
@@ -215,7 +221,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--programs", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
