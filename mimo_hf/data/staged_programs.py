@@ -7,7 +7,7 @@ gives a list and a depth: how many stages of the pipeline act on it. So a test o
 
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _problem(prompt: str, tests_per_depth: int, rng: random.Random) -> dict:
 
 def demonstrations(
     problems: "Dataset", right: Sequence[float] = (0.8, 0.55, 0.2, 0.12), seed: int = 0
-) -> list[Mapping[str, str]]:
+) -> list[dict[str, str]]:
     """
     Pairs of `prompt` and `completion` that teach the form, and each stage with its own reliability.
 
