@@ -117,7 +117,7 @@ def test_a_hostile_program_ends_in_time_without_a_right_answer_and_the_next_one_
 def test_a_program_that_kills_reaches_nobody_in_bubblewrap(bwrap, name):
     bwrap.run("pass")
     before = tree(os.getpid())
-    assert bwrap.run(GUARD + KILLERS[name]).status == "timeout"
+    assert bwrap.run(GUARD + KILLERS[name]).status in ("timeout", "runtime_error")
     assert tree(os.getpid()) == before
     assert bwrap.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
 
