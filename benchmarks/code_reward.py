@@ -39,6 +39,7 @@ GROUP, PROMPTS = 8, 16
 COMPLETION_TOKENS = 6
 # How often each stage of the demonstrations is right: the warm start then passes all tests about once in 80 and in 500 samples.
 DEMONSTRATIONS = {"hard": (0.8, 0.55, 0.2, 0.12), "very hard": (0.8, 0.55, 0.1, 0.03)}
+STEPS = {"hard": 60, "very hard": 200}
 console = Console(stderr=True)
 
 
@@ -151,7 +152,7 @@ def train(
     return [log["frac_reward_zero_std"] for log in trainer.state.log_history if "frac_reward_zero_std" in log]
 
 
-def measure_schemes(seeds: int, steps: int) -> dict:
+def measure_schemes(seeds: int, steps: int | None) -> dict:
     tokenizer = make_tokenizer()
     rows = []
     for difficulty, seed in itertools.product(DEMONSTRATIONS, range(seeds)):
@@ -163,7 +164,7 @@ def measure_schemes(seeds: int, steps: int) -> dict:
         problems = with_levels(problems, samples(start, tokenizer, problems, 16))
         for scheme in SCHEMES:
             model = copy.deepcopy(start)
-            zero = train(model, tokenizer, problems, scheme, seed, steps)
+            zero = train(model, tokenizer, problems, scheme, seed, steps or STEPS[difficulty])
             torch.manual_seed(seed)
             rows.append(
                 {
@@ -177,12 +178,12 @@ def measure_schemes(seeds: int, steps: int) -> dict:
     table = []
     for difficulty, scheme in itertools.product(DEMONSTRATIONS, SCHEMES):
         own = [row for row in rows if (row["problems"], row["scheme"]) == (difficulty, scheme)]
-        entry: dict = {"problems": difficulty, "scheme": scheme}
+        entry: dict = {"problems": difficulty, "scheme": scheme, "steps": steps or STEPS[difficulty]}
         for name in ("zero_variance_first_50", "all_pass_before", "all_pass_after"):
             values = [row[name] for row in own]
             entry |= {name: statistics.mean(values), f"{name} range": [min(values), max(values)]}
         table.append(entry)
-    return {"seeds": seeds, "steps": steps, "group": GROUP, "prompts_a_step": PROMPTS, "schemes": table, "runs": rows}
+    return {"seeds": seeds, "group": GROUP, "prompts_a_step": PROMPTS, "schemes": table, "runs": rows}
 
 
 def measure_sandbox(programs: int, repeats: int) -> list[dict]:
@@ -221,7 +222,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, help="of each run (default: 60 and 200)")
     parser.add_argument("--programs", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
