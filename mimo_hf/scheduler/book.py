@@ -40,6 +40,7 @@ class Entry:
         "deadline_s",
         "home",
         "node",
+        "overtaken",
         "seq",
         "shape",
         "submit_s",
@@ -59,6 +60,7 @@ class Entry:
         self.bucket: Any = None
         self.block: tuple[int, ...] = ()
         self.home: str | None = None
+        self.overtaken = 0
         self.deadline_s = math.inf
 
 

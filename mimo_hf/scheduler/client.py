@@ -25,13 +25,22 @@ class _Connection:
         self.waiting: dict[int, asyncio.Future] = {}
         self.writer: asyncio.StreamWriter | None = None
         self.reading: asyncio.Task | None = None
+        self.opening = asyncio.Lock()
+
+    @property
+    def ended(self) -> bool:
+        return self.reading is not None and self.writer is None
 
     async def open(self, address: str):
-        try:
-            reader, self.writer = await open_address(address)
-        except OSError as error:
-            raise SchedulerLost(f"no scheduler answers at {address}: {error}") from error
-        self.reading = asyncio.create_task(self._read(reader))
+        """Once, whoever asks first."""
+        async with self.opening:
+            if self.reading is not None:
+                return
+            try:
+                reader, self.writer = await open_address(address)
+            except OSError as error:
+                raise SchedulerLost(f"no scheduler answers at {address}: {error}") from error
+            self.reading = asyncio.create_task(self._read(reader))
 
     async def _read(self, reader: asyncio.StreamReader):
         try:
@@ -104,26 +113,27 @@ class SchedulerClient:
             self._forget()  # a fork shares neither loops nor sockets
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
-        if connection is None or connection.writer is None:
-            connection = _Connection()
-            await connection.open(self.address)
+        if connection is None or connection.ended:
             self._connections = {known: c for known, c in self._connections.items() if not known.is_closed()}
-            self._connections[loop] = connection
+            connection = self._connections[loop] = _Connection()
+        await connection.open(self.address)
         writer = connection.writer
         if writer is None:
             raise SchedulerLost(f"the scheduler at {self.address} went away.")
         number = next(connection.numbers)
+        message = frame(number, verb, content)
         future = connection.waiting[number] = loop.create_future()
         try:
-            writer.write(frame(number, verb, content))
-            await writer.drain()
-            return await future
+            writer.write(message)
+            try:
+                await writer.drain()
+            except OSError as error:
+                raise SchedulerLost(f"the scheduler at {self.address} went away: {error}") from error
+            return await future  # whose exception may be an OSError of the action's own
         except asyncio.CancelledError:
             if connection.writer is not None:
                 connection.writer.write(frame(number, "cancel", None))
             raise
-        except (ConnectionError, OSError) as error:
-            raise SchedulerLost(f"the scheduler at {self.address} went away: {error}") from error
 
     async def run(self, action: Action) -> Any:
         """Submits and waits. If the waiting task is cancelled, so is the action."""

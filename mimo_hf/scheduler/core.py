@@ -18,6 +18,7 @@ from .resources import Quota
 from .types import Action, Shape
 
 MAX_SHAPES = 65536
+MAX_OVERTAKEN = 100  # actions that may start before one that fits nowhere yet
 
 
 class Scheduler:
@@ -107,8 +108,11 @@ class Scheduler:
         if entry.bucket is None:
             return False
         entry.bucket.remove(entry)
-        entry.bucket = None
         self.queued -= 1
+        if entry.home in self._homeless:
+            self._homeless[entry.home] = [other for other in self._homeless[entry.home] if other is not entry]
+            if not self._homeless[entry.home]:
+                del self._homeless[entry.home]
         return True
 
     def finish(self, now: float, lease: Lease, duration_s: float | None = None) -> bool:
@@ -243,35 +247,46 @@ class Scheduler:
 
     def _prefix(self) -> list[Entry]:
         """Takes heads of the queues in order as long as they fit. What does not fit blocks what shares its resource."""
-        now, chosen = self.now, []
-        live = [bucket for bucket in self._buckets.values() if bucket.size]
-        several = len(live) > 1
-        heads = [(bucket.key(now) if several else (), bucket) for bucket in live]
-        heapify(heads)
+        now = self.now
+        chosen: list[Entry] = []
         blocked: set[tuple[str | None, str]] = set()
-        while heads:
-            bucket = heads[0][1]
-            entry = bucket.head(now)
-            if not self._place(entry, blocked):
-                heappop(heads)
-                continue
-            bucket.pop(entry)
-            entry.bucket = None
-            self.queued -= 1
-            chosen.append(entry)
-            if self.fair_tasks:
-                task = entry.action.task
-                self._task_units[task] = self._task_units.get(task, 0) + max(1, entry.units)
-            if not bucket.size:
-                heappop(heads)
-            elif several:
-                heapreplace(heads, (bucket.key(now), bucket))
+        live = [bucket for bucket in self._buckets.values() if bucket.size]
+        if len(live) == 1:
+            bucket = live[0]
+            while bucket.size and self._place(entry := bucket.head(now), blocked):
+                self._choose(entry, bucket, chosen)
+        else:
+            turned_away: list[tuple[Entry, int]] = []
+            heads = [(bucket.key(now), bucket) for bucket in live]
+            heapify(heads)
+            while heads:
+                bucket = heads[0][1]
+                entry = bucket.head(now)
+                if not self._place(entry, blocked):
+                    turned_away.append((entry, len(chosen)))
+                    heappop(heads)
+                    continue
+                self._choose(entry, bucket, chosen)
+                if bucket.size:
+                    heapreplace(heads, (bucket.key(now), bucket))
+                else:
+                    heappop(heads)
+            for entry, before in turned_away:
+                entry.overtaken += len(chosen) - before
         settled = [home for home in self._homeless if home in self._homes] if self._homeless else []
         for entry in [entry for home in settled for entry in self._homeless.pop(home) if entry.bucket is not None]:
             entry.bucket.remove(entry)
             self.queued -= 1
             self._queue(entry)
         return chosen + self._prefix() if settled else chosen
+
+    def _choose(self, entry: Entry, bucket: Queue, chosen: list[Entry]):
+        bucket.pop(entry)
+        self.queued -= 1
+        chosen.append(entry)
+        if self.fair_tasks:
+            task = entry.action.task
+            self._task_units[task] = self._task_units.get(task, 0) + max(1, entry.units)
 
     def _place(self, entry: Entry, blocked: set[tuple[str | None, str]]) -> bool:
         """Takes the least units and all fixed costs of the entry on the node with most to spare, if there is one."""
@@ -286,42 +301,56 @@ class Scheduler:
             units = self.policy.floor(
                 entry, int(nodes[0].capacity.get(key, 0) if len(nodes) == 1 else self._largest[key])
             )
-        for resource, amount in shape.fixed:
-            if resource in self.quotas and (
-                (None, resource) in blocked or not self.quotas[resource].fits(amount, self.now)
-            ):
-                blocked.add((None, resource))
-                return False
+        if self.quotas and (short := self._short_of_quota(shape, blocked)) is not None:
+            blocked.add((None, short))
+            return False
 
         best, most = None, -1.0
-        short: list[tuple[str, str]] = []
+        lacking: list[tuple[str, str]] = []
         for node in nodes:
-            free, lacking, spare = node.free, None, math.inf
             if blocked and any((node.name, r) in blocked and r not in held for r in shape.resources):
                 continue
-            for resource, amount in shape.fixed:
-                if resource not in self.quotas:
-                    need = amount - held.get(resource, 0) if resource in self.held else amount
-                    left = free.get(resource, -1) - need
-                    if left < 0 or (resource == "gpu" and node.gpus is not None and not node.gpus.fits(int(amount))):
-                        lacking = resource
-                        break
-                    spare = min(spare, left)
-            if lacking is None and key is not None:
-                left = free.get(key, -1) - units
-                spare = left
-                if left < 0 or (key == "gpu" and node.gpus is not None and not node.gpus.fits(units)):
-                    lacking = key
-            if lacking is not None:
-                short.append((node.name, lacking))
+            short, spare = self._short_of(node, shape, units, held)
+            if short is not None:
+                lacking.append((node.name, short))
             elif spare > most:
                 best, most = node, spare
         if best is None:
-            blocked.update(short)
+            blocked.update(lacking)
+            if entry.overtaken >= MAX_OVERTAKEN and self.held.isdisjoint(short for _, short in lacking):
+                # Its resources might come free in turn for ever, and never together. (Who holds memory needs cores to end.)
+                blocked.update((node.name, r) for node in nodes for r in shape.resources if r not in self.quotas)
+                blocked.update((None, r) for r in shape.resources if r in self.quotas)
             return False
         entry.node, entry.units = best, units
         self._take(entry, held)
         return True
+
+    def _short_of_quota(self, shape: Shape, blocked: set[tuple[str | None, str]]) -> str | None:
+        for resource, amount in shape.fixed:
+            if resource in self.quotas and (
+                (None, resource) in blocked or not self.quotas[resource].fits(amount, self.now)
+            ):
+                return resource
+        return None
+
+    def _short_of(self, node: Node, shape: Shape, units: int, held: dict[str, float]) -> tuple[str | None, float]:
+        """The first resource that the node has too little of, or None and how much it has to spare."""
+        free, spare = node.free, math.inf
+        for resource, amount in shape.fixed:
+            if resource not in self.quotas:
+                need = amount - held.get(resource, 0) if resource in self.held else amount
+                left = free.get(resource, -1) - need
+                if left < 0 or (resource == "gpu" and node.gpus is not None and not node.gpus.fits(int(amount))):
+                    return resource, 0.0
+                if left < spare:
+                    spare = left
+        key = shape.key
+        if key is not None:
+            spare = free.get(key, -1) - units
+            if spare < 0 or (key == "gpu" and node.gpus is not None and not node.gpus.fits(units)):
+                return key, 0.0
+        return None, spare
 
     def _take(self, entry: Entry, held: dict[str, float]):
         node, shape = entry.node, entry.shape
@@ -369,7 +398,7 @@ class Scheduler:
             entry.block = ()
         if self.fair_tasks:
             self._task_units[entry.action.task] -= max(1, entry.units)
-        self._queue(entry, first=True)
+        self._queue(entry)
 
     def _grant(self, entry: Entry) -> Lease:
         now = self.now
@@ -479,7 +508,7 @@ class Scheduler:
         if not any(all(node.capacity.get(r, 0) >= a for r, a in on_nodes.items()) for node in self._node_list):
             raise ValueError(f"no single node has all of {on_nodes}.")
 
-    def _queue(self, entry: Entry, first: bool = False):
+    def _queue(self, entry: Entry):
         action, resources = entry.action, entry.shape.resources
         bound = self._homes[entry.home][0].name if entry.home in self._homes else None
         if entry.home is not None and bound is None:
@@ -494,7 +523,7 @@ class Scheduler:
             make = Queue if self.policy.order == "fcfs" else OrderedQueue
             bucket = self._buckets[key] = make(-action.priority, resources, task, share, self.policy)
         entry.bucket = bucket
-        bucket.push(entry, first)
+        bucket.push(entry)
         self.queued += 1
 
 

@@ -77,9 +77,15 @@ class CpuGroup:
     def admit(self, pid: int):
         (self.path / "cgroup.procs").write_text(str(pid))
 
-    def give(self, cores: tuple[int, ...]):
+    def give(self, cores: tuple[int, ...], amount: float):
+        """Whole cores by their numbers; a part of one as a quota on any; no limit for an action that costs none."""
         (self.path / "cpuset.cpus").write_text(",".join(map(str, cores)))
-        (self.path / "cpu.max").write_text(f"{100_000 * len(cores)} 100000" if cores else "1000 100000")
+        quota = 100_000 * (len(cores) or amount)
+        (self.path / "cpu.max").write_text(f"{max(1000, round(quota))} 100000" if quota else "max 100000")
+
+    def rest(self):
+        """Between actions: a hundredth of a core."""
+        (self.path / "cpu.max").write_text("1000 100000")
 
     def freeze(self, frozen: bool):
         (self.path / "cgroup.freeze").write_text("1" if frozen else "0")

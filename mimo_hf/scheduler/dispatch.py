@@ -6,20 +6,22 @@ import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
 from .book import Lease, Node
 from .config import SchedulerConfig
 from .core import Scheduler
-from .errors import ActionTimeout, EnvironmentLost, QuotaRefused, SchedulerError, WorkerLost
-from .handles import ActionHandle, NotStarted, Pickled, pack
+from .errors import ActionTimeout, EnvironmentLost, NotStarted, QuotaRefused, SchedulerError, SchedulerLost, WorkerLost
+from .handles import ActionHandle, Pickled, pack
 from .metrics import Metrics
 from .recording import Recorder
 from .types import Action, ServiceCall
 
 MAX_REMEMBERED = 10_000
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
+LOOP_CHECK_S = 1.0
 
 
 class Dispatcher:
@@ -34,7 +36,7 @@ class Dispatcher:
         self.config = config
         self.executor = executor
         self.metrics = Metrics()
-        self.decision_s: deque[float] = deque(maxlen=100_000)
+        self.decision_s: deque[float] = deque(maxlen=MAX_REMEMBERED)
         self._state = "new"
         self._handles: dict[int, ActionHandle] = {}  # waiting ones by their number in the queue
         self._open: set[ActionHandle] = set()
@@ -58,7 +60,9 @@ class Dispatcher:
                 raise ValueError(f"`{name}` must be above 0 or None, not {value!r}.")
         self._check_environment(action)
         if action.dedup_key is not None and action.dedup_key in self._remembered:
-            return self._remembered[action.dedup_key]
+            shared = self._remembered[action.dedup_key]
+            shared.sharers += 1
+            return shared
         if isinstance(action.fn, ServiceCall):
             self.services.check(action.fn)
         handle = ActionHandle(self, action, pack(action.fn))
@@ -75,8 +79,6 @@ class Dispatcher:
             self._remembered[action.dedup_key] = handle
             while len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
-        if action.queue_timeout_s is not None:
-            handle.queue_timer = self.loop.call_later(action.queue_timeout_s, self._queue_timeout, handle)
         return handle
 
     def _check_environment(self, action: Action):
@@ -88,6 +90,9 @@ class Dispatcher:
         handle.entry = self.core.submit(time.monotonic(), handle.action, handle.attempt)
         handle.state = "queued"
         self._handles[handle.entry.seq] = handle
+        longest_s = handle.action.queue_timeout_s
+        if longest_s is not None:
+            handle.queue_timer = self.loop.call_later(longest_s, self._queue_timeout, handle)
         self._wake()
 
     # Decisions
@@ -169,13 +174,18 @@ class Dispatcher:
         payload = handle.payload
         if isinstance(payload, Pickled):
             return await self.executor.run(lease, payload.payload, payload.main, timeout_s)
-        work = self.services.call(payload, handle.timing) if isinstance(payload, ServiceCall) else payload()
+        seen: dict[str, float] = {}
+        work = self.services.call(payload, seen) if isinstance(payload, ServiceCall) else payload()
         begin = time.perf_counter()
         try:
             good, value = await asyncio.wait_for(_caught(work), timeout_s)
-            return good, value, time.perf_counter() - begin - handle.timing.get("restore_s", 0.0)
+            return good, value, seen.get("exec_s", time.perf_counter() - begin)
         except asyncio.TimeoutError:
             raise ActionTimeout(f"action {handle.action.kind!r} ran longer than timeout_s={timeout_s:g}.") from None
+        finally:
+            if "start_s" in seen:  # a service's call waits once more, for its model and its batch
+                seen["start_s"] -= self.started_s
+            handle.timing.update(seen)
 
     def _free(self, lease: Lease, duration_s: float | None = None):
         if self.core.finish(time.monotonic(), lease, duration_s):
@@ -201,7 +211,8 @@ class Dispatcher:
         backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (handle.attempt - 1)) * self._random.random()
         handle.attempt += 1
         handle.state = "queued"
-        handle.task = handle.entry = None
+        handle.task = handle.entry = handle.lease = None
+        handle.timing = {"submit_s": handle.timing["submit_s"]}
         self.loop.call_later(backoff_s, self._again, handle)
 
     def _again(self, handle: ActionHandle):
@@ -246,7 +257,7 @@ class Dispatcher:
         timing = handle.timing
         start_s = timing.get("start_s", timing["end_s"])
         self.metrics.ended(
-            handle.action.kind, handle.state, start_s - timing["submit_s"],
+            handle.action.kind, handle.state, max(0.0, start_s - timing["submit_s"] - timing.get("restore_s", 0.0)),
             timing.get("exec_s", timing["end_s"] - start_s), timing["end_s"] - timing["submit_s"],
         )  # fmt: skip
         if self._recorder is not None:
@@ -264,6 +275,12 @@ class Dispatcher:
     def _queue_timeout(self, handle: ActionHandle):
         waited_s = handle.action.queue_timeout_s
         self._drop(handle, "timed_out", ActionTimeout(f"the action waited longer than queue_timeout_s={waited_s:g}."))
+
+    def leave_handle(self, handle: ActionHandle):
+        """On the loop: one sharer fewer."""
+        handle.sharers -= 1
+        if handle.sharers < 1:
+            self.cancel_handle(handle)
 
     def cancel_handle(self, handle: ActionHandle):
         """On the loop: ends the action wherever it is."""
@@ -341,7 +358,15 @@ class Dispatcher:
         async def ask():
             return work(*args)
 
-        return asyncio.run_coroutine_threadsafe(ask(), self.loop).result()
+        return self._result(asyncio.run_coroutine_threadsafe(ask(), self.loop))
+
+    def _result(self, future: Future) -> Any:
+        """What a future of the scheduler's loop comes to, for another thread; SchedulerLost if the loop ends before it."""
+        while not future.done():
+            wait([future], timeout=LOOP_CHECK_S)
+            if not future.done() and self.loop.is_closed():
+                raise SchedulerLost("the scheduler was closed before the action ended.")
+        return future.result()
 
 
 async def _caught(work: Awaitable) -> tuple[bool, Any]:

@@ -4,6 +4,8 @@ import math
 
 from .types import Amdahl, Curve, Shape
 
+MAX_KINDS = 10_000
+
 
 class _Kind:
     __slots__ = ("by_units", "log_bias", "seen")
@@ -41,6 +43,8 @@ class DurationModel:
             return
         known = self._kinds.get((kind, est_s is None))
         if known is None:
+            while len(self._kinds) >= MAX_KINDS:
+                del self._kinds[next(iter(self._kinds))]
             known = self._kinds[kind, est_s is None] = _Kind()
         share = shape.curve.share(units) if units > 1 else 1.0
         log_ratio = math.log(duration_s / (share * base))

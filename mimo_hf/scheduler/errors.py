@@ -9,6 +9,10 @@ class WorkerLost(SchedulerError):
     """The process or node that ran the action died. The action may have started."""
 
 
+class NotStarted(WorkerLost):
+    """The worker or node was lost before the action was sent to it, or none could be started: trying again is harmless."""
+
+
 class EnvironmentLost(WorkerLost):
     """The node that held the action's environment died, and the environment's state with it."""
 

@@ -8,12 +8,7 @@ from functools import partial
 from typing import Any
 
 from .book import Entry, Lease
-from .errors import WorkerLost
 from .types import Action, Command, ServiceCall
-
-
-class NotStarted(WorkerLost):
-    """The worker was lost before the action was sent to it."""
 
 
 class Pickled:
@@ -51,6 +46,7 @@ class ActionHandle:
         self.task: asyncio.Task | None = None
         self.queue_timer: asyncio.TimerHandle | None = None
         self.number = 0
+        self.sharers = 1  # equal `dedup_key`s share a handle
 
     def __repr__(self) -> str:
         return f"ActionHandle({self.action.kind!r}, {self.state}, attempt {self.attempt})"
@@ -66,6 +62,10 @@ class ActionHandle:
 
     def done(self) -> bool:
         return self.future.done()
+
+    def leave(self):
+        """One of those who share it waits no longer: the last one to go cancels it. Callable from any thread."""
+        self._scheduler.on_loop(self._scheduler.leave_handle, self)
 
     def cancel(self) -> bool:
         """Takes it out of the queue, or ends it if it runs; False if it has ended. Callable from any thread."""

@@ -250,23 +250,48 @@ class ActionScheduler(Dispatcher):
         try:
             return await handle
         except asyncio.CancelledError:
-            handle.cancel()
+            handle.leave()
             raise
 
     async def map(self, actions: Iterable[Action], return_exceptions: bool = False) -> list[Any]:
-        """Runs actions at once; results in their order."""
-        handles = [await self.submit(action) for action in actions]
+        """
+        Runs actions at once; results in their order.
+
+        Args:
+            return_exceptions: give exceptions among the results, of `submit` too. Otherwise the first one of an action is
+                raised while the others go on, and one of `submit` is raised once those before it are cancelled.
+        """
+        submitted: list[ActionHandle | Exception] = []
         try:
-            return await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=return_exceptions)
-        except asyncio.CancelledError:
-            for handle in handles:
-                handle.cancel()
+            for action in actions:
+                try:
+                    submitted.append(await self.submit(action))
+                except Exception as error:
+                    if not return_exceptions:
+                        raise
+                    submitted.append(error)
+        except BaseException:
+            _leave(submitted)
             raise
+        handles = [handle for handle in submitted if isinstance(handle, ActionHandle)]
+        try:
+            results = iter(
+                await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=return_exceptions)
+            )
+        except asyncio.CancelledError:
+            _leave(submitted)
+            raise
+        return [next(results) if isinstance(handle, ActionHandle) else handle for handle in submitted]
 
     def start(self, action: Action) -> Future:
         """Submits from any thread, without waiting: a `concurrent.futures.Future` with the result."""
         self._check_open()
-        return asyncio.run_coroutine_threadsafe(self.run(action), self.loop)
+        running = self.run(action)
+        try:
+            return asyncio.run_coroutine_threadsafe(running, self.loop)
+        except RuntimeError:  # closed since
+            running.close()
+            raise SchedulerLost("this scheduler is closed: nothing can be submitted.") from None
 
     def run_sync(self, action: Action) -> Any:
         """Submits and waits, from any thread but the scheduler's own (RuntimeError: it would wait for itself)."""
@@ -275,7 +300,7 @@ class ActionScheduler(Dispatcher):
             raise RuntimeError(
                 "run_sync on the scheduler's own loop would wait for itself; use `await scheduler.run(action)`."
             )
-        return self.start(action).result()
+        return self._result(self.start(action))
 
     def client(self) -> Any:
         """A picklable client for other processes of this machine."""
@@ -331,3 +356,9 @@ class ActionScheduler(Dispatcher):
             "decision_p99_s": decisions[math.ceil(0.99 * len(decisions)) - 1] if decisions else 0.0,
             "enforce": getattr(self.executor, "enforce", "count"),
         }
+
+
+def _leave(submitted: Iterable[ActionHandle | Exception]):
+    for handle in submitted:
+        if isinstance(handle, ActionHandle):
+            handle.leave()

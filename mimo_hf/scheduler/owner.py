@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 ADDRESS_VARIABLE = "MIMO_SCHED_ADDR"
 LOCK_VARIABLE = "MIMO_SCHED_LOCK"
+SOCKET_PREFIX = "mimo-sched-"
 
 
 def lock_path() -> Path:
@@ -49,13 +51,25 @@ class Ownership:
                 f"process {owner['pid']} hands out this machine's cores already (lock {self.path}); two owners would give "
                 f"each core twice. Connect to it: SchedulerClient({owner['address']!r}), or set {ADDRESS_VARIABLE}."
             ) from None
+        self._sweep()
         self._file.truncate(0)
         json.dump({"pid": os.getpid(), "start": process_start(os.getpid()), "address": address}, self._file)
         self._file.flush()
 
+    def _sweep(self):
+        """An owner that was killed has left its socket's folder."""
+        self._file.seek(0)
+        try:
+            folder = Path(json.load(self._file)["address"].removeprefix("unix:")).parent
+        except (ValueError, KeyError):
+            return
+        if folder.name.startswith(SOCKET_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def release(self):
         if not self._file.closed:
             self._file.truncate(0)
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked child may hold a copy of the file
             self._file.close()
 
 

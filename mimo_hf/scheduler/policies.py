@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -68,8 +68,14 @@ def optimal_allotment(group: Sequence[Entry], free: int) -> list[int]:
     Units of each entry that minimise sum T_i(m_i) with at most `free` units beyond the present ones, by dynamic
     programming over (entry, units): exact for any curve and any allowed amounts, in O(n m^2).
     """
+    return list(_optima_of_prefixes(group, free)[-1])
+
+
+def _optima_of_prefixes(group: Sequence[Entry], free: int) -> list[tuple[int, ...]]:
+    """`optimal_allotment` of the first entry, of the first two, ..., each with `free` and the units of those after it."""
     total = free + sum(entry.units for entry in group)
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (total + 1)
+    optima = []
     for entry in group:
         choices = [(m, entry.t1_s * entry.shape.curve.share(m)) for m in entry.shape.choices() if m >= entry.units]
         best = [
@@ -79,7 +85,41 @@ def optimal_allotment(group: Sequence[Entry], free: int) -> list[int]:
             )
             for units in range(total + 1)
         ]
-    return list(best[total][1])
+        optima.append(best[total][1])
+    return optima
+
+
+def shrinking_optima(group: Sequence[Entry], free: int) -> Iterator[tuple[list[int], list[float], int]]:
+    """
+    The optimum of the group, then of the group without its last entry, and so on to its first: units, durations, and what is
+    left of `free` and of the units of those dropped. For convex curves each is the one before it, filled further: without an
+    entry's steps the others keep their order.
+    """
+    convex = next((index for index, entry in enumerate(group) if not entry.shape.convex), len(group))
+    if convex < len(group):
+        total = free + sum(entry.units for entry in group)
+        for optimum in reversed(_optima_of_prefixes(group, free)[convex:]):
+            times = [e.t1_s * e.shape.curve.share(m) for e, m in zip(group, optimum, strict=False)]
+            yield list(optimum), times, total - sum(optimum)
+        free += sum(entry.units for entry in group[convex:])
+    units = [entry.units for entry in group[:convex]]
+    times = []
+    heap: list[tuple[float, int, int, float, float]] = []
+    for index, m in enumerate(units):
+        share = group[index].shape.curve.share(m)
+        times.append(group[index].t1_s * share)
+        _push_step(heap, index, group[index], m, share, None)
+    for kept in range(convex, 0, -1):
+        while heap and free:
+            _, index, m, share, _ = heappop(heap)
+            if index < kept:
+                free -= 1
+                units[index] = m
+                times[index] = group[index].t1_s * share
+                _push_step(heap, index, group[index], m, share, None)
+        del units[kept:], times[kept:]
+        yield units, times, free
+        free += units[-1]
 
 
 class Policy:
@@ -214,53 +254,61 @@ class Evict(Policy):
         self.depth = depth
 
     def allot(self, group: list[Entry], book: Any, key: str, node: Any) -> int:
-        free = int(node.free[key])
-        kept = len(group)
-        best, units = self._objective(group, kept, free, book, key, node)
-        while kept > 1:
-            released = group[kept - 1].units
-            value, fewer = self._objective(group, kept - 1, free + released, book, key, node)
+        ahead = _Ahead(group, self.depth if len(group) > 1 else 0, self.order == "fcfs", book, key, node)
+        kept, best, chosen = len(group), math.inf, [entry.units for entry in group]
+        for units, times, left in shrinking_optima(group, int(node.free[key])):
+            value = sum(times) + ahead.completion_s(units, times, left)
             if value >= best:
                 break
-            best, units, kept, free = value, fewer, kept - 1, free + released
-        for entry, m in zip(group, units, strict=False):
+            kept, best, chosen = len(units), value, units.copy()
+        for entry, m in zip(group, chosen, strict=False):
             entry.units = m
         return kept
 
-    def _objective(self, group, kept, free, book, key, node) -> tuple[float, list[int]]:
-        starting = group[:kept]
-        if all(entry.shape.convex for entry in starting):
-            units, left = water_fill(starting, free)
-        else:
-            units = optimal_allotment(starting, free)
-            left = free + sum(entry.units for entry in starting) - sum(units)
-        times = [e.t1_s * e.shape.curve.share(m) for e, m in zip(starting, units, strict=True)]
-        value = sum(times)
-        if len(group) == 1 or not self.depth:
-            return value, units  # nothing to compare with
-        dropped = group[kept:]
-        rest = [*dropped, *book.peek(key, max(0, self.depth - len(dropped)))][: self.depth]
-        if rest:
-            now = book.now
-            ends = [*node.finishes(key, len(rest)), *((now + t, m) for t, m in zip(times, units, strict=True))]
-            heapify(ends)
-            value += _estimated_act(rest, ends, left, now)
-        return value, units
+
+class _Ahead:
+    """What `evict` looks ahead to: the next `depth` in the queue, and when those that run will end."""
+
+    def __init__(self, group: list[Entry], depth: int, in_order: bool, book: Any, key: str, node: Any):
+        self._depth, self._book, self._key, self._now = depth, book, key, book.now
+        self._ends = node.finishes(key, depth)
+        self._dropped = [_least(entry) for entry in group] if depth else []
+        # In another order than that of submission the first few are not the beginning of the first many.
+        self._queued = [_least(entry) for entry in book.peek(key, depth)] if depth and in_order else None
+
+    def completion_s(self, units: list[int], times: list[float], left: int) -> float:
+        """
+        Estimated sum of the completion times of the next `depth`, where the first of the group run on `units` for `times` and
+        `left` are free: each on its least units as soon as the earliest ends leave that many.
+        """
+        rest = self._dropped[len(units) : len(units) + self._depth]
+        if len(rest) < self._depth:
+            missing = self._depth - len(rest)
+            if self._queued is None:
+                rest += [_least(entry) for entry in self._book.peek(self._key, missing)]
+            else:
+                rest += self._queued[:missing]
+        if not rest:
+            return 0.0
+        now, total = self._now, 0.0
+        ends = [*self._ends[: len(rest)], *[(now + t, m) for t, m in zip(times, units, strict=True)]]
+        heapify(ends)
+        for need, time_s, submit_s in rest:
+            while left < need and ends:
+                end, freed = heappop(ends)
+                if end > now:
+                    now = end
+                left += freed
+            left -= need
+            total += now + time_s - submit_s
+            heappush(ends, (now + time_s, need))
+        return total
 
 
-def _estimated_act(rest, ends, left, now) -> float:
-    """Sum of the completion times of `rest`, each on its least units as soon as the earliest ends leave that many."""
-    total = 0.0
-    for entry in rest:
-        need = max(1, entry.shape.low)
-        while left < need and ends:
-            end, freed = heappop(ends)
-            now, left = max(now, end), left + freed
-        left -= need
-        end = now + entry.t1_s * entry.shape.curve.share(need)
-        total += end - entry.submit_s
-        heappush(ends, (end, need))
-    return total
+def _least(entry: Entry) -> tuple[int, float, float]:
+    """Units, duration and submission of an action on its least units."""
+    need = max(1, entry.shape.low)
+    return need, entry.t1_s * entry.shape.curve.share(need), entry.submit_s
 
 
 class SortedEnds:

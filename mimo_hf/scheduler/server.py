@@ -11,6 +11,7 @@ from typing import Any
 
 from .config import settings
 from .errors import SchedulerError
+from .owner import SOCKET_PREFIX
 from .types import Action
 from .wire import frame, read_frame
 
@@ -20,7 +21,7 @@ class Server:
 
     def __init__(self, scheduler: Any):
         self._scheduler = scheduler
-        self._folder = Path(tempfile.mkdtemp(prefix="mimo-sched-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=SOCKET_PREFIX))
         self._server: Any = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.address = f"unix:{self._folder / 'socket'}"

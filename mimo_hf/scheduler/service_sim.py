@@ -3,12 +3,13 @@
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
 from .residency import Replica, Residency, Service
+from .trace import Trace
 
 
 @dataclass(frozen=True)
@@ -56,26 +57,36 @@ def mopd_requests(
     return [Request(at, name, size) for at, name, size in zip(sorted(times), names, sizes, strict=True)]
 
 
+def recorded_requests(trace: Trace) -> list[Request]:
+    """The calls of services in a live run's trace: a service for each kind, and what its batches took."""
+    ran = [record for record in trace.records if record.submit_s is not None and record.start_s is not None]
+    calls = [Request(r.submit_s or 0.0, r.kind, (r.end_s or 0.0) - (r.start_s or 0.0)) for r in ran]
+    return sorted(calls, key=lambda call: call.at_s)
+
+
 def simulate_services(
     requests: Sequence[Request],
     capacity: float,
     size: float = 4,
-    restore_s: float = 0.5,
+    restore_s: float | Mapping[str, float] = 0.5,
     concurrency: int = 8,
     kappa: float = 5.0,
     sticky: bool = True,
     resident: bool = False,
+    most_replicas: int | None = None,
 ) -> ServiceResult:
     """
     Args:
         requests: in order of arrival.
         capacity, size: units of the device in all, and of one service.
+        most_replicas: of one service at once; None: any number.
         resident: a static partition: one replica of each service, on the device from the beginning to the end.
         sticky, kappa, restore_s, concurrency: see `Residency` and `Service`.
     """
-    book = Residency(capacity, kappa, sticky, most_replicas=1 if resident else len(requests))
+    book = Residency(capacity, kappa, sticky, most_replicas=1 if resident else most_replicas or len(requests))
     for name in sorted({request.service for request in requests}):
-        book.add(Service(name, size, restore_s, concurrency))
+        takes_s = restore_s if isinstance(restore_s, int | float) else restore_s[name]
+        book.add(Service(name, size, takes_s, concurrency))
         if resident:
             if book.free < size:
                 raise ValueError(f"`resident` needs {size:g} units for each service; there are {capacity:g} in all.")

@@ -96,7 +96,8 @@ class ServiceManager:
         Waits for the service to be resident and for a place in a batch; its result, or its exception.
 
         Args:
-            timing: gets `restore_s` if the call had to wait for that.
+            timing: gets `start_s` (of the batch, on the monotonic clock), `exec_s` (of the batch), and `restore_s` if the call
+                had to wait for that.
         """
         request = _Request(call, self._loop.create_future(), time.monotonic(), {} if timing is None else timing)
         self._queues[call.service].append(request)
@@ -156,8 +157,12 @@ class ServiceManager:
     async def _run_batch(self, name: str, replica: Replica, batch: list[_Request]):
         service, booked = self._services[name], self.residency.services[name]
         begin = time.monotonic()
+        for request in batch:
+            request.timing["start_s"] = begin
         try:
             results = await self._loop.run_in_executor(self._threads, service.call, [r.call.batch for r in batch])
+            for request in batch:
+                request.timing["exec_s"] = time.monotonic() - begin
             if len(results) != len(batch):
                 raise RuntimeError(f"service {name!r} returned {len(results)} results for {len(batch)} requests.")
         except Exception as error:  # noqa: BLE001  the service's exception is the result of each request
@@ -203,10 +208,11 @@ class ServiceManager:
         self.restores.append((name, took_s))
         replica.service.restore_s = 0.7 * replica.service.restore_s + 0.3 * took_s
         self._services[name].restore_cost_s = replica.service.restore_s
-        replica.since_s = time.monotonic()
+        replica.since_s = now = time.monotonic()
         replica.ready = True
-        for request in self._queues[name]:
-            request.timing["restore_s"] = took_s
+        for request in self._queues[name]:  # some have come meanwhile
+            waited_s = request.timing.get("restore_s", 0.0)
+            request.timing["restore_s"] = waited_s + min(took_s, now - request.at_s)
         self._on_switch()
 
     def _give_up(self, replica: Replica, error: Exception):

@@ -113,41 +113,52 @@ def simulate(
     )  # fmt: skip
     if keep_decisions:
         result.nodes, result.cores = [""] * count, [()] * count
-    # events: (time, order, index of the record to submit, or lease that ends)
+    # Both (time, order, index of the record to submit, or lease that ends). What is known beforehand needs no heap.
+    arrivals: list[tuple[float, int, int]] = []
     events: list[tuple[float, int, int | Lease]] = []
-    following: dict[int, int] = {}
+    following = array("l", [0]) * count  # the next of its trajectory; 0: none
+    is_first = bytearray(count)
     last: dict[str, int] = {}
-    slot: dict[int, int] = {}  # lease or queue number: index of the record
-    first_of: set[int] = set()
+    slot = array("l", [0])  # by number in the queue, which counts from 1: index of the record
     for index, record in enumerate(records):
         if record.trajectory is not None and record.trajectory in last:
             following[last[record.trajectory]] = index
         else:
-            heappush(events, (record.gap_s, index, index))
-            first_of.add(index)
+            arrivals.append((record.gap_s, index, index))
+            is_first[index] = True
         if record.trajectory is not None:
             last[record.trajectory] = index
+    arrivals.sort(reverse=True)
     order = count
     submit_s, start_s, end_s, units_of = result.submit_s, result.start_s, result.end_s, result.units
     used = result.unit_seconds
     ended = 0
     step = max(1, count // 200)
     retry_at = math.inf
-    while events or retry_at < math.inf:
-        now = min(events[0][0], retry_at) if events else retry_at
-        while events and events[0][0] <= now:
-            what = heappop(events)[2]
+    while arrivals or events or retry_at < math.inf:
+        now = retry_at
+        if arrivals and arrivals[-1][0] < now:
+            now = arrivals[-1][0]
+        if events and events[0][0] < now:
+            now = events[0][0]
+        while True:
+            if arrivals and arrivals[-1][0] <= now and not (events and events[0] < arrivals[-1]):
+                what: int | Lease = arrivals.pop()[2]
+            elif events and events[0][0] <= now:
+                what = heappop(events)[2]
+            else:
+                break
             if not isinstance(what, Lease):
                 submit_s[what] = now
-                slot[core.submit(now, records[what]).seq] = what
+                core.submit(now, records[what])
+                slot.append(what)
                 continue
-            index = slot.pop(what.seq)
+            index = slot[what.seq]
             share = what.entry.shape.curve.share(what.units) if what.units > 1 else 1.0
             core.finish(now, what, records[index].t1_s * share)
             end_s[index] = now
             ended += 1
-            if index in following:
-                after = following.pop(index)
+            if (after := following[index]) > 0:
                 order += 1
                 heappush(events, (now + records[after].gap_s, order, after))
             elif held and what.entry.home is not None:
@@ -158,7 +169,7 @@ def simulate(
             index = slot[lease.seq]
             shape, units = lease.entry.shape, lease.units
             duration = records[index].t1_s * (shape.curve.share(units) if units > 1 else 1.0) + overhead_s
-            if first_overhead_s and index in first_of:
+            if first_overhead_s and is_first[index]:
                 duration += first_overhead_s
             start_s[index] = now
             units_of[index] = units

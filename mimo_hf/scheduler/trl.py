@@ -16,6 +16,7 @@ from typing import Any
 from .types import Action, Command, ElasticRange
 
 try:
+    from transformers.utils import get_json_schema
     from trl import GRPOTrainer
 except ImportError as error:
     raise ImportError("mimo_hf.scheduler.trl needs TRL: pip install 'mimo-hf[trl]'") from error
@@ -46,7 +47,16 @@ class ScheduledReward:
             for name, value in _difference(before, await asyncio.to_thread(self.scheduler.stats)).items():
                 log_metric(f"{self.__name__}/{name}", value)
             log_metric(f"{self.__name__}/errors", float(sum(isinstance(r, BaseException) for r in results)))
-        return [self.on_error if isinstance(result, BaseException) else result[0] for result in results]
+        return [self._reward(result) for result in results]
+
+    def _reward(self, result: Any) -> float | None:
+        if isinstance(result, BaseException):
+            return self.on_error
+        if not hasattr(result, "__len__") or len(result) != 1:
+            raise ValueError(
+                f"reward function {self.__name__!r} must return one value for one sample, not {result!r}."
+            )
+        return result[0]
 
 
 def scheduled_reward(
@@ -81,9 +91,10 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return {**means, "overhead_frac": overhead / sums["act_mean"] if sums["act_mean"] > 0 else 0.0}
 
 
-class ScheduledTool:
+class ScheduledTool(dict):
     """
-    A tool for TRL's trainers that runs as an action. Its name, signature and docstring are those of `fn`.
+    A tool for TRL's trainers that runs as an action. Its name, signature and docstring are those of `fn`; it is the JSON schema
+    of `fn`, too, since chat templates take functions or schemas and no other callables.
 
     Args:
         fn: a function of an importable module with type hints and a Google-style docstring, as TRL asks of tools.
@@ -93,6 +104,7 @@ class ScheduledTool:
     """
 
     def __init__(self, fn: Callable, scheduler: Any, cost: Cost | None = None, **options: Any):
+        super().__init__(get_json_schema(fn))
         self.fn, self.scheduler, self.options = fn, scheduler, options
         self.cost = {"cpu": 1} if cost is None else cost
         functools.update_wrapper(self, fn)

@@ -101,6 +101,12 @@ class ElasticRange:
             )
 
 
+LIMITS = (
+    "AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME",
+    "SIGPENDING", "STACK",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Command:
     """
@@ -113,6 +119,8 @@ class Command:
         cwd: working directory; None: a fresh temporary one, removed afterwards.
         limits: rlimits by name without prefix, such as {"CPU": 10, "AS": 2**30}.
         check: raise `subprocess.CalledProcessError` when it exits with anything but 0.
+
+    ValueError for words that are none and for unknown limits.
     """
 
     argv: tuple[str, ...]
@@ -121,6 +129,15 @@ class Command:
     cwd: str | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     check: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.argv, str | bytes) or not self.argv or not all(isinstance(word, str) for word in self.argv):
+            raise ValueError(
+                f"`argv` of Command must be the program and its arguments, such as ('ls', '-l'), not {self.argv!r}; for a "
+                f"shell, ('sh', '-c', ...)."
+            )
+        if unknown := [name for name in self.limits if name not in LIMITS]:
+            raise ValueError(f"`limits` of Command: {', '.join(unknown)} not known; {', '.join(LIMITS)} are.")
 
 
 @dataclass(frozen=True)

@@ -325,8 +325,10 @@ def _logits(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Ten
     """`[batch, key_value_heads, group, queries, keys]`, in float32 at least: close scores must not change their order."""
     precision = torch.promote_types(query.dtype, torch.float32)
     kv_heads, num_queries = key.shape[1], query.shape[2]
-    stacked = query.unflatten(1, (kv_heads, -1)).flatten(2, 3).to(precision) * scaling
-    return torch.matmul(stacked, key.to(precision).transpose(-1, -2)).unflatten(2, (-1, num_queries))
+    stacked = query.unflatten(1, (kv_heads, -1)).flatten(2, 3).to(precision)
+    # Scaled after the product, as transformers' eager attention does it.
+    logits = torch.matmul(stacked, key.to(precision).transpose(-1, -2)).mul_(scaling)
+    return logits.unflatten(2, (-1, num_queries))
 
 
 def _materialised(logits, value, visible, sinks=None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -93,6 +93,16 @@ class HySparsePreTrainedModel(mimo.MiMoV2FlashPreTrainedModel):
             )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
+        # Before transformers looks for an attention in the kernel's repository.
+        if attn_implementation is not None and attn_implementation.endswith("hysparse-attn"):
+            raise ValueError(
+                f"attn_implementation={attn_implementation!r}: this kernel replaces layers, and nothing would use it as an "
+                "attention. Call `mimo_hf.hub.kernels.register_layers('hysparse-attn')` and `kernels.kernelize(model, "
+                "mode=..., device='cuda')`."
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True

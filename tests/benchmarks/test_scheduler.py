@@ -48,8 +48,12 @@ def test_under_rays_rules_a_shape_that_does_not_fit_holds_up_no_other():
     ("name", "arguments", "key"),
     [
         ("scheduler_coding", ["--seeds", "2", "--trajectories", "32"], "sweep"),
-        ("scheduler_mopd", ["--seeds", "2", "--requests", "150"], "runs"),
-        ("scheduler_deepsearch", ["--seeds", "2", "--trajectories", "20"], "runs"),
+        (
+            "scheduler_mopd",
+            ["--seeds", "2", "--requests", "150", "--live_requests", "40", "--live_width", "64"],
+            "runs",
+        ),
+        ("scheduler_deepsearch", ["--seeds", "2", "--trajectories", "20", "--live_trajectories", "4"], "runs"),
     ],
 )
 def test_a_small_run_writes_rows_with_intervals(name, arguments, key, tmp_path, monkeypatch):
@@ -58,9 +62,10 @@ def test_a_small_run_writes_rows_with_intervals(name, arguments, key, tmp_path, 
     script.main()
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert len(written[key]) > 10
-    for row in written[key]:
+    for row in [*written[key], *written.get("live", [])]:
         assert row["act_s"] > 0
         assert row["act_s +-"] >= 0
+        assert 0.6 < row.get("act_live_over_simulated", 1.0) < 1.6
 
 
 def test_the_saving_is_the_fewest_cores_that_are_as_fast():

@@ -472,6 +472,20 @@ torch.save(found, result)
 """
 
 
+def found_by_a_stranger(model, script, tmp_path):
+    """The folder that is published of a model, and what a script saves that loads it where mimo_hf is not there."""
+    model.save_pretrained(tmp_path / "checkpoint")
+    with pytest.warns(UserWarning, match="no tokenizer"):
+        folder = publish(tmp_path / "checkpoint", tmp_path / "published")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", script, str(folder), "found.pt"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = torch.load(tmp_path / "found.pt")
+    assert found["wrong keys"] == []
+    return folder, found
+
+
 def test_mimo_7b_is_published_with_its_mtp_layers(tmp_path):
     from mimo_hf import MiMoConfig, MiMoForCausalLM
 
@@ -479,15 +493,7 @@ def test_mimo_7b_is_published_with_its_mtp_layers(tmp_path):
     shape = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None}
     model = MiMoForCausalLM(MiMoConfig(**shape)).eval()
-    model.save_pretrained(tmp_path / "checkpoint")
-    with pytest.warns(UserWarning, match="no tokenizer"):
-        folder = publish(tmp_path / "checkpoint", tmp_path / "published")
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", MIMO, str(folder), "found.pt"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    found = torch.load(tmp_path / "found.pt")
-    assert found["wrong keys"] == []
+    _, found = found_by_a_stranger(model, MIMO, tmp_path)
     assert torch.equal(found[True], found[None])
     with torch.no_grad():
         expected = model.mtp_logits(torch.tensor([[3, 14, 15, 9], [0, 2, 6, 5]]))
@@ -516,17 +522,9 @@ def test_hysparse_is_published_with_its_code(tmp_path):
     shape = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sparse_block_size": 4, "sparse_topk_tokens": 8}
     model = HySparseForCausalLM(HySparseConfig(**shape)).eval()
-    model.save_pretrained(tmp_path / "checkpoint")
-    with pytest.warns(UserWarning, match="no tokenizer"):
-        folder = publish(tmp_path / "checkpoint", tmp_path / "published")
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", HYSPARSE, str(folder), "found.pt"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    found = torch.load(tmp_path / "found.pt")
-    assert found["wrong keys"] == []
+    folder, found = found_by_a_stranger(model, HYSPARSE, tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(found["logits"], model(torch.arange(60).view(2, 30)).logits, rtol=0, atol=1e-6)
     card = (folder / "README.md").read_text()
-    assert "MTP" not in card
+    assert "parameters of the MTP heads" not in card
     assert "- sparse-attention" in card

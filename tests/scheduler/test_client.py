@@ -13,6 +13,7 @@ import pytest
 from mimo_hf.scheduler import (
     Action,
     ActionScheduler,
+    ActionTimeout,
     Command,
     SchedulerClient,
     SchedulerConfig,
@@ -48,6 +49,10 @@ def test_errors_reach_the_client():
         client = scheduler.client()
         with pytest.raises(ZeroDivisionError):
             client.run_sync(call("1 / 0"))
+        with pytest.raises(FileNotFoundError):
+            client.run_sync(call("open('/no/such/file')"))
+        with pytest.raises(ActionTimeout, match=r"timeout_s=0\.05"):
+            client.run_sync(call(SLEEP.format(60), timeout_s=0.05))
         with pytest.raises(ValueError, match="largest node has 4"):
             client.run_sync(call("1", {"cpu": 5}))
         with pytest.raises(WorkerLost):

@@ -2,6 +2,8 @@
 
 import math
 import random
+import weakref
+from collections import Counter
 
 import pytest
 
@@ -238,6 +240,78 @@ def test_a_trajectory_that_holds_memory_is_not_held_up_by_one_that_waits_for_it(
     assert core.schedule(1.0) == []
     core.close(2.0, "t0")
     assert [lease.seq for lease in core.schedule(2.0)] == [2]
+
+
+def test_actions_of_several_trajectories_keep_their_order_on_one_node():
+    core = Scheduler({"n": {"cpu": 1, "disk": 10}}, policy="fifo1", held=["disk"], debug=True)
+    for trajectory in "abba":  # the first of each binds its home to the node
+        core.submit(0.0, action({"cpu": 1, "disk": 1}, trajectory=trajectory))
+    started, now = [], 0.0
+    while leases := core.schedule(now):
+        started += [lease.seq for lease in leases]
+        now += 1.0
+        core.finish(now, leases[0])
+    assert started == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("scarce", [{"cpu": 4, "memory": 4}, {"cpu": 4, "api": 2}, {"cpu": 4, "memory": 4, "api": 1}])
+def test_an_action_of_several_scarce_resources_is_not_overtaken_for_ever(scarce):
+    """Each of them comes free now and then, but not together unless those who wait behind leave some."""
+    core = Scheduler({"n": {"cpu": 4, "memory": 4}}, {"api": Concurrency(2)}, policy="fifo1", debug=True)
+    now, running, large = 0.0, [], None
+    for step in range(2000):
+        waiting = Counter(next(iter(entry.action.cost)) for entry in core.waiting() if len(entry.action.cost) == 1)
+        for resource in scarce:
+            for _ in range(4 - waiting[resource]):
+                core.submit(now, action({resource: 1}))
+        if step == 20:
+            large = core.submit(now, action(scarce))
+        for lease in core.schedule(now):
+            if lease.entry is large:
+                return
+            running.append((now + 1 + 0.1 * (lease.seq % 7), lease.seq, lease))
+        running.sort(reverse=True)
+        now, _, lease = running.pop()
+        core.finish(now, lease)
+    pytest.fail(f"{scarce} never started")
+
+
+def test_who_waits_for_held_memory_does_not_hold_up_those_who_have_it():
+    core = Scheduler({"n": {"cpu": 2, "memory": 10}}, policy="fifo1", held=["memory"], debug=True)
+    core.submit(0.0, action({"cpu": 1, "memory": 8}, trajectory="a"))
+    (first,) = core.schedule(0.0)
+    core.submit(0.0, action({"cpu": 2, "memory": 8}, trajectory="b"))
+    now = 0.0
+    for _ in range(300):  # many more than may overtake
+        now += 1.0
+        core.finish(now, first)
+        core.submit(now, action({"cpu": 1, "memory": 8}, trajectory="a"))
+        (first,) = core.schedule(now)
+    core.finish(now, first)
+    core.close(now, "a")
+    assert [lease.action.trajectory for lease in core.schedule(now)] == ["b"]
+
+
+@pytest.mark.parametrize("policy", ["fifo1", "srpt", "hrrn"])
+def test_what_was_cancelled_or_has_ended_is_forgotten(policy):
+    """A long wait at the head of the queue must not keep those alive who left behind it."""
+    core = Scheduler({"n": {"cpu": 2}}, policy=policy)
+    core.submit(0.0, action({"cpu": 2}, est_s=1.0))
+    (busy,) = core.schedule(0.0)
+    core.submit(0.0, action({"cpu": 2}, est_s=1000.0))
+    gone = []
+    for number in range(500):
+        work = lambda: None  # noqa: E731  something a weak reference can watch
+        gone.append(weakref.ref(work))
+        entry = core.submit(1.0, Action("a", work, {"cpu": 1}, est_s=1.0, env=f"e{number}"))
+        core.schedule(1.0)
+        assert core.cancel(1.0, entry)
+        core.close(1.0, f"e{number}")
+    del entry, work
+    assert sum(reference() is not None for reference in gone) < 200
+    assert not core._homeless
+    core.finish(2.0, busy)
+    assert len(core.schedule(2.0)) == 1
 
 
 def test_fair_tasks_share_units_evenly():

@@ -34,10 +34,16 @@ def test_siblings_stand_next_to_each_other(tmp_path):
 def test_an_action_gets_its_cores_and_quota_in_its_group(tmp_path):
     group = cpu.CpuGroup(tmp_path, "worker")
     group.admit(123)
-    group.give((2, 3, 7))
+    group.give((2, 3, 7), 3)
     assert (group.path / "cgroup.procs").read_text() == "123"
     assert (group.path / "cpuset.cpus").read_text() == "2,3,7"
     assert (group.path / "cpu.max").read_text() == "300000 100000"
+    for amount, quota in ((0.5, "50000 100000"), (0, "max 100000")):
+        group.give((), amount)
+        assert (group.path / "cpuset.cpus").read_text() == ""
+        assert (group.path / "cpu.max").read_text() == quota
+    group.rest()
+    assert (group.path / "cpu.max").read_text() == "1000 100000"
     group.freeze(True)
     assert (group.path / "cgroup.freeze").read_text() == "1"
 

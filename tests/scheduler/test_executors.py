@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mimo_hf.scheduler import Action, ActionTimeout, Command, ElasticRange, EnvironmentLost, WorkerLost
+from mimo_hf.scheduler.errors import SchedulerError
 from mimo_hf.scheduler.executors.local import LocalExecutor
 
 from .conftest import alive, call, drive
@@ -119,7 +120,9 @@ def test_killed_workers_cost_no_idempotent_action_and_no_lease(executor):
         handles = [await scheduler.submit(call(f"({SLEEP.format(0.1)}, {n})[1]", idempotent=True)) for n in range(40)]
         for _ in range(6):
             await asyncio.sleep(0.1)
-            os.kill((await workers_of(scheduler))[-1], signal.SIGKILL)
+            while not (workers := await workers_of(scheduler)):  # new ones are still starting
+                await asyncio.sleep(0.01)
+            os.kill(workers[-1], signal.SIGKILL)
             scheduler.core.check()
         return await asyncio.gather(*(handle.result() for handle in handles))
 
@@ -178,6 +181,17 @@ def test_cores_are_reserved_from_other_users_of_the_cluster(ray_executor):
     assert wait_for_cores(everything) == everything
     assert drive(work, executor=ray_executor) == everything - 4
     assert wait_for_cores(everything) == everything
+
+
+def test_a_call_that_fails_on_its_node_does_not_cost_the_node(ray_executor):
+    async def work(scheduler):
+        handle = await scheduler.submit(call("1"))
+        await handle
+        with pytest.raises(SchedulerError, match="could not run the action: TypeError"):
+            await scheduler.executor.run(handle.lease, handle.payload.payload, None, "soon")
+        return len(scheduler.core.nodes), await scheduler.map([call(str(n)) for n in range(4)])
+
+    assert drive(work, executor=ray_executor) == (2, [0, 1, 2, 3])
 
 
 def test_a_killed_actor_is_replaced_and_leaves_no_process(ray_executor):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mimo_hf.scheduler.bounds import act_lower_bound_s, best_act_s, step_lower_bound_s
-from mimo_hf.scheduler.policies import make_policy, optimal_allotment, water_fill
+from mimo_hf.scheduler.policies import make_policy, optimal_allotment, shrinking_optima, water_fill
 from mimo_hf.scheduler.sim import simulate
 from mimo_hf.scheduler.trace import Record, Trace
 from mimo_hf.scheduler.types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
@@ -70,6 +70,25 @@ def test_dynamic_programming_is_the_brute_force_optimum_on_tables(seed):
     filled, left = water_fill(group, free)
     assert left >= 0
     assert total_time(group, filled) >= expected * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_optimum_of_each_prefix_is_that_of_the_prefix_alone(seed):
+    rng = random.Random(seed)
+    group = random_group(rng)
+    if seed % 3 == 0:  # tables somewhere behind convex curves
+        group += random_group(rng, convex=False)[:2] + random_group(rng)[:1]
+    free = rng.randint(0, 16)
+    found = [(list(units), list(times), left) for units, times, left in shrinking_optima(group, free)]
+    assert [len(units) for units, _, _ in found] == list(range(len(group), 0, -1))
+    for units, times, left in found:
+        prefix, dropped = group[: len(units)], group[len(units) :]
+        mine = free + sum(entry.units for entry in dropped)
+        assert sum(units) + left == mine + sum(entry.units for entry in prefix)
+        if all(entry.shape.convex for entry in prefix):
+            assert (units, left) == water_fill(prefix, mine)
+        assert sum(times) == pytest.approx(total_time(prefix, optimal_allotment(prefix, mine)), rel=1e-12)
+        assert sum(times) == pytest.approx(total_time(prefix, units), rel=1e-12)
 
 
 def one_action(serial, t1_s=10.0, high=16):

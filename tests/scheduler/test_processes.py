@@ -1,6 +1,7 @@
 """Processes of the live scheduler: commands and what they see, the scheduler of a script, and its end by Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from mimo_hf.scheduler import Action, Command
+from mimo_hf.scheduler import Action, ActionTimeout, Command
 from mimo_hf.scheduler.executors.guard import tagged
 from mimo_hf.scheduler.executors.local import LocalExecutor
 
@@ -54,6 +55,46 @@ def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
     assert seen.stdout.startswith("1")
     with pytest.raises(ValueError, match="bwrap, docker:IMAGE"):
         LocalExecutor(sandbox="chroot")
+
+
+DOCKER = """#!{python}
+import os, sys
+with open({log!r}, "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "run":
+    os.execvp(sys.argv[sys.argv.index("img") + 1], sys.argv[sys.argv.index("img") + 1 :])
+"""
+
+
+def test_a_container_gets_its_cores_variables_and_limits_and_is_removed_with_its_action(tmp_path, monkeypatch):
+    """With a stand-in for docker that notes what it is told and runs the command itself."""
+    log = tmp_path / "log"
+    (tmp_path / "docker").write_text(DOCKER.format(python=sys.executable, log=str(log)))
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    async def work(scheduler):
+        limits = {"AS": 2**33, "NOFILE": 100}
+        script = Command(("sh", "-c", "echo $A $MIMO_ACTION_CORES"), env={"A": "x"}, limits=limits)
+        result = await scheduler.run(Action("sh", script, {"cpu": 2}))
+        with pytest.raises(ActionTimeout):
+            await scheduler.run(Action("sh", Command(("sleep", "60")), {"cpu": 4}, timeout_s=0.3))
+        return result.stdout
+
+    assert drive(work, sandbox="docker:img") == "x 2\n"
+    run, late, *removed = log.read_text().splitlines()
+    assert run.startswith("run --rm -i --init --name=mimo-")
+    for words in (
+        "--network=none",
+        "--cpus=2",
+        "--env MIMO_ACTION_CORES",
+        "--env A",
+        f"--memory={2**33}",
+        "--ulimit=nofile=100",
+    ):
+        assert words in run
+    name = re.search(r"--name=(\S+)", late).group(1)
+    assert f"rm -f {name}" in removed
 
 
 def test_ctrl_c_leaves_no_process(tmp_path):

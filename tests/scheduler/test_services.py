@@ -182,20 +182,34 @@ def test_a_cancelled_or_late_call_only_loses_its_result():
     assert after == 14
 
 
-def test_the_wait_for_a_restore_is_recorded():
+def test_waiting_restoring_and_running_are_told_apart():
     device = Device(10)
-    services = {"s": Doubler(device, 10)}
+    services = {"s": Doubler(device, 10, restore_s=0.2, call_s=0.1)}
+    restore = services["s"].to_device
+
+    def slowly():
+        time.sleep(0.2)
+        restore()
+
+    services["s"].to_device = slowly
 
     async def work(scheduler):
-        first, second = await scheduler.submit(ask("s", 1)), None
-        await first
-        second = await scheduler.submit(ask("s", 2))
-        await second
-        return first.timing, second.timing
+        handles = []
+        for pause_s in (0.1, 0.2, 0.0):  # the second comes amid the restore, the third amid the call of the first
+            handles.append(await scheduler.submit(ask("s", 1)))
+            await asyncio.sleep(pause_s)
+        for handle in handles:
+            await handle
+        return [handle.timing for handle in handles], scheduler.stats()
 
-    first, second = drive(work, services=services, gpu_bytes=10)
-    assert first["restore_s"] > 0
-    assert "restore_s" not in second
+    timings, stats = drive(work, services=services, gpu_bytes=10)
+    for timing, restored_s, began_s in zip(timings, (0.2, 0.1, 0.0), (0.2, 0.3, 0.4), strict=True):
+        assert timing.get("restore_s", 0.0) == pytest.approx(restored_s, abs=0.05)
+        assert timing["start_s"] - timings[0]["submit_s"] == pytest.approx(began_s, abs=0.05)
+        assert timing["exec_s"] == pytest.approx(0.1, abs=0.05)
+    act_s = sum(timing["end_s"] - timing["submit_s"] for timing in timings)
+    assert stats["overhead_frac"] * act_s == pytest.approx(0.3, abs=0.1)  # what was spent on the restore
+    assert stats["queue_mean"] * 3 == pytest.approx(act_s - 0.3 - 0.3, abs=0.1)
 
 
 class Tied(torch.nn.Module):

@@ -6,6 +6,8 @@ import pickle
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +60,12 @@ def where(city: str) -> str:
 
 
 def spell(word: str) -> str:
+    """
+    Spells a word.
+
+    Args:
+        word: to be spelt.
+    """
     time.sleep(0.1)
     return "-".join(word)
 
@@ -100,11 +108,12 @@ def tiny_model():
     return Qwen2ForCausalLM(config)
 
 
-def make_trainer(tmp_path, kind, prompts, **options):
+def make_trainer(tmp_path, kind, prompts, chat_template=None, **options):
     from datasets import Dataset
     from trl import GRPOConfig
 
     tokenizer = make_tokenizer()
+    tokenizer.chat_template = chat_template
     tokenizer.pad_token = tokenizer.eos_token
     config = GRPOConfig(
         output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], num_generations=4, max_steps=1,
@@ -160,6 +169,33 @@ def test_rewards_and_tools_pickle_with_a_client(samples, scheduler):
     )
     assert score(reward, ["aei"], answer=[2]) == [(97 + 101 + 105) % 7 + 1.0]
     assert tool(word="abc") == "a-b-c"
+
+
+def noting(notes, work, *args):
+    notes.append(work(*args))
+    return notes[-1]
+
+
+def test_grpo_shows_its_model_what_tools_there_are(tmp_path, samples, scheduler, monkeypatch):
+    import trl
+
+    shown = []
+    template = (Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    for tool in (samples.where, ScheduledTool(samples.where, scheduler)):
+        trainer = make_trainer(
+            tmp_path,
+            ScheduledGRPOTrainer,
+            [[{"role": "user", "content": "?"}]],
+            chat_template=template,
+            reward_funcs=[lambda completions, **_: [1.0] * len(completions)],
+            tools=[tool],
+        )
+        tokenize = trainer._tokenize_prompts
+        monkeypatch.setattr(trainer, "_tokenize_prompts", partial(noting, shown, tokenize))
+        trainer.train()
+    plain, scheduled = shown
+    assert plain == scheduled
+    assert "Finds a city." in make_tokenizer().decode(plain[0][0])
 
 
 def test_a_tool_keeps_the_schema_of_its_function(samples, scheduler):

@@ -1,15 +1,24 @@
 """
-Waits for its owner to die, then ends what the owner's workers started and removes its folder: `python -m mimo_hf.scheduler.executors.guard OWNER FOLDER`.
+Waits for its owner to die, then ends what the owner's workers started and removes its folder, its cgroups and its
+containers: `python -m mimo_hf.scheduler.executors.guard OWNER FOLDER CONTAINERS`, with docker, podman or "" as CONTAINERS.
 
-Its standard input is a pipe that only the owner holds open: the kernel closes it however the owner ends.
+The owner writes to its standard input when it closes; the kernel closes that pipe however the owner ends, unless a forked child
+of the owner holds it open.
 """
 
+import contextlib
 import os
+import select
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+
+from ..cpu import cgroup2_parent
+
+CHECK_S = 0.5
 
 
 def tagged(tag: str, leader: int | None = None) -> list[int]:
@@ -56,7 +65,9 @@ def send(pids: list[int], number: int):
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    owner = int(sys.argv[1].partition("-")[0])
+    while os.getppid() == owner and not select.select([sys.stdin], [], [], CHECK_S)[0]:
+        continue
     for _ in range(100):
         left = tagged(f"{sys.argv[1]}-")
         if not left:
@@ -64,6 +75,15 @@ def main():
         send(left, signal.SIGKILL)
         time.sleep(0.02)
     shutil.rmtree(sys.argv[2], ignore_errors=True)
+    if (parent := cgroup2_parent()) is not None:
+        for group in parent.glob(f"mimo-{sys.argv[1]}-*"):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+    if containers := sys.argv[3]:
+        listed = [containers, "ps", "-aq", "--filter", f"name=mimo-{sys.argv[1]}-"]
+        found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
+        if found:
+            subprocess.run([containers, "rm", "-f", *found], capture_output=True, check=False)
 
 
 if __name__ == "__main__":

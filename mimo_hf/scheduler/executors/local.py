@@ -18,7 +18,7 @@ from typing import Any
 
 from ..book import Node
 from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
-from ..errors import ActionTimeout, WorkerLost
+from ..errors import ActionTimeout, NotStarted, WorkerLost
 from ..resources import Cores, GpuCells
 from .guard import send, tagged
 from .worker import LENGTH
@@ -44,17 +44,9 @@ def sandbox(spec: str) -> tuple[str, ...]:
     kind, _, image = spec.partition(":")
     if kind in ("docker", "podman") and image:
         words: tuple[str, ...] = (
-            kind,
-            "run",
-            "--rm",
-            "-i",
-            "--network=none",
-            "-v",
-            "{cwd}:{cwd}",
-            "-w",
-            "{cwd}",
-            image,
-        )
+            kind, "run", "--rm", "-i", "--init", "--name=mimo-{tag}", "--network=none", "--cpus={cores}", "{env}", "{limits}",
+            "-v", "{cwd}:{cwd}", "-w", "{cwd}", image,
+        )  # fmt: skip
     elif spec in SANDBOXES:
         words = SANDBOXES[spec]
     else:
@@ -67,7 +59,8 @@ def sandbox(spec: str) -> tuple[str, ...]:
 class Worker:
     """One warm process and the socket to it."""
 
-    def __init__(self, owner: str, folder: str):
+    def __init__(self, owner: str, folder: str, containers: str = ""):
+        self.containers = containers
         self.tag = f"{owner}-{next(_NAMES)}."  # the dot: no tag begins another
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
@@ -128,6 +121,10 @@ class Worker:
                 await asyncio.sleep(0.01)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
+        if self.containers:  # they are children of a daemon
+            await asyncio.to_thread(
+                subprocess.run, [self.containers, "rm", "-f", f"mimo-{self.tag}"], capture_output=True
+            )
         self._close()
         return escaped
 
@@ -210,6 +207,7 @@ class LocalExecutor:
         self._capacity = {"cpu": wanted, **(resources or {})}
         self.kill_grace_s = kill_grace_s
         self.prefix = globals()["sandbox"](sandbox)
+        self.containers = self.prefix[0] if self.prefix[:1] in (("docker",), ("podman",)) else ""
         self.warm = min(wanted, 8) if warm is None else warm
         self.escaped: list[int] = []
         self._owner = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -229,7 +227,7 @@ class LocalExecutor:
     async def start(self, node_lost: Any = None, node_joined: Any = None):
         self._folder = tempfile.mkdtemp(prefix="mimo-actions-")
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "mimo_hf.scheduler.executors.guard", self._owner, self._folder],
+            [sys.executable, "-m", "mimo_hf.scheduler.executors.guard", self._owner, self._folder, self.containers],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -239,16 +237,27 @@ class LocalExecutor:
         self._idle += started
 
     async def _start_worker(self) -> Worker:
-        worker = Worker(self._owner, self._folder)
+        worker = Worker(self._owner, self._folder, self.containers)
         if self.enforce == "cgroup2" and (parent := cgroup2_parent()) is not None:
             worker.group = CpuGroup(parent, f"mimo-{worker.tag}")
             worker.group.admit(worker.process.pid)
         try:
             await worker.connect()
         except BaseException:
-            await worker.kill(0.0)
+            await _surely(worker.kill(0.0))
             raise
         return worker
+
+    async def _warm_worker(self) -> Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            await worker.kill(0.0)  # died while idle
+        try:
+            return await self._start_worker()
+        except (OSError, WorkerLost) as error:
+            raise NotStarted(f"no worker process could be started: {error}") from error
 
     async def run(
         self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
@@ -265,17 +274,7 @@ class LocalExecutor:
         self, lease: Any, payload: bytes, main: Any = None, timeout_s: float | None = None
     ) -> tuple[bool, bytes, float]:
         """`run`, with the value or exception still pickled."""
-        worker = None
-        while self._idle and worker is None:
-            worker = self._idle.pop()
-            if worker.process.poll() is not None:  # died while idle
-                await worker.kill(0.0)
-                worker = None
-        worker = worker or await self._start_worker()
-        self._busy[lease.seq] = worker
         count = len(lease.cores) or int(lease.resources.get("cpu", 1))
-        if worker.group is not None:
-            worker.group.give(lease.cores)
         request = {"payload": payload, "count": count, "prefix": self.prefix}
         request["pin"] = lease.cores if self.enforce == "affinity" else ()
         request["gpus"] = ",".join(map(str, lease.gpus)) if "gpu" in self._capacity else None
@@ -283,21 +282,32 @@ class LocalExecutor:
             request["main"] = main
         keep = False
         try:
-            await worker.send(pickle.dumps(request))
-            reply = await asyncio.wait_for(worker.receive(), timeout_s)
+            reply = await asyncio.wait_for(self._converse(lease, pickle.dumps(request)), timeout_s)
             good, body, left, exec_s = pickle.loads(reply)
             keep = not left and not self._closed
             return good, body, exec_s
         except asyncio.TimeoutError:
             raise ActionTimeout(f"the action ran longer than timeout_s={timeout_s:g} and was ended.") from None
+        finally:
+            worker = self._busy.get(lease.seq)
+            if worker is not None and not keep:
+                self.escaped += await _surely(worker.kill(self.kill_grace_s))
+            elif worker is not None:
+                if worker.group is not None:
+                    worker.group.rest()
+                self._idle.append(worker)
+            self._busy.pop(lease.seq, None)
+
+    async def _converse(self, lease: Any, request: bytes) -> bytes:
+        """The answer of a worker. Starting it and sending count as running time: they may hang as the action may."""
+        worker = self._busy[lease.seq] = await self._warm_worker()
+        if worker.group is not None:
+            worker.group.give(lease.cores, lease.resources.get("cpu", 0))
+        try:
+            await worker.send(request)
         except (ConnectionError, BrokenPipeError) as error:
             raise WorkerLost(f"worker {worker.process.pid} died; the action may have started.") from error
-        finally:
-            if keep:
-                self._idle.append(worker)
-            else:
-                self.escaped += await _surely(worker.kill(self.kill_grace_s))
-            self._busy.pop(lease.seq, None)
+        return await worker.receive()
 
     def workers(self) -> list[int]:
         """Process ids, idle and busy."""
@@ -309,8 +319,8 @@ class LocalExecutor:
         busy = list(self._busy.values())
         await asyncio.gather(*(worker.kill(self.kill_grace_s if worker in busy else 0.0) for worker in workers))
         if self._guard is not None:
-            self._guard.stdin.close()
-            self._guard.wait()
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.communicate(b"close")
 
 
 def _first(nodes: list[list[int]], count: int) -> list[list[int]]:

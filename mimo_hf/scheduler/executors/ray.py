@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..book import Lease, Node
-from ..errors import ActionTimeout, SchedulerError, WorkerLost
+from ..errors import ActionTimeout, NotStarted, SchedulerError, WorkerLost
 from ..resources import Cores, GpuCells
 from .local import LocalExecutor
 
 try:
     import ray
-    from ray.exceptions import RayActorError, RayError
+    from ray.exceptions import RayActorError, RayError, RayTaskError
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
@@ -62,7 +62,7 @@ class NodeWorker:
         except asyncio.CancelledError:
             return "cancelled", b"", 0.0
         except (ActionTimeout, WorkerLost) as error:
-            return "timeout" if isinstance(error, ActionTimeout) else "lost", str(error).encode(), 0.0
+            return type(error).__name__, str(error).encode(), 0.0
         finally:
             self._running.pop(lease.seq, None)
 
@@ -214,7 +214,7 @@ class RayExecutor:
         name = lease.node.name
         actor = self._actors.get(name)
         if actor is None:
-            raise WorkerLost(f"node {name} died before the action was sent to it.")
+            raise NotStarted(f"node {name} died before the action was sent to it.")
         remote = RemoteLease(lease.seq, lease.cores, lease.gpus, lease.resources)
         call = actor.perform.remote(remote, payload, main, timeout_s)
         try:
@@ -223,13 +223,14 @@ class RayExecutor:
             with contextlib.suppress(RayError):
                 await actor.cancel.remote(lease.seq)
             raise
+        except RayTaskError as error:
+            raise SchedulerError(f"node {name} could not run the action: {error.cause!r}") from error
         except RayError as error:
             self._lose(name, actor)
             raise WorkerLost(f"node {name} died; the action may have started ({type(error).__name__}).") from error
-        if word == "timeout":
-            raise ActionTimeout(body.decode())
-        if word == "lost":
-            raise WorkerLost(body.decode())
+        for fault in (ActionTimeout, NotStarted, WorkerLost):
+            if word == fault.__name__:
+                raise fault(body.decode())
         if word == "cancelled":
             raise SchedulerError("the action was ended on its node.")
         return word == "done", pickle.loads(body), exec_s

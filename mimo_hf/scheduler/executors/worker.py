@@ -6,6 +6,7 @@ what its actions leave behind, so that nothing they start outlives it unseen.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import inspect
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from ..cpu import pin, thread_variables
 from ..types import Command, CommandResult
 
 LENGTH = struct.Struct("!Q")
+LINGER_S = 0.02
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KEPT_VARIABLES = (
     "PATH",
@@ -66,12 +69,28 @@ def die_with_parent():
 
 
 def children() -> list[int]:
-    """Processes that this one has left, adopted ones too."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    try:
-        return [int(pid) for pid in path.read_text().split()]
-    except FileNotFoundError:
-        return []
+    """Processes that this one has left, those of its threads and adopted ones too."""
+    found: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text().split())
+        except FileNotFoundError:  # a thread that has ended since
+            continue
+    return found
+
+
+def left_behind() -> list[int]:
+    """Processes of an action that is over. Those that have ended are reaped, those about to (a sandbox's own) have a moment."""
+    deadline = time.monotonic() + LINGER_S
+    while left := children():
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        left = children()
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(LINGER_S / 20)
+    return []
 
 
 def clean_folder() -> str:
@@ -89,10 +108,29 @@ def _text(file: Any) -> str:
     return file.read().decode(errors="replace")
 
 
+def wrapper(
+    prefix: tuple[str, ...], folder: str, cores: int, variables: Mapping[str, str], limits: Mapping[str, int]
+) -> list[str]:
+    """The words of a sandbox; those of containers say which variables and limits to pass on."""
+    words: list[str] = []
+    tag = os.environ.get("MIMO_WORKER_TAG", "")
+    for part in prefix:
+        if part == "{env}":
+            words += [word for name in variables for word in ("--env", name)]
+        elif part == "{limits}":  # containers limit memory, not address space
+            words += [
+                f"--memory={n}" if name == "AS" else f"--ulimit={name.lower()}={n}" for name, n in limits.items()
+            ]
+        else:
+            words.append(part.format(cwd=folder, cores=cores, tag=tag))
+    return words
+
+
 def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> CommandResult:
     """Runs the program in an empty folder with few variables, its rlimits and no core dump."""
     folder = command.cwd or clean_folder()
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    given = {**thread_variables(cores), **command.env}
     limits = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in command.limits.items()]
 
     def prepare():
@@ -108,13 +146,13 @@ def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> Comman
             fed.write(stdin)
             fed.seek(0)
         process = subprocess.Popen(
-            [*(part.replace("{cwd}", folder) for part in prefix), *command.argv],
+            [*wrapper(prefix, folder, cores, given, command.limits), *command.argv],
             stdin=subprocess.DEVNULL if stdin is None else fed,
             stdout=out,
             stderr=error,
             cwd=folder,
-            env={**kept, "HOME": folder, **thread_variables(cores), **command.env},
-            preexec_fn=prepare if limits else None,  # noqa: PLW1509  one thread here; slow, so only where needed
+            env={**kept, "HOME": folder, **given},
+            preexec_fn=prepare if limits and "{limits}" not in prefix else None,  # noqa: PLW1509  one thread here; slow, so only where needed
         )
         process.wait()
         result = CommandResult(process.returncode, _text(out), _text(error))
@@ -143,7 +181,8 @@ def answer(request: dict[str, Any]) -> bytes:
         body = pickle.dumps(perform(request))
     except BaseException as error:  # noqa: BLE001  SystemExit of an action must not end the worker unseen
         good, body = False, _pickled_error(error)
-    return pickle.dumps((good, body, children(), time.perf_counter() - begin))
+    exec_s = time.perf_counter() - begin
+    return pickle.dumps((good, body, left_behind(), exec_s))
 
 
 def _pickled_error(error: BaseException) -> bytes:

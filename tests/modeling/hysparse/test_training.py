@@ -233,6 +233,11 @@ def test_attention_without_sinks_is_refused(small_model):
         small_model().set_attn_implementation("sdpa")
 
 
+def test_the_kernel_of_layers_is_no_attention_implementation(small_model):
+    with pytest.raises(ValueError, match=r"'mimo-hf/hysparse-attn': this kernel replaces layers.*register_layers"):
+        small_model().set_attn_implementation("mimo-hf/hysparse-attn")
+
+
 def test_not_a_number_stays_in_its_row(small_model, tokens):
     model = small_model()
     embeddings = model.model.embed_tokens(tokens(2, 30)).detach()

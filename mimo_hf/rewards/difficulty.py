@@ -1,0 +1,221 @@
+"""
+Levels of test difficulty, and what a program earns that passes some of the tests.
+
+Source: MiMo (arXiv 2505.07608), section 3.3.1. How tests are grouped and what a level is worth is not in the report: thresholds and
+equal shares are our choice.
+"""
+
+import itertools
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+METHODS = ("thresholds", "jenks", "quantile")
+SCHEMES = ("vanilla", "strict", "soft")
+
+
+@dataclass(frozen=True)
+class TestLevels:
+    """
+    Levels of one problem's tests, the columns of `test_difficulty_code_reward`.
+
+    Args:
+        kept: indices of the tests that remain.
+        test_levels: level of each kept test, 0 is the easiest; every level has a test.
+        level_scores: what each level is worth; they sum to 1.
+    """
+
+    __test__ = False  # the name is the paper's: pytest must not collect it
+    kept: list[int]
+    test_levels: list[int]
+    level_scores: list[float]
+
+
+def pass_rates(rollouts: Sequence[Sequence[bool | None]]) -> list[float]:
+    """
+    p_j, the mean over models and their rollouts of "passes test j".
+
+    Args:
+        rollouts: one row a program, of all models, one verdict a test; None (not known) is left out.
+    """
+    if not rollouts or len({len(row) for row in rollouts}) != 1:
+        raise ValueError("`rollouts` must hold at least one row, all of one verdict a test.")
+    rates = []
+    for index, column in enumerate(zip(*rollouts, strict=True)):
+        known = [bool(verdict) for verdict in column if verdict is not None]
+        if not known:
+            raise ValueError(f"`rollouts` has no verdict on test {index}: run it again.")
+        rates.append(sum(known) / len(known))
+    return rates
+
+
+def assign_levels(
+    rates: Sequence[float],
+    n_levels: int = 3,
+    method: str = "thresholds",
+    thresholds: Sequence[float] = (0.3, 0.7),
+) -> list[int]:
+    """
+    The level of each test, 0 is the easiest; empty levels are left out. Tests with equal pass rates share a level, and the order of
+    the tests does not matter.
+
+    Args:
+        rates: pass rate of each test, in 0..1.
+        n_levels: levels at most.
+        method: "thresholds"; "jenks" (least squared deviation inside the levels); "quantile" (levels of about equal size).
+        thresholds: rising, `n_levels - 1` of them; a rate that equals one belongs to the easier level.
+    """
+    return _dense(_raw_levels(rates, n_levels, method, thresholds))
+
+
+def level_scores(test_levels: Sequence[int], scores: str | Sequence[float] = "equal") -> list[float]:
+    """
+    What each level is worth, summing to 1.
+
+    Args:
+        test_levels: level of each test, without gaps.
+        scores: "equal", "by_size" (in proportion to its tests), or a non-negative number for each level.
+    """
+    sizes = Counter(test_levels)
+    if not sizes or sorted(sizes) != list(range(len(sizes))):
+        raise ValueError(f"`test_levels` must use all levels from 0 to the highest, not {sorted(sizes)}.")
+    if scores == "equal":
+        weights = [1.0] * len(sizes)
+    elif scores == "by_size":
+        weights = [float(sizes[level]) for level in range(len(sizes))]
+    elif isinstance(scores, str):
+        raise ValueError(f"`scores` must be equal, by_size or a number for each level, not {scores!r}.")
+    else:
+        weights = [float(score) for score in scores]
+        if len(weights) != len(sizes) or not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+            raise ValueError(f"`scores` must hold {len(sizes)} non-negative numbers, not all zero; not {scores!r}.")
+    return [weight / sum(weights) for weight in weights]
+
+
+def grade_tests(
+    rates: Sequence[float],
+    n_levels: int = 3,
+    method: str = "thresholds",
+    thresholds: Sequence[float] = (0.3, 0.7),
+    scores: str | Sequence[float] = "equal",
+    drop_unpassable: bool = False,
+) -> TestLevels:
+    """
+    Levels and scores of one problem's tests from their pass rates.
+
+    Args:
+        rates, n_levels, method, thresholds: see `assign_levels`.
+        scores: see `level_scores`; a number for each of the `n_levels`, rescaled over those that have tests.
+        drop_unpassable: leave out tests that nobody ever passed: they may be broken.
+    """
+    raw = _raw_levels(rates, n_levels, method, thresholds)
+    kept = [index for index, rate in enumerate(rates) if rate > 0 or not drop_unpassable]
+    if len(kept) < len(raw):
+        logger.warning("%d of %d tests were never passed and are left out.", len(raw) - len(kept), len(raw))
+    if not kept:
+        raise ValueError(
+            "`rates` are all 0, and `drop_unpassable` leaves no test: drop the problem or mend its tests."
+        )
+    raw = [raw[index] for index in kept]
+    levels = _dense(raw)
+    if not isinstance(scores, str):
+        if len(scores) != n_levels:
+            raise ValueError(f"`scores` must hold {n_levels} numbers, one for each of `n_levels`, not {len(scores)}.")
+        scores = [scores[level] for level in sorted(set(raw))]
+    return TestLevels(kept, levels, level_scores(levels, scores))
+
+
+def score(
+    passed: Sequence[bool], test_levels: Sequence[int], level_scores: Sequence[float], scheme: str = "strict"
+) -> float:
+    """
+    The reward of a program, in 0..1; 1 if and only if it passes all tests.
+
+    Args:
+        passed: whether it passes each test.
+        test_levels: level of each test, 0 is the easiest.
+        level_scores: what each level is worth; they sum to 1.
+        scheme: "vanilla" (all tests or nothing), "strict" (a level counts if all its tests and those of easier levels are passed), or
+            "soft" (each level counts by the share of its tests that are passed).
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
+    if len(passed) != len(test_levels) or not test_levels:
+        raise ValueError(
+            f"`passed` has {len(passed)} entries and `test_levels` {len(test_levels)}: one for each test."
+        )
+    if sorted(set(test_levels)) != list(range(len(level_scores))) or abs(sum(level_scores) - 1) > 1e-6:
+        raise ValueError(
+            f"`test_levels` use {sorted(set(test_levels))} and `level_scores` are {list(level_scores)}: every level from 0 needs a test "
+            "and a score, and the scores must sum to 1."
+        )
+    if all(passed):
+        return 1.0
+    if scheme == "vanilla":
+        return 0.0
+    shares = []
+    for level in range(len(level_scores)):
+        verdicts = [bool(verdict) for verdict, own in zip(passed, test_levels, strict=True) if own == level]
+        shares.append(sum(verdicts) / len(verdicts))
+    if scheme == "strict":
+        shares = [1.0] * len(list(itertools.takewhile(lambda share: share == 1.0, shares)))
+    return sum(worth * share for worth, share in zip(level_scores, shares, strict=False))
+
+
+def _raw_levels(rates: Sequence[float], n_levels: int, method: str, thresholds: Sequence[float]) -> list[int]:
+    if not len(rates):
+        raise ValueError("`rates` is empty: a problem needs at least one test.")
+    wrong = [rate for rate in rates if not 0 <= rate <= 1]  # NaN too
+    if wrong:
+        raise ValueError(f"`rates` must lie in 0..1; {wrong[0]!r} does not.")
+    if n_levels < 1:
+        raise ValueError(f"`n_levels` must be at least 1, not {n_levels!r}.")
+    if method == "thresholds":
+        if len(thresholds) != n_levels - 1 or list(thresholds) != sorted(set(thresholds)):
+            raise ValueError(
+                f"`thresholds` must be {n_levels - 1} rising numbers for {n_levels} levels: {thresholds!r}."
+            )
+        return [sum(rate < threshold for threshold in thresholds) for rate in rates]
+    if method == "quantile":
+        return [sum(other > rate for other in rates) * n_levels // len(rates) for rate in rates]
+    if method == "jenks":
+        return _natural_breaks(rates, n_levels)
+    raise ValueError(f"`method` must be one of {', '.join(METHODS)}, not {method!r}.")
+
+
+def _dense(raw: Sequence[int]) -> list[int]:
+    rank = {level: place for place, level in enumerate(sorted(set(raw)))}
+    return [rank[level] for level in raw]
+
+
+def _natural_breaks(rates: Sequence[float], n_levels: int) -> list[int]:
+    """Levels with the least sum of squared deviations from their means, by dynamic programming over the distinct rates."""
+    counts = Counter(rates)
+    values = sorted(counts, reverse=True)
+    groups = min(n_levels, len(values))
+    weight = [0, *itertools.accumulate(counts[value] for value in values)]
+    first = [0.0, *itertools.accumulate(counts[value] * value for value in values)]
+    second = [0.0, *itertools.accumulate(counts[value] * value * value for value in values)]
+
+    def deviation(start: int, stop: int) -> float:
+        total = first[stop] - first[start]
+        return second[stop] - second[start] - total * total / (weight[stop] - weight[start])
+
+    best: list[tuple[float, list[int]]] = [(deviation(0, stop), [0]) for stop in range(1, len(values) + 1)]
+    for used in range(1, groups):
+        best = [
+            min(
+                (
+                    (best[start - 1][0] + deviation(start, stop), [*best[start - 1][1], start])
+                    for start in range(used, stop)
+                ),
+                default=(math.inf, []),
+            )
+            for stop in range(1, len(values) + 1)
+        ]
+    starts = best[-1][1]
+    place = {value: sum(start <= index for start in starts) - 1 for index, value in enumerate(values)}
+    return [place[rate] for rate in rates]

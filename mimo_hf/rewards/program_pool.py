@@ -1,0 +1,266 @@
+"""Warm processes that run Python programs, each in a fresh fork with limits. What contains a program is up to the command."""
+
+import contextlib
+import json
+import math
+import os
+import queue
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+GRACE_S = 0.75
+START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What a program may use.
+
+    Args:
+        timeout_s: wall-clock time; a CPU limit stands beside it.
+        memory_bytes: address space of each of its processes.
+        output_bytes: size of each file it writes, standard output included.
+        processes: processes and threads, the first one included.
+    """
+
+    timeout_s: float = 6.0
+    memory_bytes: int = 512 << 20
+    output_bytes: int = 64 << 10
+    processes: int = 32
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` of Limits must be a positive number, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    What a program did.
+
+    Args:
+        status: "ok" (it ended by itself with exit code 0: no proof that it did its work), "runtime_error", "timeout", "memory",
+            "output_limit", or "infra": the program could not be run, which says nothing about it.
+        stdout: its standard output, undecodable bytes replaced.
+        stderr: its last words, or why it could not be run.
+        duration_s: from its start until all its processes were gone.
+    """
+
+    status: str
+    stdout: str = ""
+    stderr: str = ""
+    duration_s: float = 0.0
+
+
+class ServerLost(RuntimeError):
+    """A server process could not be started, or ended without an answer."""
+
+
+class _Server:
+    """One process of `program_server.py` and the socket to it."""
+
+    def __init__(self, command: Callable[[int], list[str]], environment: dict[str, str]):
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        words = command(theirs.fileno())
+        self.clean = True
+        self.stderr = os.memfd_create("stderr")
+        try:
+            self.process = subprocess.Popen(
+                words,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self.stderr,
+                start_new_session=True,
+                env=environment,
+            )
+        except OSError as error:
+            self.channel.close()
+            os.close(self.stderr)
+            raise ServerLost(f"{words[0]} could not be started: {error}") from error
+        finally:
+            theirs.close()
+        self.channel.settimeout(START_S)
+        try:
+            ready = self.channel.recv(16)
+        except OSError:
+            ready = b""
+        if ready != b"ready":
+            self.channel.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+            said = os.pread(self.stderr, 2000, 0).decode(errors="replace").strip()
+            self.close()
+            raise ServerLost(f"{words[0]} did not start a program server: {said or 'it said nothing'}")
+
+    def run(self, source: bytes, stdin: bytes, limits: Limits, call: bool) -> Result:
+        """TimeoutError if no answer comes in time, ServerLost if none will; the server is of no use afterwards."""
+        files = [os.memfd_create(name) for name in ("source", "stdin", "stdout", "stderr")]
+        try:
+            for file, content in zip(files, (source, stdin), strict=False):
+                _write(file, content)
+            request = {"timeout_s": limits.timeout_s, "rlimits": _rlimits(limits), "call": call}
+            self.channel.settimeout(limits.timeout_s + GRACE_S)
+            try:
+                socket.send_fds(self.channel, [json.dumps(request).encode()], files)
+                reply = self.channel.recv(1 << 16)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise ServerLost(f"the program server went away: {error}") from error
+            if not reply:
+                raise ServerLost("the program server ended while it ran a program.")
+            answer = json.loads(reply)
+            self.clean = answer["clean"]
+            out = os.pread(files[2], limits.output_bytes, 0).decode(errors="replace")
+            size = os.fstat(files[3]).st_size
+            said = os.pread(files[3], 2000, max(0, size - 2000)).decode(errors="replace")
+            return Result(_status(answer, said), out, said, answer["duration_s"])
+        finally:
+            for file in files:
+                os.close(file)
+
+    def close(self):
+        """The server ends itself and all it has started once its channel closes; by force if it does not."""
+        self.channel.close()
+        try:
+            self.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            for pid in [*_children(self.process.pid), self.process.pid]:  # the inner ones first: it reaps them
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+        os.close(self.stderr)
+
+
+def _write(file: int, content: bytes):
+    written = 0
+    while written < len(content):
+        written += os.pwrite(file, content[written:], written)
+
+
+def _rlimits(limits: Limits) -> dict[str, int]:
+    return {
+        "CPU": math.ceil(limits.timeout_s) + 1,
+        "AS": limits.memory_bytes,
+        "FSIZE": limits.output_bytes,
+        "NPROC": limits.processes,
+        "NOFILE": 64,
+        "CORE": 0,
+        "MSGQUEUE": 0,
+    }
+
+
+def _status(answer: dict, said: str) -> str:
+    if answer["how"] == "timeout" or answer["status"] == -signal.SIGXCPU:
+        return "timeout"
+    if answer["status"] == -signal.SIGXFSZ:
+        return "output_limit"
+    if answer["status"] == -signal.SIGKILL or said.rstrip().rpartition("\n")[2].startswith("MemoryError"):
+        return "memory"
+    return "runtime_error" if answer["status"] else "ok"
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+class ProgramPool:
+    """
+    Args:
+        command: the words that start a server on the socket of the given number.
+        workers: programs that run at once.
+        environment: of the servers.
+    """
+
+    def __init__(self, command: Callable[[int], list[str]], workers: int, environment: dict[str, str]):
+        if workers < 1:
+            raise ValueError(f"`workers` must be at least 1, not {workers!r}.")
+        self.command, self.workers, self.environment = command, workers, environment
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def _own(self):
+        """A fork shares neither servers nor threads."""
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._pid = os.getpid()
+            self._slots: queue.LifoQueue[_Server | None] = queue.LifoQueue()
+            for _ in range(self.workers):
+                self._slots.put(None)
+            # Servers die with the thread that started them (PR_SET_PDEATHSIG), so one that stays starts them all.
+            self._starter = ThreadPoolExecutor(1, "mimo-program-starter")
+
+    def _start(self) -> _Server:
+        return self._starter.submit(_Server, self.command, self.environment).result()
+
+    def check(self):
+        """Starts a server if none is warm; ServerLost if that can't be done."""
+        self._own()
+        server = self._slots.get()
+        try:
+            server = server or self._start()
+        finally:
+            self._slots.put(server)
+
+    def run(self, source: str | bytes, stdin: str | bytes, limits: Limits, call: bool = False) -> Result:
+        """Runs one program, when a worker is free. Never raises because of what the program does."""
+        source = source.encode(errors="surrogatepass") if isinstance(source, str) else source
+        stdin = stdin.encode(errors="surrogatepass") if isinstance(stdin, str) else stdin
+        self._own()
+        server = self._slots.get()
+        try:
+            result, server = self._run(server, source, stdin, limits, call)
+        except BaseException:  # an interrupt: the server's answer would be taken for that of the next program
+            if server is not None:
+                server.close()
+            server = None
+            raise
+        finally:
+            self._slots.put(server)
+        return result
+
+    def _run(
+        self, server: _Server | None, source: bytes, stdin: bytes, limits: Limits, call: bool
+    ) -> tuple[Result, _Server | None]:
+        """The result, and the server if it may be used again."""
+        result = Result("infra")
+        for _ in range(2):  # a server may have been lost through no fault of this program
+            try:
+                server = server or self._start()
+                result = server.run(source, stdin, limits, call)
+                if server.clean:
+                    return result, server
+            except TimeoutError:
+                result = Result("timeout", duration_s=limits.timeout_s + GRACE_S)
+            except ServerLost as lost:
+                result = Result("infra", stderr=str(lost))
+            if server is not None:
+                server.close()
+            server = None
+            if result.status != "infra":
+                break
+        return result, None
+
+    def close(self):
+        """Ends all servers; the next program starts new ones."""
+        if self._pid != os.getpid():
+            return
+        for _ in range(self.workers):
+            server = self._slots.get()
+            if server is not None:
+                server.close()
+        self._starter.shutdown()
+        self._pid = 0

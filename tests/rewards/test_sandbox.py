@@ -1,0 +1,406 @@
+"""Programs that misbehave are contained, end in time, and leave nothing."""
+
+import glob
+import os
+import pickle
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mimo_hf.rewards import Limits, Sandbox
+from mimo_hf.rewards.program_pool import GRACE_S
+
+from .conftest import LIMITS, open_sandbox
+
+ANSWER = "print(int(input()) + 1)"
+
+# Each must not end as "ok" with an output; the status where there is only one right one.
+HOSTILE = {
+    "infinite loop": ("while True: pass", "timeout"),
+    "sleep": ("import time; time.sleep(1e9)", None),
+    "fork bomb": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "timeout"),
+    "10 GB of memory": ("x = bytearray(10 * 2**30)", "memory"),
+    "list that grows": ("x = []\nwhile True: x.append(bytes(1 << 20))", "memory"),
+    "10^9 characters": ("print('x' * 10**9)", None),
+    "endless output": ("while True: print('x' * 1000)", "output_limit"),
+    "10 GB file": ("f = open('big', 'wb')\nfor _ in range(10240): f.write(bytes(1 << 20))", "output_limit"),
+    "many files": ("n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(60000)); n += 1", None),
+    "sys.exit(0)": ("import sys; sys.exit(0)", "ok"),
+    "os._exit(0)": ("import os; os._exit(0)", "ok"),
+    "closed stdout": ("import os\nos.close(1)\nprint(8)", None),
+    "stdout duplicated to stderr": ("import os\nos.dup2(2, 1)\nprint(8)", None),
+    "SIGTERM ignored": ("import signal\nfor n in (15, 2, 1): signal.signal(n, signal.SIG_IGN)\nwhile True: pass", "timeout"),
+    "recursion": ("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1) + 1\nf(0)", None),
+    "recursion in C": ("import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)", None),
+    "segmentation fault": ("import ctypes\nctypes.string_at(0)", "runtime_error"),
+    "raises": ("raise ValueError('no')", "runtime_error"),
+    "NUL byte": ("print(8)\0", "runtime_error"),
+    "no syntax": ("print(8", "runtime_error"),
+    "lone surrogate": ("\ud800", "runtime_error"),
+    "deep folders": ("import os\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')", None),
+    "closed folder": ("import os\nos.mkdir('d'); open('d/f', 'w'); os.chmod('d', 0)", "ok"),
+    "links": ("import os\nos.symlink('/', 'root'); os.symlink('loop', 'loop'); os.link('loop', 'other')", "ok"),
+    "kills itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", None),
+    "stops itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "timeout"),
+    "ends its threads' way": ("import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,)).start()", "timeout"),
+}  # fmt: skip
+
+# Signals to others: only where a PID namespace stands between them and the processes of whoever runs these tests.
+GUARD = "import os\nif os.path.exists('/etc/passwd'): raise SystemExit('this is no sandbox')\n"
+KILLERS = {
+    "kills everything": "import os, signal\nos.kill(-1, signal.SIGKILL)\nwhile True: pass",
+    "kills its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nwhile True: pass",
+    "kills all it can name": "import os\nfor pid in range(1, 1000):\n    if pid != os.getpid():\n        try: os.kill(pid, 9)\n        except OSError: pass\nwhile True: pass",
+}
+
+# Its children hold standard output open, in sessions of their own, and would go on writing files.
+DAEMON = """
+import os, sys, time
+print(int(input()) + 1, flush=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.environ.clear()
+        while True: time.sleep(0.01)
+    os._exit(0)
+"""
+
+
+def stat(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def tree(root):
+    parents = {}
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdecimal() and stat(entry)[0] not in "ZX":
+                parents[int(entry)] = int(stat(entry)[1])
+        except OSError:
+            continue
+    below, waiting = [], [root]
+    while waiting:
+        parent = waiting.pop()
+        children = [pid for pid, own in parents.items() if own == parent]
+        below += children
+        waiting += children
+    return sorted(below)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_program_ends_in_time_without_a_right_answer_and_the_next_one_runs(sandbox, name):
+    source, status = HOSTILE[name]
+    begin = time.monotonic()
+    result = sandbox.run(source, "7\n")
+    assert (
+        time.monotonic() - begin < LIMITS.timeout_s + GRACE_S + 2
+    )  # beyond the 1 s: starting a new server on a busy machine
+    assert result.status != "infra"
+    if status is not None:
+        assert result.status == status
+    assert result.stdout.strip() != "8"
+    after = sandbox.run(ANSWER, "7\n", replace(LIMITS, timeout_s=20))
+    assert (after.status, after.stdout) == ("ok", "8\n")
+
+
+@pytest.mark.parametrize("name", KILLERS)
+def test_a_program_that_kills_reaches_nobody_in_bubblewrap(bwrap, name):
+    bwrap.run("pass")
+    before = tree(os.getpid())
+    assert bwrap.run(GUARD + KILLERS[name]).status in ("timeout", "runtime_error")
+    assert tree(os.getpid()) == before
+    assert bwrap.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
+
+
+def test_a_five_megabyte_source_is_no_trouble(sandbox):
+    assert sandbox.run("x = 1\n" * 800_000 + "print(9)").stdout in ("", "9\n")
+    assert sandbox.run(ANSWER, "7").stdout == "8\n"
+
+
+def test_a_daemon_does_not_outlive_its_program_nor_hold_it_up(sandbox):
+    sandbox.run("pass")
+    before = tree(os.getpid())
+    result = sandbox.run(DAEMON, "7\n", replace(LIMITS, timeout_s=20))
+    assert (result.status, result.stdout) == ("ok", "8\n")
+    assert result.duration_s < 10
+    assert tree(os.getpid()) == before
+
+
+def test_undecodable_output_is_replaced(sandbox):
+    result = sandbox.run("import sys; sys.stdout.buffer.write(b'\\xff8\\n')")
+    assert result.stdout == "\ufffd8\n"
+
+
+def test_output_is_kept_up_to_its_limit(sandbox):
+    within = sandbox.run(f"print('x' * {LIMITS.output_bytes - 1})")
+    assert (within.status, len(within.stdout)) == ("ok", LIMITS.output_bytes)
+    beyond = sandbox.run(f"print('x' * {LIMITS.output_bytes})")
+    assert (beyond.status, len(beyond.stdout)) == ("output_limit", LIMITS.output_bytes)
+
+
+def test_a_program_sees_an_empty_environment_and_an_empty_folder(sandbox, monkeypatch):
+    monkeypatch.setenv("MIMO_TEST_TOKEN", "secret-token")
+    sandbox.run("open('left', 'w').write('behind')")
+    seen = sandbox.run("import os; print(dict(os.environ), os.listdir('.'))").stdout
+    assert "secret" not in seen
+    assert seen.endswith("[]\n")
+    assert set(eval(seen.rpartition("[")[0])) <= {"LC_CTYPE", "PWD"}
+
+
+def test_no_environment_of_any_process_shows_the_parents(monkeypatch):
+    """bwrap must itself start with an empty one: /proc/1/environ shows it, whatever is cleared for the child."""
+    monkeypatch.setenv("MIMO_TEST_TOKEN", "secret-token")
+    with open_sandbox("bwrap") as fresh:
+        seen = fresh.run(
+            "import glob\nfor path in glob.glob('/proc/*/environ'):\n    try: print(path, open(path).read())\n    except OSError: pass"
+        )
+        assert "/proc/" in seen.stdout
+        assert "secret" not in seen.stdout
+        server = next(
+            pid for pid in tree(os.getpid()) if b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        assert b"secret" not in Path(f"/proc/{server}/environ").read_bytes()
+
+
+# The marker's halves never meet in the scan itself.
+SCAN = """
+import re
+pattern = re.compile({first!r}.encode() + b"(?={second})")
+hits = 0
+with open("/proc/self/mem", "rb", 0) as memory:
+    for line in open("/proc/self/maps").readlines():
+        span, permissions, *_ = line.split()
+        if not permissions.startswith("rw"):
+            continue
+        start, end = (int(part, 16) for part in span.split("-"))
+        try:
+            memory.seek(start)
+            hits += len(pattern.findall(memory.read(end - start)))
+        except (OSError, ValueError):
+            continue
+print(hits)
+"""
+
+
+def test_a_program_finds_nothing_of_the_one_before_in_its_memory(bwrap):
+    """Servers never hold a program or its input: the fork reads them."""
+    first, second = secrets.token_hex(8), secrets.token_hex(8)
+    scan = SCAN.format(first=first, second=second)
+    limits = replace(LIMITS, timeout_s=20)
+    assert bwrap.run(f"text = '{first}{second}' * 1000\nprint(text)", first + second, limits).status == "ok"
+    assert bwrap.run(scan, "", limits).stdout == "0\n"
+    holding = bwrap.run(f"import sys\nheld = sys.stdin.read()\n{scan}", first + second, limits)
+    assert int(holding.stdout) > 0  # the scan does find what is there
+
+
+def test_no_host_file_and_no_network_is_within_reach(bwrap, tmp_path):
+    (tmp_path / "gold.txt").write_text("the answer")
+    listener = "import socket; s = socket.socket(); s.settimeout(1)\ntry: s.connect(({host!r}, 80)); print('connected')\nexcept OSError: print('no')"
+    for path in (tmp_path / "gold.txt", "/etc/passwd", "/proc/1/mem", f"/proc/{os.getpid()}/environ", __file__):
+        seen = bwrap.run(f"try: print(open({str(path)!r}).read())\nexcept OSError: print('no')")
+        assert seen.stdout == "no\n", path
+    for host in ("127.0.0.1", "169.254.169.254", "1.1.1.1"):
+        assert bwrap.run(listener.format(host=host)).stdout == "no\n"
+    assert (
+        bwrap.run(
+            "import os; print(sorted(p for p in os.listdir('/proc') if p.isdecimal()), os.getuid())"
+        ).stdout.count("'")
+        == 4
+    )
+
+
+def test_nothing_but_the_scratch_folder_is_writable_and_that_is_small(bwrap):
+    seen = bwrap.run(
+        "import os\nfor top, folders, files in os.walk('/'):\n"
+        "    folders[:] = [f for f in folders if top + f not in ('/proc', '/usr', '/tmp')]\n"
+        "    try: open(os.path.join(top, 'x'), 'w'); print(top)\n    except OSError: pass",
+        limits=replace(LIMITS, timeout_s=20),
+    )
+    assert (seen.status, seen.stdout) == ("ok", "")
+    full = bwrap.run(
+        "n = 0\ntry:\n    while True: open(f'/tmp/{n}', 'wb').write(bytes(60000)); n += 1\nexcept OSError: print(n)",
+        limits=replace(LIMITS, timeout_s=20),
+    )
+    assert 100 < int(full.stdout) < 300  # 16 MiB
+
+
+def test_shared_memory_of_system_v_does_not_reach_the_next_program(bwrap):
+    leave = "import ctypes\nprint(ctypes.CDLL(None).shmget(4711, 4096, 0o1666))"
+    find = "import ctypes\nprint(ctypes.CDLL(None).shmget(4711, 4096, 0))"
+    assert int(bwrap.run(leave).stdout) >= 0
+    assert int(bwrap.run(find).stdout) == -1
+
+
+def test_the_warm_server_cannot_be_ended_from_inside(bwrap):
+    pids = [bwrap.run(ANSWER, "1").status and os_servers() for _ in range(2)]
+    bwrap.run(GUARD + "for n in range(1, 65):\n    try: os.kill(1, n)\n    except OSError: pass")
+    assert pids[0] == pids[1] == os_servers()
+
+
+def os_servers():
+    return sorted(pid for pid in tree(os.getpid()) if b"bwrap" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+@pytest.mark.parametrize("backend", ["bwrap", "subprocess"])
+def test_two_hundred_runs_leave_no_process_no_folder_and_no_open_file(backend):
+    def census():
+        folders = glob.glob(os.path.join(tempfile.gettempdir(), "mimo-program-*"))
+        return len(os.listdir("/proc/self/fd")), len(tree(os.getpid())), len(folders)
+
+    with open_sandbox(backend) as warm:
+        warm.run("pass")
+    before = census()
+    with open_sandbox(backend, workers=2) as opened:
+        for index in range(200):
+            opened.run("open('f', 'w').write('x')" if index % 20 else DAEMON, "7")
+    assert census() == before
+
+
+def test_no_more_programs_run_at_once_than_there_are_workers(any_sandbox):
+    source = "import time; print(time.monotonic()); time.sleep(0.15); print(time.monotonic())"
+    limits = replace(LIMITS, timeout_s=20)
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: any_sandbox.run(source, "", limits), range(8)))
+    spans = [tuple(map(float, result.stdout.split())) for result in results]
+    overlaps = [sum(begin <= point < end for begin, end in spans) for point, _ in spans]
+    assert max(overlaps) == 2
+
+
+def test_a_slow_program_does_not_hold_up_the_other_worker(any_sandbox):
+    any_sandbox.run("pass")
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(any_sandbox.run, "import time; time.sleep(100)", "", replace(LIMITS, timeout_s=3))
+        quick = [any_sandbox.run(ANSWER, str(n)).stdout for n in range(5)]
+        assert not slow.done()
+        assert slow.result().status == "timeout"
+    assert quick == [f"{n + 1}\n" for n in range(5)]
+
+
+def test_the_servers_of_a_killed_process_end_with_it(tmp_path):
+    script = textwrap.dedent(f"""
+        import sys, time, warnings
+        warnings.simplefilter("ignore")
+        from mimo_hf.rewards import Sandbox
+        if __name__ == "__main__":
+            sandbox = Sandbox(workers=1)
+            sandbox.run("pass")
+            print("ready", flush=True)
+            sandbox.run("import os, time\\nos.setsid if os.fork() else 0\\ntime.sleep(1e6) # {tmp_path.name}")
+    """)
+    path = tmp_path / "owner.py"
+    path.write_text(script)
+    owner = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    below = tree(owner.pid)
+    assert below
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    deadline = time.monotonic() + 10
+    while [pid for pid in below if alive(pid)] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in below if alive(pid)] == []
+
+
+def alive(pid):
+    try:
+        return stat(pid)[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_lost_server_is_replaced_and_the_program_runs_again(any_sandbox):
+    any_sandbox.run(ANSWER, "1")
+    for pid in tree(os.getpid()):
+        if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    result = any_sandbox.run(ANSWER, "7", replace(LIMITS, timeout_s=20))
+    assert (result.status, result.stdout) == ("ok", "8\n")
+
+
+def test_a_server_that_cannot_start_again_makes_the_row_infra_not_wrong(any_sandbox, monkeypatch):
+    with Sandbox(any_sandbox.backend, workers=1, limits=LIMITS) as broken:
+        assert broken.run("pass").status == "ok"
+        for pid in tree(os.getpid()):
+            if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        monkeypatch.setattr(broken._pool, "command", lambda channel: ["/no/such/program"])
+        result = broken.run(ANSWER, "7")
+    assert result.status == "infra"
+    assert "/no/such/program" in result.stderr
+
+
+def test_an_interrupt_while_a_program_runs_leaves_no_answer_for_the_next_one(any_sandbox, monkeypatch):
+    with Sandbox(any_sandbox.backend, workers=1, limits=LIMITS) as opened:
+        opened.run("pass")
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("mimo_hf.rewards.program_pool._status", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opened.run("print('old')")
+        assert opened.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
+
+
+def test_without_bubblewrap_auto_says_that_it_is_no_security_boundary(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with Sandbox(workers=1, limits=LIMITS) as unsafe:
+        with pytest.warns(UserWarning, match="NO SECURITY BOUNDARY"):
+            assert unsafe.run(ANSWER, "7").stdout == "8\n"
+        assert unsafe.backend == "subprocess"
+        assert not unsafe.is_boundary()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it says so once
+            unsafe.run(ANSWER, "7")
+    with Sandbox("bwrap") as strict, pytest.raises(FileNotFoundError, match="bubblewrap"):
+        strict.run(ANSWER, "7")
+
+
+def test_a_bubblewrap_that_fails_is_reported_with_its_own_words(monkeypatch, tmp_path):
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'No permissions to create a new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(fake))
+    with (
+        Sandbox("bwrap", workers=1) as strict,
+        pytest.raises(OSError, match="No permissions to create a new namespace"),
+    ):
+        strict.run("pass")
+
+
+def test_a_sandbox_pickles_without_its_processes(any_sandbox):
+    any_sandbox.run("pass")
+    with pickle.loads(pickle.dumps(any_sandbox)) as copy:
+        assert copy.limits == LIMITS
+        assert copy.run(ANSWER, "7").stdout == "8\n"
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_limits_are_positive_numbers(value):
+    with pytest.raises(ValueError, match="timeout_s"):
+        Limits(timeout_s=value)
+
+
+@pytest.mark.parametrize(("argument", "options"), [("backend", {"backend": "docker"}), ("workers", {"workers": 0})])
+def test_a_sandbox_names_the_argument_that_is_wrong(argument, options):
+    with pytest.raises(ValueError, match=argument):
+        Sandbox(**options)
+
+
+def test_a_python_that_does_not_run_is_refused():
+    with Sandbox("subprocess", python="/no/such/python") as nowhere, pytest.raises(OSError, match="/no/such/python"):
+        nowhere.run("pass")
