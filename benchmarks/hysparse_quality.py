@@ -145,6 +145,8 @@ class Study:
 
     def add(self, run: dict):
         self.load()  # with what other processes have added since
+        if self.has(run["arm"], run["role"], run["seed"], run["learning_rate"]):
+            return
         self.runs.append(run)
         order = list(ARMS)
         self.runs.sort(key=lambda run: (run["role"], order.index(run["arm"]), run["seed"], run["learning_rate"]))
