@@ -128,7 +128,6 @@ EXPERIMENTS = {
         arms=(*MAIN_ARMS, "no_swa_branch", "swa_shares_kv"),
         builder="relayed_chain",
         steps=800,
-        rates_of="chain",
         limits=(
             *OF_CHAINS,
             "the task was made so that the ablated layers lack what it needs; how often language needs it is another question",

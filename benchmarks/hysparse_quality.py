@@ -119,24 +119,34 @@ class Study:
         return [run for run in wanted if not self.has(*run)]
 
     def missing_table(self, arms: list[str], seeds: list[int]) -> list[tuple]:
-        wanted = [(arm, "table", seed, self.tuned_rate(arm)) for seed in seeds for arm in arms]
+        wanted = []
+        for arm in arms:
+            rate = self.experiment.learning_rates[0] if self.small else self.tuned_rate(arm)
+            if rate is None:
+                source = self.experiment.rates_of or self.name
+                raise ValueError(
+                    f"no tuning run of `{arm}` is on record: run `--experiment {source} --arms {arm}` first."
+                )
+            wanted += [(arm, "table", seed, rate) for seed in seeds]
         return [run for run in wanted if not self.has(*run)]
 
-    def tuned_rate(self, arm: str) -> float:
-        """That of the best tuning run; of equal ones the smaller rate."""
+    def tuned_rate(self, arm: str) -> float | None:
+        """That of the best tuning run; of equal ones the smaller rate. None: there is no such run."""
         if self.experiment.rates_of:
-            return Study(self.experiment.rates_of, self.folder, self.small).load().tuned_rate(arm)
+            return Study(self.experiment.rates_of, self.folder).load().tuned_rate(arm)
         tuned = [run for run in self.runs if run["arm"] == arm and run["role"] == "tuning" and run["status"] == "ok"]
-        if not tuned:
-            if self.small:
-                return self.experiment.learning_rates[0]
-            raise ValueError(
-                f"no tuning run of `{arm}` in `{self.name}` is on record: run `--experiment {self.name}` first."
-            )
-        return max(tuned, key=lambda run: (quality(run), -run["learning_rate"]))["learning_rate"]
+        best = max(tuned, key=lambda run: (quality(run), -run["learning_rate"]), default=None)
+        return best and best["learning_rate"]
+
+    def table_runs(self) -> list[dict]:
+        """Those with the tuned rate; a rate that later tuning replaced leaves runs on record that count no more."""
+        table = [run for run in self.runs if run["role"] == "table"]
+        return [run for run in table if self.small or run["learning_rate"] == self.tuned_rate(run["arm"])]
 
     def add(self, run: dict):
         self.load()  # with what other processes have added since
+        if self.has(run["arm"], run["role"], run["seed"], run["learning_rate"]):
+            return
         self.runs.append(run)
         order = list(ARMS)
         self.runs.sort(key=lambda run: (run["role"], order.index(run["arm"]), run["seed"], run["learning_rate"]))
@@ -172,9 +182,9 @@ class Study:
             },
             "task": {"builder": experiment.builder, **experiment.task},
             "shape": experiment.shape,
-            "table": summary(self.runs),
-            "oracle": oracle_summary(self.runs),
-            "by_context": context_summary(self.runs),
+            "table": summary(self.table_runs()),
+            "oracle": oracle_summary(self.table_runs()),
+            "by_context": context_summary(self.table_runs()),
             "runs": self.runs,
         }
 
@@ -188,7 +198,7 @@ def summary(runs: list[dict]) -> list[dict]:
     """One row an arm: means over the seeds, and the range of what counts, the last hop or bits a byte."""
     rows = []
     for arm in ARMS:
-        of_arm = [run for run in runs if run["arm"] == arm and run["role"] == "table"]
+        of_arm = [run for run in runs if run["arm"] == arm]
         done = [run for run in of_arm if run["status"] == "ok"]
         if not of_arm:
             continue
@@ -233,7 +243,7 @@ def oracle_summary(runs: list[dict]) -> list[dict]:
     """One row for each arm and sparse layer, means over the seeds."""
     found: dict[tuple, list[dict]] = {}
     for run in runs:
-        for row in run.get("oracle", []) if run["role"] == "table" else []:
+        for row in run.get("oracle", []):
             found.setdefault((run["arm"], row["layer"], row["distance"]), []).append(row)
     return [
         {
@@ -302,7 +312,7 @@ def main(argv: list[str] | None = None):
     for name in EXPERIMENTS if args.experiment == "all" else [args.experiment]:
         arms = args.arms or list(EXPERIMENTS[name].arms)
         found = study(name, arms, args.seeds, args.small, args.jobs)
-        console.print_json(data=summary(found.runs))
+        console.print_json(data=summary(found.table_runs()))
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def test_the_table_is_made_from_the_runs_on_record(bench, runs, tmp_path):
 
 
 def test_rates_of_another_experiment_need_its_runs(bench, runs, tmp_path):
-    with pytest.raises(ValueError, match="run `--experiment chain` first"):
+    with pytest.raises(ValueError, match="run `--experiment chain --arms full` first"):
         bench.study("chain_4", ["full"], [0], small=False, jobs=1, folder=tmp_path)
     bench.study("chain", ["full"], [0], small=False, jobs=1, folder=tmp_path)
     runs.clear()
