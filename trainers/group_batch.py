@@ -78,7 +78,5 @@ def _stack(tensors: Sequence[torch.Tensor], padding_value: float, left: bool) ->
     padded = []
     for tensor in tensors:
         missing = width - tensor.size(1)
-        padded.append(
-            torch.nn.functional.pad(tensor, (missing, 0) if left else (0, missing), value=padding_value)
-        )
+        padded.append(torch.nn.functional.pad(tensor, (missing, 0) if left else (0, missing), value=padding_value))
     return torch.cat(padded)

@@ -105,8 +105,11 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
 
         for index, function in enumerate(self.reward_funcs):
             if not isinstance(function, nn.Module):
-                self.reward_funcs[index] = guard_reward(function, partial(self._count_error, self.reward_func_names[index]))
-        self._errors = 0
+                self.reward_funcs[index] = guard_reward(
+                    function, partial(self._count_error, self.reward_func_names[index])
+                )
+        self._errors = 0  # rows on this process since the start
+        self._rows_in_error = 0  # in the last call, on all processes
         self._first_error: str | None = None
         self._warned = False
         self._rewards = torch.empty(0)
@@ -123,18 +126,24 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         before = self._errors
         self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         errors = torch.tensor(self._errors - before, device=self.accelerator.device)
+        self._rows_in_error = int(self.accelerator.gather(errors).sum())
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["reward/errors"].append(float(self.accelerator.gather(errors).sum()))
+        self._metrics[mode]["reward/errors"].append(float(self._rows_in_error))
         return self._rewards
 
     def _generate_and_score_completions(self, inputs):
-        if not self.model.training or not self._draws:
+        if not self.model.training:
             return super()._generate_and_score_completions(inputs)
+        if not self._draws:
+            batch = super()._generate_and_score_completions(inputs)
+            self._check_something_was_scored([self._rewards])
+            return batch
 
         sampling, world_size = self.args.dynamic_sampling, self.accelerator.num_processes
         needed = len(inputs) // self.num_generations
         columns = list(inputs[0])
         rounds: list[_Round] = []
+        rewards: list[torch.Tensor] = []
         num_groups, from_pool = needed, 0
         while True:
             indices = None
@@ -144,6 +153,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 from_pool += sum(map(self.sampler.in_pool, indices))
                 inputs = self._rows(indices, columns)
             batch = super()._generate_and_score_completions(inputs)
+            rewards.append(self._rewards)
             rounds.append(_Round(batch, self._rewards, self.reward_weights, self.num_generations, world_size))
             if indices is not None:
                 for index, solved in zip(indices, rounds[-1].solved.flatten().tolist(), strict=True):
@@ -154,16 +164,24 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 break
             num_groups = min(needed, math.ceil(missing / _expected_keep_rate(rounds)))
 
+        self._check_something_was_scored(rewards)
         self._log_rounds(rounds, needed, from_pool)
-        if not any(round_.informative.any() for round_ in rounds):
-            self._stop_without_gradient(rounds)
         if not sampling:
             return batch
-        if missing > 0:
+        if not any(round_.informative.any() for round_ in rounds):
+            self._stop_without_gradient(rounds)
+        elif missing > 0:
             self._handle_short_batch(missing, needed)
         if missing <= 0 and len(rounds) == 1:
             return batch  # all groups are informative
         return self._assemble(rounds, needed)
+
+    def _check_something_was_scored(self, rewards: Sequence[torch.Tensor]):
+        if self._rows_in_error and all(matrix.isnan().all() for matrix in rewards):
+            raise RuntimeError(
+                f"The reward functions raised for every row of a batch, first {self._first_error or 'on another process'}. "
+                "A function that fails for some rows leaves these out; one that fails for all needs mending."
+            )
 
     def _rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """This process's contiguous share of the drawn problems, each once for every completion."""

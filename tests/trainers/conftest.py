@@ -1,5 +1,7 @@
 """A causal LM that trains in milliseconds, with a tokenizer of one token a word."""
 
+import functools
+
 import pytest
 
 WORDS = [*map(str, range(10)), "yes", "no", "maybe", "solve", "#"]
@@ -38,25 +40,98 @@ def make_model(vocab_size=18, seed=0, **changes):
     return Qwen2ForCausalLM(Qwen2Config(**(size | changes)))
 
 
-@pytest.fixture
-def tokenizer():
-    return make_tokenizer()
+SMALL = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": [],
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "learning_rate": 1e-2,
+    "max_completion_length": 5,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_steps": 3,
+}
+SCRIPT = {"mixed": [1.0, 0.0, 0.0, 1.0], "right": [1.0] * 4, "wrong": [0.0] * 4, "half": [0.5] * 4}
+
+
+def scripted(completions, kind, **columns):
+    """Every group of four gets the rewards of its problem's kind."""
+    return [SCRIPT[name][row % 4] for row, name in enumerate(kind)]
+
+
+def starts_with_a_digit(completions, **columns):
+    return [float(completion[:1].isdigit()) for completion in completions]
+
+
+def make_problems(kinds, count=24):
+    """Problems of these kinds in turn, with prompts of three lengths."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "prompt": ["solve " * (1 + index % 3) + f"{index // 10} {index % 10}" for index in range(count)],
+            "kind": [kinds[index % len(kinds)] for index in range(count)],
+        }
+    )
+
+
+def build_trainer(output_dir, kinds=("mixed",), reward=scripted, grpo=False, **options):
+    """A `DynamicSamplingGRPOTrainer`, or TRL's own trainer with the same options; `kinds` may be a data set."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    from mimo_hf.trainers import DynamicSamplingGRPOTrainer, MiMoRLConfig
+
+    trainer, config = (GRPOTrainer, GRPOConfig) if grpo else (DynamicSamplingGRPOTrainer, MiMoRLConfig)
+    arguments = {name: options.pop(name) for name in ("peft_config",) if name in options}
+    return trainer(
+        options.pop("model", None) or make_model(),
+        reward,
+        config(str(output_dir), **(SMALL | {"epsilon_high": 0.28} | options)),
+        make_problems(kinds) if isinstance(kinds, tuple) else kinds,
+        processing_class=make_tokenizer(),
+        **arguments,
+    )
+
+
+def copy_weights(trainer):
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
 @pytest.fixture
-def cpu_options(tmp_path):
-    """Options of every trainer here: no saving, no reports, float32."""
-    return {
-        "output_dir": str(tmp_path / "run"),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "learning_rate": 1e-2,
-        "max_completion_length": 5,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-    }
+def make_trainer(tmp_path):
+    return functools.partial(build_trainer, tmp_path / "run")
+
+
+@pytest.fixture
+def problems():
+    return make_problems
+
+
+@pytest.fixture
+def digit_reward():
+    return starts_with_a_digit
+
+
+@pytest.fixture
+def weights():
+    return copy_weights
+
+
+@pytest.fixture
+def assert_same_weights():
+    import torch
+
+    def check(left, right):
+        assert left.keys() == right.keys()
+        assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+    return check
+
+
+@pytest.fixture
+def metric():
+    """One metric over the steps of a training."""
+    return lambda trainer, name: [entry[name] for entry in trainer.state.log_history if name in entry]
