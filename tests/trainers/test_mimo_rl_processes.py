@@ -61,7 +61,7 @@ def test_a_disk_that_is_full_is_named_and_leaves_no_half_written_state(make_trai
 
 @pytest.mark.slow
 def test_two_processes_decide_alike(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*command, WORKER, tmp_path], check=True, timeout=300)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (first["world"], second["world"]) == (2, 2)
