@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "DynamicSamplingGRPOTrainer": "mimo_rl_trainer",
+    "JudgeRLVRConfig": "judge_rlvr_config",
+    "JudgeRLVRTrainer": "judge_rlvr_trainer",
     "MiMoRLConfig": "mimo_rl_config",
     "PromptSampler": "prompt_sampler",
 }
 
 if TYPE_CHECKING:
+    from .judge_rlvr_config import JudgeRLVRConfig
+    from .judge_rlvr_trainer import JudgeRLVRTrainer
     from .mimo_rl_config import MiMoRLConfig
     from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
     from .prompt_sampler import PromptSampler
@@ -25,4 +29,4 @@ def __getattr__(name: str):
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["DynamicSamplingGRPOTrainer", "MiMoRLConfig", "PromptSampler"]
+__all__ = ["DynamicSamplingGRPOTrainer", "JudgeRLVRConfig", "JudgeRLVRTrainer", "MiMoRLConfig", "PromptSampler"]

@@ -78,14 +78,15 @@ def make_problems(kinds, count=24):
     )
 
 
-def build_trainer(output_dir, kinds=("mixed",), reward=scripted, grpo=False, **options):
-    """A `DynamicSamplingGRPOTrainer`, or TRL's own trainer with the same options; `kinds` may be a data set."""
+def build_trainer(output_dir, kinds=("mixed",), reward=scripted, grpo=False, judge=False, **options):
+    """A `DynamicSamplingGRPOTrainer`, or another trainer with the same options; `kinds` may be a data set."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from mimo_hf.trainers import DynamicSamplingGRPOTrainer, MiMoRLConfig
+    from mimo_hf.trainers import DynamicSamplingGRPOTrainer, JudgeRLVRConfig, JudgeRLVRTrainer, MiMoRLConfig
 
     trainer, config = (GRPOTrainer, GRPOConfig) if grpo else (DynamicSamplingGRPOTrainer, MiMoRLConfig)
-    arguments = {name: options.pop(name) for name in ("peft_config",) if name in options}
+    trainer, config = (JudgeRLVRTrainer, JudgeRLVRConfig) if judge else (trainer, config)
+    arguments = {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
     return trainer(
         options.pop("model", None) or make_model(),
         reward,

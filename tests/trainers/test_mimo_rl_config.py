@@ -6,7 +6,7 @@ import re
 import pytest
 from trl import GRPOConfig, TrlParser
 
-from mimo_hf.trainers import MiMoRLConfig
+from mimo_hf.trainers import JudgeRLVRConfig, MiMoRLConfig
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": []}
 
@@ -20,11 +20,10 @@ def own_fields(config, base):
     ]
 
 
-def test_every_own_field_is_documented_twice_and_alike():
-    for field in own_fields(MiMoRLConfig, GRPOConfig):
-        entry = re.search(
-            rf"^        {field.name} \(.*?\):\n((?:            .*\n)+)", MiMoRLConfig.__doc__, re.MULTILINE
-        )
+@pytest.mark.parametrize(("config", "base"), [(MiMoRLConfig, GRPOConfig), (JudgeRLVRConfig, MiMoRLConfig)])
+def test_every_own_field_is_documented_twice_and_alike(config, base):
+    for field in own_fields(config, base):
+        entry = re.search(rf"^        {field.name} \(.*?\):\n((?:            .*\n)+)", config.__doc__, re.MULTILINE)
         assert entry, f"{field.name} is not in the docstring"
         words = [re.sub(r"[`'\"]", "", text).split() for text in (entry.group(1), field.metadata["help"])]
         assert words[0] == words[1], field.name
@@ -41,9 +40,10 @@ def test_options_come_from_the_command_line(tmp_path):
     assert (config.easy_pool_alpha, config.max_sampling_rounds, config.on_exhausted) == (0.1, 3, "raise")
 
 
-def test_the_help_text_can_be_printed(capsys):
+@pytest.mark.parametrize("config", [MiMoRLConfig, JudgeRLVRConfig])
+def test_the_help_text_can_be_printed(capsys, config):
     with pytest.raises(SystemExit):
-        TrlParser((MiMoRLConfig,)).parse_args_and_config(["--help"])
+        TrlParser((config,)).parse_args_and_config(["--help"])
     assert "easy_pool_alpha" in capsys.readouterr().out
 
 
@@ -63,6 +63,27 @@ def test_the_help_text_can_be_printed(capsys):
 def test_impossible_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         MiMoRLConfig(str(tmp_path), **CPU, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stage": "both"}, "`stage` must be one of"),
+        ({"on_low_skill": "hope"}, "`on_low_skill` must be one of"),
+        ({"judge_min_gap": 2}, "`judge_min_gap` is a difference of probabilities"),
+        ({"judge_gate_rows": -1}, "`judge_gate_rows` must be 0"),
+        ({"judge_prompt_template": "{problem}"}, "must contain {solution} exactly once; it occurs 0 times"),
+    ],
+)
+def test_impossible_judge_options_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        JudgeRLVRConfig(str(tmp_path), **CPU, **options)
+
+
+def test_verdicts_have_a_length_of_their_own(tmp_path):
+    lengths = {"max_completion_length": 500, "judge_max_completion_length": 30}
+    for stage, expected in (("judge", 30), ("generate", 500), ("mixed", 500)):
+        assert JudgeRLVRConfig(str(tmp_path), **CPU, **lengths, stage=stage).max_completion_length == expected
 
 
 def test_a_group_that_straddles_processes_is_refused(tmp_path, monkeypatch):
