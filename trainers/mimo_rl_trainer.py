@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 try:
     from trl import GRPOTrainer
-    from trl.trainer.utils import get_config_model_id
+    from trl.trainer.utils import RepeatSampler, get_config_model_id
 except ImportError as error:
     raise ImportError("mimo_hf.trainers needs TRL: pip install 'mimo-hf[trl]'") from error
 
@@ -44,8 +44,10 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
       from the same gathered rewards, so they take the same number of rounds.
     - `_calculate_rewards`: keeps the gathered rewards. A reward function that raises does so for the rows at fault only:
       they are left out of their group and counted in the metric `reward/errors`.
-    - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the state of the draws, and the generated rows that are still
-      to be trained on. A resumed run ends with the weights of an undisturbed one, wherever the save falls.
+    - `_save_checkpoint`, `_load_optimizer_and_scheduler`, `_get_train_sampler`: the state of the draws, the dataloader's
+      permutation, and the generated rows that are still to be trained on. A resumed run ends with the weights of an
+      undisturbed one, wherever the save falls (`GRPOTrainer` itself needs a save between two generations of its first
+      epoch for that).
 
     A batch without any informative group has no gradient: training stops after it and says what to change.
 
@@ -112,6 +114,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._rows_in_error = 0  # in the last call, on all processes
         self._first_error: str | None = None
         self._warned = False
+        self._train_sampler: Any = None
         self._rewards = torch.empty(0)
         seed = args.seed if args.sampling_seed is None else args.sampling_seed
         self.sampler = PromptSampler(len(train_dataset), args.easy_pool_alpha, seed) if self._draws else None
@@ -264,6 +267,10 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         logger.warning(message)
         self.control.should_training_stop = True
 
+    def _get_train_sampler(self, dataset=None):
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
     def _save_checkpoint(self, model, trial):
         # Before TRL's own files: a checkpoint that has its last one, trainer_state.json, has all of these.
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -271,7 +278,11 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if self._step % (self.args.steps_per_generation * self.num_iterations):
             torch.save(self._buffered_inputs, folder / self._generated_file())
         if self.args.should_save:
-            state = {"step": self._step, "sampler": self.sampler.state_dict() if self.sampler else None}
+            state = {
+                "step": self._step,
+                "epochs": math.floor(self.state.epoch + 1e-6),
+                "sampler": self.sampler.state_dict() if self.sampler else None,
+            }
             written = folder / f"{STATE_FILE}.part"
             written.write_text(json.dumps(state), encoding="utf-8")
             os.replace(written, folder / STATE_FILE)
@@ -289,6 +300,10 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if self.sampler and state["sampler"]:
             self.sampler.load_state_dict(state["sampler"])
         self._step = state["step"]
+        # The dataloader's sampler makes a new permutation an epoch, from a generator that starts anew with the process.
+        if isinstance(self._train_sampler, RepeatSampler) and self._train_sampler.shuffle:
+            for _ in range(state["epochs"]):
+                torch.randperm(self._train_sampler.num_samples, generator=self._train_sampler.generator)
         generated = Path(checkpoint, self._generated_file())
         if generated.exists():
             self._buffered_inputs = torch.load(generated, map_location=self.accelerator.device, weights_only=True)

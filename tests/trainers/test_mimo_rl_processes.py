@@ -18,9 +18,10 @@ WORKER = Path(__file__).parent / "_distributed.py"
         {"dynamic_sampling": True},
         {"dynamic_sampling": True, "easy_pool_alpha": 0.3, "max_steps": 8},
         {"dynamic_sampling": True, "steps_per_generation": 4},
+        {"num_train_epochs": 2, "max_steps": 18, "save_steps": 14},
         {"dynamic_sampling": True, "steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 2},
     ],
-    ids=["off", "dynamic", "pool", "amid a generation", "reused generations"],
+    ids=["off", "dynamic", "pool", "amid a generation", "second epoch", "reused generations"],
 )
 def test_a_resumed_training_ends_with_the_same_weights(make_trainer, weights, assert_same_weights, tmp_path, options):
     kinds = ("mixed", "right", "wrong")
@@ -31,7 +32,7 @@ def test_a_resumed_training_ends_with_the_same_weights(make_trainer, weights, as
     with torch.no_grad():  # so that nothing but the checkpoint tells it where to go on
         for parameter in resumed.model.parameters():
             parameter.zero_()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{options['save_steps']}"))
     assert_same_weights(weights(undisturbed), weights(resumed))
     if resumed.sampler:
         assert resumed.sampler.draw(100) == undisturbed.sampler.draw(100)
