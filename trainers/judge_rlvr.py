@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from datasets import Dataset, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from transformers.trainer_utils import TRAINER_STATE_NAME, get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from mimo_hf.data import build_judge_set
@@ -30,6 +31,7 @@ from mimo_hf.data.judge_set import solution_response
 from .judge_prompt import format_judge_prompt
 from .judge_rlvr_config import JudgeRLVRConfig
 from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over
+from .mimo_rl_trainer import STATE_FILE
 from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json, write_whole
 
 HAND_OVERS = ("continue", "merge")
@@ -280,7 +282,12 @@ class _Pipeline:
             processing_class=self.tokenizer,
             peft_config=peft_config,
         )
-        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(args.output_dir))
+        checkpoint = _last_whole_checkpoint(args.output_dir)
+        if checkpoint and _read(checkpoint, STATE_FILE)["ended"]:
+            # `Trainer.train` would take a step more, and does not know that a training had stopped for lack of a gradient.
+            trainer._load_from_checkpoint(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=checkpoint)
         trained = hand_over(trainer.accelerator.unwrap_model(trainer.model), hand_over_as)
         trained.save_pretrained(str(folder.path / "model"))
         self.tokenizer.save_pretrained(str(folder.path / "model"))
@@ -340,12 +347,16 @@ def _last_whole_checkpoint(folder: str) -> str | None:
     """The last checkpoint that was written to its end; younger ones are removed."""
     while os.path.isdir(folder) and (checkpoint := get_last_checkpoint(folder)):
         try:
-            json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            _read(checkpoint, TRAINER_STATE_NAME)
         except (OSError, ValueError):
             shutil.rmtree(checkpoint)
         else:
             return checkpoint
     return None
+
+
+def _read(checkpoint: str, name: str) -> dict[str, Any]:
+    return json.loads(Path(checkpoint, name).read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -280,6 +280,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if self.args.should_save:
             state = {
                 "step": self._step,
+                "ended": self.control.should_training_stop,
                 "epochs": math.floor(self.state.epoch + 1e-6),
                 "sampler": self.sampler.state_dict() if self.sampler else None,
             }

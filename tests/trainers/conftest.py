@@ -101,6 +101,16 @@ def copy_weights(trainer):
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
+@pytest.fixture(name="make_model")
+def model_maker():
+    return make_model
+
+
+@pytest.fixture
+def tokenizer():
+    return make_tokenizer()
+
+
 @pytest.fixture
 def make_trainer(tmp_path):
     return functools.partial(build_trainer, tmp_path / "run")
