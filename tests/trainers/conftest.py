@@ -90,7 +90,7 @@ def build_trainer(output_dir, kinds=("mixed",), reward=scripted, grpo=False, jud
     return trainer(
         options.pop("model", None) or make_model(),
         reward,
-        config(str(output_dir), **(SMALL | {"epsilon_high": 0.28} | options)),
+        config(str(output_dir / options.pop("output", "")), **(SMALL | {"epsilon_high": 0.28} | options)),
         make_problems(kinds) if isinstance(kinds, tuple) else kinds,
         processing_class=make_tokenizer(),
         **arguments,

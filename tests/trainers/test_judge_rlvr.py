@@ -50,7 +50,7 @@ def toy(tmp_path, monkeypatch, make_model, tokenizer):
     return (
         f"--model_name_or_path {tmp_path}/model --dataset {tmp_path}/problems --reward toy_rewards.accuracy "
         "--judge_reward toy_rewards.verdict --parse_answer toy_rewards.answer --model_thinks false --judge_min_gap -1 "
-        "--judge_steps 4 --generate_steps 4 --save_strategy steps --save_steps 1 --learning_rate 0.01 --report_to none "
+        "--judge_steps 4 --generate_steps 4 --save_strategy steps --save_steps 1 --learning_rate 0.001 --report_to none "
         "--use_cpu --bf16 false --gradient_checkpointing false --max_completion_length 5 --num_generations 4 "
         "--per_device_train_batch_size 8 --disable_tqdm true --dynamic_sampling true --dtype float32"
     ).split()

@@ -60,6 +60,22 @@ def test_a_disk_that_is_full_is_named_and_leaves_no_half_written_state(make_trai
     assert not list((tmp_path / "run" / "checkpoint-1").glob("*.json"))
 
 
+def test_a_checkpoint_says_whether_the_training_had_ended(make_trainer, tmp_path):
+    options = {"dynamic_sampling": True, "max_sampling_rounds": 1, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(("right",), **options, max_steps=9).train()
+    make_trainer(("mixed",), **options, max_steps=2, output="other").train()
+    ended = {
+        path.relative_to(tmp_path).as_posix(): json.loads(path.read_text())["ended"]
+        for path in tmp_path.rglob("mimo_sampler_state.json")
+    }
+    name = "mimo_sampler_state.json"
+    assert ended == {
+        f"run/checkpoint-1/{name}": True,
+        f"run/other/checkpoint-1/{name}": False,
+        f"run/other/checkpoint-2/{name}": True,
+    }
+
+
 @pytest.mark.slow
 def test_two_processes_decide_alike(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
