@@ -1,0 +1,83 @@
+"""
+Which problems are worth training on: neither hopeless nor solved, once each, unknown to the evaluation sets.
+
+The rules are those of arXiv 2505.07608, section 3.2; the size of its n-grams is not published.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DOMAINS = ("math", "code")
+NGRAM_SIZE = 13
+
+
+def keep_by_pass_rate(
+    strong_passes: Sequence[Sequence[bool]],
+    policy_passes: Sequence[Sequence[bool]],
+    domain: str = "math",
+    max_policy_pass_rate: float = 0.9,
+) -> list[bool]:
+    """
+    Which problems stay, by the verdicts on the roll-outs of a strong model and of the policy to be trained.
+
+    Mathematics: dropped if the strong model never passes, or if the policy passes more than `max_policy_pass_rate` (a rate
+    of exactly this stays). Code: dropped if the strong model never passes, or if the policy always does.
+
+    Args:
+        strong_passes, policy_passes: a problem's verdicts each; the paper uses 16 roll-outs. For code whose golden
+            solution is known, give its verdict, alone, as `strong_passes`.
+
+    Raises:
+        ValueError: for lists of unequal length, or a problem without a roll-out.
+    """
+    if domain not in DOMAINS:
+        raise ValueError(f"`domain` must be one of {DOMAINS}; got {domain!r}.")
+    if len(strong_passes) != len(policy_passes):
+        raise ValueError(
+            f"`strong_passes` is of {len(strong_passes)} problems and `policy_passes` of {len(policy_passes)}: give both for "
+            "the same problems in the same order."
+        )
+    kept = []
+    for index, (strong, policy) in enumerate(zip(strong_passes, policy_passes, strict=True)):
+        if not len(strong) or not len(policy):
+            raise ValueError(f"Problem {index} has no roll-outs of one of the models: sample some, or leave it out.")
+        limit = max_policy_pass_rate * len(policy) if domain == "math" else len(policy) - 1
+        kept.append(any(strong) and sum(map(bool, policy)) <= limit + 1e-9)
+    return kept
+
+
+def word_ngrams(text: str, ngram_size: int = NGRAM_SIZE) -> set[tuple[str, ...]]:
+    """N-grams of lower-case words and numbers; a shorter text is one n-gram by itself, an empty one has none."""
+    words = re.findall(r"\w+", text.lower())
+    if not words:
+        return set()
+    size = min(ngram_size, len(words))
+    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+def drop_duplicates(dataset: "Dataset", column: str = "prompt", ngram_size: int = NGRAM_SIZE) -> "Dataset":
+    """The problems that share no n-gram with an earlier one that stays."""
+    seen: set[tuple[str, ...]] = set()
+    kept = []
+    for index, text in enumerate(dataset[column]):
+        ngrams = word_ngrams(text, ngram_size)
+        if seen.isdisjoint(ngrams):
+            kept.append(index)
+            seen |= ngrams
+    return dataset.select(kept)
+
+
+def decontaminate(
+    dataset: "Dataset", evaluation_texts: Iterable[str], column: str = "prompt", ngram_size: int = NGRAM_SIZE
+) -> "Dataset":
+    """The problems that share no n-gram with any evaluation text."""
+    known: set[tuple[str, ...]] = set()
+    for text in evaluation_texts:
+        known |= word_ngrams(text, ngram_size)
+    return dataset.select(
+        [index for index, text in enumerate(dataset[column]) if known.isdisjoint(word_ngrams(text, ngram_size))]
+    )

@@ -1,0 +1,47 @@
+"""The data filter against loops."""
+
+import pytest
+from datasets import Dataset
+
+from mimo_hf.data import decontaminate, drop_duplicates, keep_by_pass_rate
+from mimo_hf.data.problem_filter import word_ngrams
+
+
+@pytest.mark.parametrize("count", [10, 16, 20])
+def test_pass_rates_decide_at_their_limits(count):
+    strong = [[False] * 15 + [True]] * (count + 1)
+    policy = [[True] * passes + [False] * (count - passes) for passes in range(count + 1)]
+    assert keep_by_pass_rate(strong, policy) == [passes * 10 <= count * 9 for passes in range(count + 1)]
+    assert keep_by_pass_rate(strong, policy, domain="code") == [passes < count for passes in range(count + 1)]
+
+
+@pytest.mark.parametrize("domain", ["math", "code"])
+def test_a_problem_that_the_strong_model_never_solves_goes(domain):
+    assert keep_by_pass_rate([[False] * 16, [True]], [[False] * 16] * 2, domain) == [False, True]
+
+
+def test_impossible_inputs_are_named():
+    with pytest.raises(ValueError, match="`domain` must be one of"):
+        keep_by_pass_rate([], [], domain="law")
+    with pytest.raises(ValueError, match="of 1 problems and `policy_passes` of 2"):
+        keep_by_pass_rate([[True]], [[True], [True]])
+    with pytest.raises(ValueError, match="Problem 1 has no roll-outs"):
+        keep_by_pass_rate([[True]] * 2, [[False], []])
+
+
+def test_ngrams_by_hand():
+    assert word_ngrams("A b, c! D", 3) == {("a", "b", "c"), ("b", "c", "d")}
+    assert word_ngrams("A b", 3) == {("a", "b")}
+    assert word_ngrams(" -- ", 3) == set()
+
+
+def test_the_first_of_problems_that_share_a_phrase_stays():
+    texts = ["one two three four five", "zero one two three nine", "one two nine four", "one two three"]
+    rows = drop_duplicates(Dataset.from_dict({"prompt": texts}), ngram_size=3)
+    assert rows["prompt"] == [texts[0], texts[2]]
+
+
+def test_problems_of_the_evaluation_set_go():
+    rows = Dataset.from_dict({"prompt": ["what is two plus two", "What is two plus three?", "how much is nine"]})
+    kept = decontaminate(rows, ["Q: what is two plus two?"], ngram_size=5)
+    assert kept["prompt"] == rows["prompt"][1:]

@@ -1,0 +1,161 @@
+"""The five steps of JudgeRLVR on a toy, undisturbed, interrupted and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file
+
+from mimo_hf.trainers import judge_rlvr
+from mimo_hf.trainers.step_folder import StepFolder, folder_lock, write_whole
+
+REWARDS = """
+def answer(text):
+    word = (text.split() or [""])[0]
+    return ["even", "odd"][int(word) % 2] if word.isdecimal() else None
+
+def accuracy(completions, solution, **columns):
+    return [float(answer(text) == right) for text, right in zip(completions, solution)]
+
+def verdict(completions, label, **columns):
+    return [float(("yes" in text.split()) == bool(right)) for text, right in zip(completions, label)]
+"""
+STEPS = ["collect", "build", "judge", "generate", "eval"]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch, make_model, tokenizer):
+    """Command-line arguments of a run of seconds, less `output_dir`."""
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [
+        {
+            "problem_id": str(index),
+            "problem": f"solve {index // 10} {index % 10}",
+            "solution": ["even", "odd"][index % 2],
+        }
+        for index in range(20)
+    ]
+    DatasetDict({"train": Dataset.from_list(rows[:16]), "test": Dataset.from_list(rows[16:])}).save_to_disk(
+        str(tmp_path / "problems")
+    )
+    (tmp_path / "toy_rewards.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return (
+        f"--model_name_or_path {tmp_path}/model --dataset {tmp_path}/problems --reward toy_rewards.accuracy "
+        "--judge_reward toy_rewards.verdict --parse_answer toy_rewards.answer --model_thinks false --judge_min_gap -1 "
+        "--judge_steps 4 --generate_steps 4 --save_strategy steps --save_steps 1 --learning_rate 0.001 --report_to none "
+        "--use_cpu --bf16 false --gradient_checkpointing false --max_completion_length 5 --num_generations 4 "
+        "--per_device_train_batch_size 8 --disable_tqdm true --dynamic_sampling true --dtype float32"
+    ).split()
+
+
+def run(toy, folder, *options):
+    judge_rlvr.main([*toy, "--output_dir", str(folder), *options])
+    return {name: load_file(folder / name / "model" / "model.safetensors") for name in ("judge", "generate")}
+
+
+def assert_same(left, right):
+    for stage in left:
+        assert all(torch.equal(left[stage][name], right[stage][name]) for name in left[stage]), stage
+
+
+def test_the_steps_end_done_and_the_result_is_printed(toy, tmp_path, capsys):
+    weights = run(toy, tmp_path / "a")
+    states = [json.loads((tmp_path / "a" / step / "state.json").read_text()) for step in STEPS]
+    assert [(state["stage"], state["status"]) for state in states] == [(step, "done") for step in STEPS]
+    assert any(not torch.equal(weights["judge"][name], weights["generate"][name]) for name in weights["judge"])
+    printed = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "a" / "eval" / "metrics.json").read_text())
+    assert set(metrics) == {"start", "judge", "generate"}
+    assert f"{metrics['generate']['accuracy']:.3f}" in printed
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(toy, tmp_path, monkeypatch):
+    """Interrupted once within every step, after it has written what it made."""
+    undisturbed = run(toy, tmp_path / "a")
+    mark = StepFolder.mark
+    interrupted = set()
+
+    def interrupting(folder, status):
+        if status == "done" and folder.stage not in interrupted:
+            interrupted.add(folder.stage)
+            raise KeyboardInterrupt
+        mark(folder, status)
+
+    monkeypatch.setattr(StepFolder, "mark", interrupting)
+    for _ in STEPS:
+        with pytest.raises(KeyboardInterrupt):
+            run(toy, tmp_path / "b")
+    assert_same(undisturbed, run(toy, tmp_path / "b"))
+    assert interrupted == set(STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["judge", "generate"])
+def test_a_killed_training_is_resumed_to_the_same_weights(toy, tmp_path, stage):
+    folder = tmp_path / "b"
+    command = [sys.executable, "-m", "mimo_hf.trainers.judge_rlvr", *toy, "--output_dir", str(folder)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob(f"{stage}/training/checkpoint-2/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "eval").exists()
+    assert_same(run(toy, tmp_path / "a"), run(toy, folder))
+
+
+def test_changed_inputs_are_refused_unless_restarted(toy, tmp_path):
+    run(toy, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"collect was made from other inputs .* `restart=True`"):
+        run(toy, tmp_path / "a", "--candidates_per_problem", "6")
+    run(toy, tmp_path / "a", "--candidates_per_problem", "6", "--restart", "true")
+
+
+def test_two_runs_in_a_folder_are_refused(toy, tmp_path):
+    with folder_lock(tmp_path / "a"), pytest.raises(RuntimeError, match="Another run works in"):
+        run(toy, tmp_path / "a")
+
+
+@pytest.mark.parametrize("stage_handoff", ["continue", "merge"])
+def test_an_adapter_goes_through_all_steps(toy, tmp_path, stage_handoff):
+    options = ["--use_peft", "true", "--lora_r", "2", "--lora_target_modules", "q_proj", "v_proj", "--stage_handoff"]
+    judge_rlvr.main([*toy, "--output_dir", str(tmp_path / "a"), *options, stage_handoff])
+    has_adapter = (tmp_path / "a" / "judge" / "model" / "adapter_config.json").exists()
+    assert has_adapter == (stage_handoff == "continue")
+    assert (tmp_path / "a" / "generate" / "model" / "model.safetensors").exists()
+
+
+def test_missing_options_and_functions_are_named(toy, tmp_path):
+    with pytest.raises(ValueError, match="The pipeline needs `dataset`, `reward`"):
+        judge_rlvr.main(["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"])
+    with pytest.raises(ValueError, match=r"'toy_rewards\.nothing' is no dotted path of a function"):
+        run(toy, tmp_path / "a", "--parse_answer", "toy_rewards.nothing")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "state.json"
+    write_whole(path, "old")
+    with pytest.raises(TypeError):
+        write_whole(path, None)
+    assert path.read_text() == "old"
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path):
+    for step, content in ((1, "{}"), (2, '{"half'), (3, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if content is not None:
+            (folder / "trainer_state.json").write_text(content)
+    assert judge_rlvr._last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-1")
+    assert judge_rlvr._last_whole_checkpoint(str(tmp_path / "absent")) is None

@@ -1,0 +1,95 @@
+"""MiMoRLConfig: documented, parsed, checked."""
+
+import dataclasses
+import re
+
+import pytest
+from trl import GRPOConfig, TrlParser
+
+from mimo_hf.trainers import JudgeRLVRConfig, MiMoRLConfig
+
+CPU = {"use_cpu": True, "bf16": False, "report_to": []}
+
+
+def own_fields(config, base):
+    inherited = {field.name: field for field in dataclasses.fields(base)}
+    return [
+        field
+        for field in dataclasses.fields(config)
+        if field.name not in inherited or field.default != inherited[field.name].default
+    ]
+
+
+@pytest.mark.parametrize(("config", "base"), [(MiMoRLConfig, GRPOConfig), (JudgeRLVRConfig, MiMoRLConfig)])
+def test_every_own_field_is_documented_twice_and_alike(config, base):
+    for field in own_fields(config, base):
+        entry = re.search(rf"^        {field.name} \(.*?\):\n((?:            .*\n)+)", config.__doc__, re.MULTILINE)
+        assert entry, f"{field.name} is not in the docstring"
+        words = [re.sub(r"[`'\"]", "", text).split() for text in (entry.group(1), field.metadata["help"])]
+        assert words[0] == words[1], field.name
+
+
+def test_options_come_from_the_command_line(tmp_path):
+    (config,) = TrlParser((MiMoRLConfig,)).parse_args_and_config(
+        (
+            f"--output_dir {tmp_path} --use_cpu --bf16 false --dynamic_sampling true --easy_pool_alpha 0.1 "
+            "--max_sampling_rounds 3 --on_exhausted raise"
+        ).split()
+    )
+    assert config.dynamic_sampling is True
+    assert (config.easy_pool_alpha, config.max_sampling_rounds, config.on_exhausted) == (0.1, 3, "raise")
+
+
+@pytest.mark.parametrize("config", [MiMoRLConfig, JudgeRLVRConfig])
+def test_the_help_text_can_be_printed(capsys, config):
+    with pytest.raises(SystemExit):
+        TrlParser((config,)).parse_args_and_config(["--help"])
+    assert "easy_pool_alpha" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_sampling_rounds": 0}, "`max_sampling_rounds` must be at least 1; got 0"),
+        ({"on_exhausted": "shrink"}, "`on_exhausted` must be one of"),
+        ({"easy_pool_alpha": 1.1}, "`easy_pool_alpha` is a probability"),
+        ({"dynamic_sampling": True, "scale_rewards": "batch"}, "set `scale_rewards` to 'group' or 'none'"),
+        (
+            {"dynamic_sampling": True, "multi_objective_aggregation": "normalize_then_sum"},
+            "set `multi_objective_aggregation` to 'sum_then_normalize'",
+        ),
+    ],
+)
+def test_impossible_options_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MiMoRLConfig(str(tmp_path), **CPU, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stage": "both"}, "`stage` must be one of"),
+        ({"on_low_skill": "hope"}, "`on_low_skill` must be one of"),
+        ({"judge_min_gap": 2}, "`judge_min_gap` is a difference of probabilities"),
+        ({"judge_gate_rows": -1}, "`judge_gate_rows` must be 0"),
+        ({"judge_prompt_template": "{problem}"}, "must contain {problem} and {solution}; it lacks {solution}"),
+    ],
+)
+def test_impossible_judge_options_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        JudgeRLVRConfig(str(tmp_path), **CPU, **options)
+
+
+def test_verdicts_have_a_length_of_their_own(tmp_path):
+    lengths = {"max_completion_length": 500, "judge_max_completion_length": 30}
+    for stage, expected in (("judge", 30), ("generate", 500), ("mixed", 500)):
+        assert JudgeRLVRConfig(str(tmp_path), **CPU, **lengths, stage=stage).max_completion_length == expected
+
+
+def test_a_group_that_straddles_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(MiMoRLConfig, "world_size", property(lambda self: 2))
+    rows = {"per_device_train_batch_size": 2, "steps_per_generation": 1, "num_generations": 4}
+    MiMoRLConfig(str(tmp_path), **CPU, **rows)
+    for option in ({"dynamic_sampling": True}, {"easy_pool_alpha": 0.1}):
+        with pytest.raises(ValueError, match="`num_generations=4` must divide the rows"):
+            MiMoRLConfig(str(tmp_path), **CPU, **rows, **option)

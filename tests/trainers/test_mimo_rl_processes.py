@@ -1,0 +1,91 @@
+"""Interrupted trainings, and trainings on two processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "_distributed.py"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dynamic_sampling": True},
+        {"dynamic_sampling": True, "easy_pool_alpha": 0.3, "max_steps": 8},
+        {"dynamic_sampling": True, "steps_per_generation": 4},
+        {"num_train_epochs": 2, "max_steps": 18, "save_steps": 14},
+        {"dynamic_sampling": True, "steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 2},
+    ],
+    ids=["off", "dynamic", "pool", "amid a generation", "second epoch", "reused generations"],
+)
+def test_a_resumed_training_ends_with_the_same_weights(make_trainer, weights, assert_same_weights, tmp_path, options):
+    kinds = ("mixed", "right", "wrong")
+    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, **options}
+    undisturbed = make_trainer(kinds, **options)
+    undisturbed.train()
+    resumed = make_trainer(kinds, **options)
+    with torch.no_grad():  # so that nothing but the checkpoint tells it where to go on
+        for parameter in resumed.model.parameters():
+            parameter.zero_()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{options['save_steps']}"))
+    assert_same_weights(weights(undisturbed), weights(resumed))
+    if resumed.sampler:
+        assert resumed.sampler.draw(100) == undisturbed.sampler.draw(100)
+
+
+def test_a_checkpoint_of_another_trainer_is_resumed_with_a_warning(make_trainer, tmp_path, caplog):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    make_trainer(grpo=True, **options).train()
+    make_trainer(dynamic_sampling=True, **options).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert any("has no mimo_sampler_state.json" in record.message for record in caplog.records)
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_no_half_written_state(make_trainer, monkeypatch, tmp_path):
+    trainer = make_trainer(dynamic_sampling=True, save_strategy="steps", save_steps=1, max_steps=1)
+    write = Path.write_text
+
+    def full(path, *arguments, **options):
+        if path.name.startswith("mimo_sampler_state"):
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        trainer.train()
+    assert not list((tmp_path / "run" / "checkpoint-1").glob("*.json"))
+
+
+def test_a_checkpoint_says_whether_the_training_had_ended(make_trainer, tmp_path):
+    options = {"dynamic_sampling": True, "max_sampling_rounds": 1, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(("right",), **options, max_steps=9).train()
+    make_trainer(("mixed",), **options, max_steps=2, output="other").train()
+    ended = {
+        path.relative_to(tmp_path).as_posix(): json.loads(path.read_text())["ended"]
+        for path in tmp_path.rglob("mimo_sampler_state.json")
+    }
+    name = "mimo_sampler_state.json"
+    assert ended == {
+        f"run/checkpoint-1/{name}": True,
+        f"run/other/checkpoint-1/{name}": False,
+        f"run/other/checkpoint-2/{name}": True,
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_decide_alike(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*command, WORKER, tmp_path], check=True, timeout=300)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert (first["world"], second["world"]) == (2, 2)
+    assert first["rounds"] == second["rounds"]
+    assert first["rounds"][0] > 1
+    assert first["next_draws"] == second["next_draws"]
+    assert first["weights"] == second["weights"]
+    for one, other in zip(first["batches"], second["batches"], strict=True):
+        assert one["groups"] == one["informative"] == other["groups"] == other["informative"] == 2
+        assert one["num_items_in_batch"] == other["num_items_in_batch"] == one["tokens"] + other["tokens"]

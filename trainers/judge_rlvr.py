@@ -1,0 +1,371 @@
+"""
+JudgeRLVR from problems to a trained model: collect, build, judge, generate, eval (arXiv 2601.08468).
+
+    python -m mimo_hf.trainers.judge_rlvr --model_name_or_path MODEL --dataset FOLDER --output_dir runs/judge \
+        --reward my_rewards.accuracy --judge_reward my_rewards.verdict --parse_answer my_rewards.answer
+
+Each step has a folder below `output_dir`. The same command after an interruption skips what is done and resumes the training
+that was running, with the weights of an undisturbed run.
+"""
+
+import copy
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_from_disk
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, TrlParser, get_peft_config
+
+from mimo_hf.data import build_judge_set
+from mimo_hf.data.judge_prompts import judge_prompt
+from mimo_hf.data.judge_set import solution_response
+
+from .judge_rlvr_config import JudgeRLVRConfig
+from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over
+from .mimo_rl_trainer import STATE_FILE
+from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json, write_whole
+
+HAND_OVERS = ("continue", "merge")
+HELD_OUT = 5  # one problem in this many judges the judge
+
+
+@dataclass
+class JudgeRLVRPipelineConfig:
+    """
+    What is trained on, and by which rewards. The options of both trainings are [`JudgeRLVRConfig`]'s.
+
+    Parameters:
+        dataset (`str`, *optional*):
+            Folder of a `datasets.DatasetDict` with the splits `train` and `test`, saved by `save_to_disk`, with the
+            columns `problem_id`, `problem` and `solution`.
+        reward (`str`, *optional*):
+            Dotted path of the reward function of solutions; it gets the column `solution`.
+        judge_reward (`str`, *optional*):
+            Dotted path of the reward function of verdicts; it gets the column `label`.
+        parse_answer (`str`, *optional*):
+            Dotted path of the function that finds the final answer in a solution response, or returns None.
+        candidate_models (`list[str]`, *optional*):
+            Further models whose solutions are judged, beside the one that is trained. The paper takes several.
+        candidates_per_problem (`int`, *optional*, defaults to `8`):
+            Solutions sampled for each problem from each model.
+        model_thinks (`bool`, *optional*, defaults to `True`):
+            Whether completions have thoughts that end with `</think>`, which are not judged.
+        judge_steps (`int`, *optional*, defaults to `100`):
+            Optimizer steps of the stage `"judge"`.
+        generate_steps (`int`, *optional*, defaults to `100`):
+            Optimizer steps of the stage `"generate"`.
+        stage_handoff (`str`, *optional*, defaults to `"continue"`):
+            With an adapter: `"continue"` trains the judge's adapter on, `"merge"` adds it to the weights and starts a
+            new one.
+        restart (`bool`, *optional*, defaults to `False`):
+            Whether to make steps anew whose inputs have changed, instead of refusing.
+    """
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a `datasets.DatasetDict` with the splits `train` and `test`, saved by `save_to_disk`, "
+            "with the columns `problem_id`, `problem` and `solution`."
+        },
+    )
+    reward: str | None = field(
+        default=None,
+        metadata={"help": "Dotted path of the reward function of solutions; it gets the column `solution`."},
+    )
+    judge_reward: str | None = field(
+        default=None,
+        metadata={"help": "Dotted path of the reward function of verdicts; it gets the column `label`."},
+    )
+    parse_answer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Dotted path of the function that finds the final answer in a solution response, or returns None."
+        },
+    )
+    candidate_models: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further models whose solutions are judged, beside the one that is trained. The paper takes several."
+        },
+    )
+    candidates_per_problem: int = field(
+        default=8, metadata={"help": "Solutions sampled for each problem from each model."}
+    )
+    model_thinks: bool = field(
+        default=True,
+        metadata={"help": "Whether completions have thoughts that end with `</think>`, which are not judged."},
+    )
+    judge_steps: int = field(default=100, metadata={"help": "Optimizer steps of the stage 'judge'."})
+    generate_steps: int = field(default=100, metadata={"help": "Optimizer steps of the stage 'generate'."})
+    stage_handoff: str = field(
+        default="continue",
+        metadata={
+            "help": "With an adapter: 'continue' trains the judge's adapter on, 'merge' adds it to the weights and "
+            "starts a new one.",
+            "choices": HAND_OVERS,
+        },
+    )
+    restart: bool = field(
+        default=False,
+        metadata={"help": "Whether to make steps anew whose inputs have changed, instead of refusing."},
+    )
+
+    def __post_init__(self):
+        missing = [name for name in ("dataset", "reward", "judge_reward", "parse_answer") if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"The pipeline needs {', '.join(f'`{name}`' for name in missing)}.")
+        if self.stage_handoff not in HAND_OVERS:
+            raise ValueError(f"`stage_handoff` must be one of {HAND_OVERS}; got {self.stage_handoff!r}.")
+        if self.candidates_per_problem < 2:
+            raise ValueError(
+                f"`candidates_per_problem` must be at least 2, one right and one wrong; got {self.candidates_per_problem}."
+            )
+
+
+def run_judge_rlvr(
+    pipeline: JudgeRLVRPipelineConfig, training: JudgeRLVRConfig, model: ModelConfig
+) -> dict[str, dict[str, float]]:
+    """
+    Runs what is not done yet of the five steps, on one process.
+
+    Returns:
+        `accuracy` and `mean_length` (tokens) on the test problems, of the model at the start, after judging, and at the end.
+
+    Raises:
+        RuntimeError: if another run works in `output_dir`, or the judge lacks skill (see `JudgeRLVRConfig`).
+        ValueError: if a step's folder was made from other inputs.
+    """
+    if training.world_size > 1:
+        raise ValueError(
+            "The pipeline runs on one process. With several, train the stages one by one with JudgeRLVRTrainer, from the data "
+            "that its steps `collect` and `build` have made."
+        )
+    with folder_lock(Path(training.output_dir)):
+        return _Pipeline(pipeline, training, model).run()
+
+
+class _Pipeline:
+    def __init__(self, pipeline: JudgeRLVRPipelineConfig, training: JudgeRLVRConfig, model: ModelConfig):
+        self.options, self.training, self.model = pipeline, training, model
+        self.root = Path(training.output_dir)
+        self.tokenizer = AutoTokenizer.from_pretrained(model.model_name_or_path, padding_side="left")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.problems = load_from_disk(str(pipeline.dataset))
+        self.peft_config = get_peft_config(model)
+        self._hash = sha256_of_json([self.problems[split].to_list() for split in ("train", "test")])
+        for name in [model.model_name_or_path, *pipeline.candidate_models]:
+            self._hash = sha256_of_json([self._hash, name, sha256_of_folder(Path(name), "*.safetensors")])
+
+    def run(self) -> dict[str, dict[str, float]]:
+        common = {"seed": self.training.seed, "temperature": self.training.temperature}
+        choice = asdict(self.options)
+        del choice["restart"]
+        trainer = {k: v for k, v in self.training.to_dict().items() if k not in ("output_dir", "logging_dir")}
+        steps: list[tuple[str, Any, Callable[[StepFolder], None]]] = [
+            ("collect", [common, choice["candidates_per_problem"]], self.collect),
+            ("build", [choice["parse_answer"], choice["model_thinks"], trainer["judge_prompt_template"]], self.build),
+            ("judge", [choice, trainer, str(self.peft_config)], self.judge),
+            ("generate", [choice, trainer], self.generate),
+            ("eval", [], self.evaluate),
+        ]
+        for name, inputs, make in steps:
+            folder = StepFolder(self.root, name, [self._hash, inputs], self.training.seed, self.options.restart)
+            if not folder.is_done:
+                folder.mark("running")
+                set_seed(self.training.seed)
+                make(folder)
+                folder.mark("done")
+            self._hash = folder.inputs_sha256
+        return json.loads((self.root / "eval" / "metrics.json").read_text(encoding="utf-8"))
+
+    def collect(self, folder: StepFolder) -> None:
+        """Candidates of every model for every training problem."""
+        rows = self.problems["train"]
+        candidates = []
+        for name in [str(self.model.model_name_or_path), *self.options.candidate_models]:
+            completions = self._sample(_load(name), rows["problem"], self.options.candidates_per_problem)
+            for row, texts in zip(rows, completions, strict=True):
+                kept = {key: row[key] for key in ("problem_id", "problem", "solution")}
+                candidates += [{**kept, "completion": text, "source_model": name} for text in texts]
+        write_whole(folder.path / "candidates.jsonl", "".join(f"{json.dumps(row)}\n" for row in candidates))
+
+    def build(self, folder: StepFolder) -> None:
+        """The judge's training set and, of every fifth problem, the rows that its skill is measured on."""
+        lines = (self.root / "collect" / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = build_judge_set(
+            map(json.loads, lines),
+            lambda problem, candidate: self._prompt(
+                judge_prompt(problem, candidate, self.training.judge_prompt_template)
+            ),
+            _import(self.options.parse_answer),
+            extract=solution_response if self.options.model_thinks else str.strip,
+            count_tokens=lambda text: len(self.tokenizer(text).input_ids),
+            seed=self.training.seed,
+        )
+        held_out = set(sorted(set(rows["problem_id"]))[::HELD_OUT])
+        shares = {"train": [], "held_out": []}
+        for index, problem_id in enumerate(rows["problem_id"]):
+            shares["held_out" if problem_id in held_out else "train"].append(index)
+        for name, share in shares.items():
+            shutil.rmtree(folder.path / name, ignore_errors=True)
+            rows.select(share).save_to_disk(str(folder.path / name))
+
+    def judge(self, folder: StepFolder) -> None:
+        build = self.root / "build"
+        self._train(
+            folder,
+            _load(str(self.model.model_name_or_path)),
+            _import(self.options.judge_reward),
+            load_from_disk(str(build / "train")),
+            load_from_disk(str(build / "held_out")),
+            steps=self.options.judge_steps,
+            peft_config=self.peft_config,
+            hand_over_as=self.options.stage_handoff,
+        )
+
+    def generate(self, folder: StepFolder) -> None:
+        rows = self.problems["train"]
+        prompts = [self._prompt(problem) for problem in rows["problem"]]
+        continues = self.peft_config is not None and self.options.stage_handoff == "continue"
+        self._train(
+            folder,
+            _load(str(self.root / "judge" / "model"), is_adapter=continues),
+            _import(self.options.reward),
+            Dataset.from_list([{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]),
+            None,
+            steps=self.options.generate_steps,
+            peft_config=None if continues else self.peft_config,
+            hand_over_as="merge",
+        )
+
+    def evaluate(self, folder: StepFolder) -> None:
+        """One sampled solution a test problem from each of the three models."""
+        rows = self.problems["test"]
+        reward = _import(self.options.reward)
+        columns = {name: rows[name] for name in rows.column_names}
+        metrics = {}
+        for name in ("start", "judge", "generate"):
+            path = str(self.model.model_name_or_path) if name == "start" else str(self.root / name / "model")
+            is_adapter = Path(path, "adapter_config.json").exists()
+            set_seed(self.training.seed)
+            texts = [texts[0] for texts in self._sample(_load(path, is_adapter), rows["problem"], 1)]
+            wrapped = [[{"role": "assistant", "content": text}] for text in texts] if self._is_chat else texts
+            scores = reward(prompts=list(map(self._prompt, rows["problem"])), completions=wrapped, **columns)
+            lengths = [len(self.tokenizer(text).input_ids) for text in texts]
+            metrics[name] = {
+                "accuracy": sum(float(score or 0) for score in scores) / len(scores),
+                "mean_length": sum(lengths) / len(lengths),
+            }
+        write_whole(folder.path / "metrics.json", json.dumps(metrics, indent=1))
+
+    def _train(self, folder, model, reward, train_dataset, eval_dataset, steps, peft_config, hand_over_as) -> None:
+        args = copy.copy(self.training)
+        args.stage, args.max_steps, args.output_dir = folder.stage, steps, str(folder.path / "training")
+        if args.stage == "judge" and args.judge_max_completion_length is not None:
+            args.max_completion_length = args.judge_max_completion_length
+        trainer = JudgeRLVRTrainer(
+            model,
+            reward,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class=self.tokenizer,
+            peft_config=peft_config,
+        )
+        checkpoint = _last_whole_checkpoint(args.output_dir)
+        if checkpoint and _read(checkpoint, STATE_FILE)["ended"]:
+            # `Trainer.train` would take a step more, and does not know that a training had stopped for lack of a gradient.
+            trainer._load_from_checkpoint(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        trained = hand_over(trainer.accelerator.unwrap_model(trainer.model), hand_over_as)
+        trained.save_pretrained(str(folder.path / "model"))
+        self.tokenizer.save_pretrained(str(folder.path / "model"))
+
+    @property
+    def _is_chat(self) -> bool:
+        return self.tokenizer.chat_template is not None
+
+    def _prompt(self, text: str) -> Any:
+        return [{"role": "user", "content": text}] if self._is_chat else text
+
+    @torch.no_grad()
+    def _sample(self, model, problems: Sequence[str], count: int) -> list[list[str]]:
+        """`count` completions of each problem, as the trainer samples them."""
+        model.to(self.training.device).eval()
+        completions = []
+        batch_size = max(1, self.training.per_device_eval_batch_size)
+        for start in range(0, len(problems), batch_size):
+            texts = list(map(self._prompt, problems[start : start + batch_size]))
+            if self._is_chat:
+                texts = self.tokenizer.apply_chat_template(texts, add_generation_prompt=True, tokenize=False)
+            inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not self._is_chat)
+            output = model.generate(
+                **inputs.to(model.device),
+                do_sample=True,
+                temperature=self.training.temperature,
+                top_p=1.0,
+                top_k=0,
+                max_new_tokens=self.training.max_completion_length,
+                num_return_sequences=count,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            texts = self.tokenizer.batch_decode(output[:, inputs.input_ids.size(1) :], skip_special_tokens=True)
+            completions += [texts[first : first + count] for first in range(0, len(texts), count)]
+        return completions
+
+
+def _load(path: str, is_adapter: bool = False):
+    if is_adapter:
+        from peft import AutoPeftModelForCausalLM
+
+        return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def _import(path: str | None) -> Callable:
+    module, _, name = str(path).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path!r} is no dotted path of a function, such as 'my_module.my_function': {error}"
+        ) from error
+
+
+def _last_whole_checkpoint(folder: str) -> str | None:
+    """The last checkpoint that was written to its end; younger ones are removed."""
+    while os.path.isdir(folder) and (checkpoint := get_last_checkpoint(folder)):
+        try:
+            _read(checkpoint, TRAINER_STATE_NAME)
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+        else:
+            return checkpoint
+    return None
+
+
+def _read(checkpoint: str, name: str) -> dict[str, Any]:
+    return json.loads(Path(checkpoint, name).read_text(encoding="utf-8"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = TrlParser((JudgeRLVRPipelineConfig, JudgeRLVRConfig, ModelConfig))
+    metrics = run_judge_rlvr(*parser.parse_args_and_config(arguments))
+    print(f"{'model':10} {'accuracy':>9} {'mean length':>12}")
+    for name, values in metrics.items():
+        print(f"{name:10} {values['accuracy']:9.3f} {values['mean_length']:12.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""JudgeRLVR (arXiv 2601.08468): the same policy learns to judge solutions, then to write them."""
+
+import functools
+import logging
+import math
+import random
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel
+from trl.trainer.utils import is_async_callable
+
+from .judge_rlvr_config import JudgeRLVRConfig
+from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("judge", "generate")
+
+
+class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
+    """
+    [`DynamicSamplingGRPOTrainer`] for one stage of JudgeRLVR, with a gate before training on verdicts.
+
+    Rows of the tasks are told apart by the column `task`, `"judge"` or `"generate"`; without it, all rows are of the
+    stage. Judge rows have the column `label`, 1 for a right solution and 0 for a wrong one. With the stage `"generate"`
+    weights are those of `DynamicSamplingGRPOTrainer`. Methods overridden:
+
+    - `train`: the skill gate, unless a checkpoint is resumed.
+    - `_calculate_rewards`: the judge's metrics `judge/accuracy`, `judge/tpr`, `judge/tnr`, `judge/balanced_accuracy` and
+      `judge/gap`, in which a verdict is right if it has a reward of at least 1.
+
+    Args:
+        reward_funcs: as in `GRPOTrainer`, or a mapping from task to a reward function (or several), which then scores the
+            rows of its task alone.
+        args: a `JudgeRLVRConfig`.
+        eval_dataset: its judge rows are what the gate is measured on; needed in the stages `"judge"` and `"mixed"` unless
+            `judge_gate_rows=0`. They must be of other problems than the training's.
+    """
+
+    _tag_names = ["trl", "grpo", "judge-rlvr"]
+    _name = "JudgeRLVR"
+    _paper = {
+        "title": "JudgeRLVR: Judge First, Generate Second for Efficient Reasoning",
+        "id": "2601.08468",
+        "citation": textwrap.dedent("""\
+            @article{duo2026judgerlvr,
+                title        = {{JudgeRLVR: Judge First, Generate Second for Efficient Reasoning}},
+                author       = {Jiangshan Duo and Hanyu Li and Hailin Zhang and Yudong Wang and Sujian Li and Liang Zhao},
+                year         = 2026,
+                eprint       = {arXiv:2601.08468},
+            }"""),
+    }
+    _default_config = JudgeRLVRConfig
+
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: JudgeRLVRConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        **options: Any,
+    ):
+        if args is not None and not isinstance(args, JudgeRLVRConfig):
+            raise TypeError(f"`args` must be a JudgeRLVRConfig; got {type(args).__name__}.")
+        stage = "generate" if args is None else args.stage
+        if isinstance(train_dataset, Dataset):
+            _check_tasks(train_dataset, stage)
+        if args is not None and stage != "generate" and args.judge_gate_rows:
+            _check_gate_rows(eval_dataset, stage)
+        if isinstance(reward_funcs, Mapping):
+            reward_funcs = _rewards_by_task(reward_funcs, stage)
+        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
+
+    def train(self, resume_from_checkpoint=None, **options):
+        if not resume_from_checkpoint and self.args.stage != "generate" and self.args.judge_gate_rows:
+            self.check_skill()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def check_skill(self) -> dict[str, float]:
+        """The gate: raises or warns if the policy's gap on `eval_dataset` is below `judge_min_gap`; returns its skill."""
+        skill = self.measure_skill(self.eval_dataset, self.args.judge_gate_rows)
+        if skill["gap"] < self.args.judge_min_gap:
+            message = (
+                f"P(yes | right) - P(yes | wrong) = {skill['gap']:.3f} (standard error {skill['gap_se']:.3f}) is below "
+                f"judge_min_gap={self.args.judge_min_gap}: the policy's verdicts tell little, and training on them has ruined "
+                "generators. Fine-tune on judged examples with critiques first, ask for a critique in the prompt, or lower "
+                "`judge_min_gap`."
+            )
+            if self.args.on_low_skill == "raise":
+                raise RuntimeError(message)
+            logger.warning(message)
+        return skill
+
+    def measure_skill(self, dataset: Dataset, max_rows: int | None = None) -> dict[str, float]:
+        """
+        What `num_generations_eval` sampled verdicts a judge row are worth. Torch's random numbers stay as they were.
+
+        Args:
+            dataset: with the columns `prompt`, `label` and whatever the reward functions need; rows of other tasks are skipped.
+            max_rows: drawn by `seed`; None: all.
+
+        Returns:
+            `accuracy`, `tpr` (P(yes | right)), `tnr` (1 - P(yes | wrong)), `balanced_accuracy`, `gap` and its standard error
+            `gap_se`.
+        """
+        rows = [{**row, "task": "judge"} for row in dataset if row.get("task", "judge") == "judge"]
+        random.Random(self.args.seed).shuffle(rows)
+        rows = rows[:max_rows]
+        size = max(1, self.args.per_device_eval_batch_size // self.num_generations_eval)
+        share = size * self.accelerator.num_processes
+        right: list[torch.Tensor] = []
+        labels: list[int] = []
+        training = self.model.training
+        self.model.eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            for start in range(0, len(rows), share):
+                chunk = rows[start : start + share]
+                # Every process takes as many rows as the others; what is repeated for that is not counted.
+                filled = [chunk[index % len(chunk)] for index in range(share)]
+                own = filled[self.accelerator.process_index * size :][:size]
+                repeated = [dict(row) for row in own for _ in range(self.num_generations_eval)]
+                self._generate_and_score_completions(repeated)
+                count = len(chunk) * self.num_generations_eval
+                right.append(_reaches_one(self._rewards)[:count].cpu())
+                labels += [row["label"] for row in chunk for _ in range(self.num_generations_eval)]
+        self.model.train(training)
+        self._metrics["eval"].clear()
+        return judge_skill(torch.cat(right).tolist(), labels)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        own = [
+            int(row["label"]) if row.get("task", self.args.stage) == "judge" else -1  # no judge row
+            for row in inputs
+        ]
+        labels = self.accelerator.gather(torch.tensor(own, device=rewards.device))
+        is_judge = labels >= 0
+        if is_judge.any():
+            mode = "train" if self.model.training else "eval"
+            skill = judge_skill(_reaches_one(rewards)[is_judge].tolist(), labels[is_judge].tolist())
+            for name in ("accuracy", "tpr", "tnr", "balanced_accuracy", "gap"):
+                self._metrics[mode][f"judge/{name}"].append(skill[name])
+        return rewards
+
+
+def judge_skill(right: Sequence[bool], labels: Sequence[int]) -> dict[str, float]:
+    """
+    What verdicts are worth, from whether each is right and what it was about.
+
+    Args:
+        right: whether the verdict equals the label; False for an unreadable one.
+        labels: 1 for a right solution, 0 for a wrong one.
+
+    Returns:
+        `accuracy`; `tpr` and `tnr`, the shares of right verdicts on right and on wrong solutions; `balanced_accuracy`, their
+        mean; `gap` = tpr + tnr - 1, which is P(yes | right) - P(yes | wrong); `gap_se`. NaN where a class is missing.
+    """
+    rates, variance = [], 0.0
+    for label in (1, 0):
+        verdicts = [bool(verdict) for verdict, about in zip(right, labels, strict=True) if about == label]
+        rate = sum(verdicts) / len(verdicts) if verdicts else math.nan
+        rates.append(rate)
+        variance += rate * (1 - rate) / len(verdicts) if verdicts else math.nan
+    tpr, tnr = rates
+    return {
+        "accuracy": sum(map(bool, right)) / len(right) if right else math.nan,
+        "tpr": tpr,
+        "tnr": tnr,
+        "balanced_accuracy": (tpr + tnr) / 2,
+        "gap": tpr + tnr - 1,
+        "gap_se": math.sqrt(variance),
+    }
+
+
+def mix_tasks(judge: Dataset, generate: Dataset, judge_fraction: float = 0.5, seed: int = 0) -> Dataset:
+    """
+    Rows of both tasks in random order, `judge_fraction` of them judge rows, as many as the data sets allow.
+
+    Columns that one task lacks are None in its rows.
+    """
+    if not 0 < judge_fraction < 1:
+        raise ValueError(f"`judge_fraction` must be strictly between 0 and 1; got {judge_fraction}.")
+    total = min(len(judge) / judge_fraction, len(generate) / (1 - judge_fraction))
+    counts = (int(total * judge_fraction + 1e-9), int(total * (1 - judge_fraction) + 1e-9))
+    parts = []
+    for task, dataset, count in zip(TASKS, (judge, generate), counts, strict=True):
+        part = dataset.shuffle(seed=seed, keep_in_memory=True).select(range(count))
+        if "task" in part.column_names:
+            part = part.remove_columns("task")
+        parts.append(part.add_column("task", [task] * count))
+    return concatenate_datasets(parts).shuffle(seed=seed, keep_in_memory=True)
+
+
+def hand_over(model: PreTrainedModel, stage_handoff: str = "continue") -> PreTrainedModel:
+    """
+    The policy of one stage as the start of the next, with the same outputs.
+
+    Args:
+        model: as trained; one without adapters is returned as it is.
+        stage_handoff: `"continue"` goes on training the same adapter (pass no `peft_config` to the next trainer);
+            `"merge"` adds it to the weights, for a new `peft_config` or for training all weights.
+    """
+    if stage_handoff not in ("continue", "merge"):
+        raise ValueError(f"`stage_handoff` must be 'continue' or 'merge'; got {stage_handoff!r}.")
+    if stage_handoff == "merge" and hasattr(model, "merge_and_unload"):
+        return model.merge_and_unload()
+    return model
+
+
+def for_task(task: str, function: Callable) -> Callable:
+    """A TRL reward function that scores the rows of one task and gives None for others."""
+
+    def select(columns: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+        num_rows = len(columns["completions"])
+        rows = [index for index, name in enumerate(columns["task"]) if name == task]
+        chosen = {
+            name: [column[index] for index in rows] if isinstance(column, list) and len(column) == num_rows else column
+            for name, column in columns.items()
+        }
+        log_extra = columns.get("log_extra")
+        if log_extra:
+            chosen["log_extra"] = lambda name, values: log_extra(name, spread(values, rows, num_rows))
+        return rows, chosen
+
+    def spread(values: Sequence[Any], rows: Sequence[int], num_rows: int) -> list[Any]:
+        by_row = dict(zip(rows, values, strict=True))
+        return [by_row.get(index) for index in range(num_rows)]
+
+    # Both have the wrapped function's signature, which says what columns it needs.
+    if is_async_callable(function):
+
+        @functools.wraps(function)
+        async def scored(**columns: Any) -> list[float | None]:
+            rows, chosen = select(columns)
+            rewards = await function(**chosen) if rows else []
+            return spread(rewards, rows, len(columns["completions"]))
+
+    else:
+
+        @functools.wraps(function)
+        def scored(**columns: Any) -> list[float | None]:
+            rows, chosen = select(columns)
+            return spread(function(**chosen) if rows else [], rows, len(columns["completions"]))
+
+    return scored
+
+
+def _rewards_by_task(rewards: Mapping[str, Any], stage: str) -> list[Callable]:
+    tasks = TASKS if stage == "mixed" else (stage,)
+    functions = []
+    for task in tasks:
+        if task not in rewards:
+            raise ValueError(
+                f"`reward_funcs` has no entry {task!r}, which the stage {stage!r} needs; it has {', '.join(map(repr, rewards))}."
+            )
+        own = rewards[task] if isinstance(rewards[task], list | tuple) else [rewards[task]]
+        functions += [for_task(task, function) for function in own] if stage == "mixed" else own
+    return functions
+
+
+def _check_tasks(dataset: Dataset, stage: str) -> None:
+    tasks = dataset["task"] if "task" in dataset.column_names else [stage] * len(dataset)
+    allowed = TASKS if stage == "mixed" else (stage,)
+    labels = dataset["label"] if "label" in dataset.column_names else [None] * len(dataset)
+    for index, (task, label) in enumerate(zip(tasks, labels, strict=True)):
+        if task not in allowed:
+            raise ValueError(
+                f"Row {index} of `train_dataset` has task {task!r}; the stage {stage!r} takes {', '.join(allowed)}. Set the "
+                "column `task`, or the option `stage`."
+            )
+        if task == "judge" and label not in (0, 1):
+            raise ValueError(
+                f"Row {index} of `train_dataset` is a judge row with label {label!r}; the column `label` must be 1 for a right "
+                "solution or 0 for a wrong one."
+            )
+
+
+def _check_gate_rows(dataset: Any, stage: str) -> None:
+    columns = getattr(dataset, "column_names", None) or []
+    if not isinstance(dataset, Dataset) or "label" not in columns:
+        raise ValueError(
+            f"The stage {stage!r} measures the policy's skill before it starts: `eval_dataset` must be a datasets.Dataset with "
+            "judge rows (columns `prompt` and `label`) of held-out problems. Pass one, or set judge_gate_rows=0."
+        )
+    tasks = dataset["task"] if "task" in columns else ["judge"] * len(dataset)
+    labels = {label for label, task in zip(dataset["label"], tasks, strict=True) if task == "judge"}
+    if labels != {0, 1}:
+        raise ValueError(
+            "`eval_dataset` must have judge rows with label 1 and with label 0, or the gap can't be measured; it has "
+            f"labels {sorted(labels, key=str)}."
+        )
+
+
+def _reaches_one(rewards: torch.Tensor) -> torch.Tensor:
+    """[rows, functions] to [rows]: at least 1 from every function that scored the row, and scored by one."""
+    unscored = rewards.isnan()
+    return ((rewards >= 1) | unscored).all(-1) & ~unscored.all(-1)

@@ -1,0 +1,390 @@
+"""GRPO with MiMo's dynamic sampling and easy pool (arXiv 2505.07608, sections 3.3.1 and 3.3.2) inside TRL's trainer."""
+
+import inspect
+import json
+import logging
+import math
+import os
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+try:
+    from trl import GRPOTrainer
+    from trl.trainer.utils import RepeatSampler, get_config_model_id
+except ImportError as error:
+    raise ImportError("mimo_hf.trainers needs TRL: pip install 'mimo-hf[trl]'") from error
+
+from .group_batch import concatenate, failed_groups, informative_groups, solved_groups, take_groups
+from .mimo_rl_config import MiMoRLConfig
+from .prompt_sampler import PromptSampler
+from .reward_guard import guard_reward
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "mimo_sampler_state.json"
+# What TRL passes to reward functions beside the data set's columns.
+NOT_COLUMNS = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
+
+
+class DynamicSamplingGRPOTrainer(GRPOTrainer):
+    """
+    [`~trl.GRPOTrainer`] whose batches hold only groups that carry a gradient, and that draws solved problems rarely.
+
+    With the features of [`MiMoRLConfig`] off, weights are bit for bit those of `GRPOTrainer`. Methods overridden:
+
+    - `_generate_and_score_completions`: generates in rounds until every process has its groups. All processes decide
+      from the same gathered rewards, so they take the same number of rounds.
+    - `_calculate_rewards`: keeps the gathered rewards. A reward function that raises does so for the rows at fault only:
+      they are left out of their group and counted in the metric `reward/errors`.
+    - `_save_checkpoint`, `_load_optimizer_and_scheduler`, `_get_train_sampler`: the state of the draws, the dataloader's
+      permutation, and the generated rows that are still to be trained on. A resumed run ends with the weights of an
+      undisturbed one, wherever the save falls (`GRPOTrainer` itself needs a save between two generations of its first
+      epoch for that).
+
+    A batch without any informative group has no gradient: training stops after it and says what to change.
+
+    Metrics, a batch each: `sampling/rounds`; `sampling/keep_rate`, the share of informative groups among all generated;
+    `sampling/waste`, the share generated, informative, and not needed; `sampling/effective_batch`, the share of the
+    batch that carries a gradient (1 unless padded); `sampling/frac_all_right`, `sampling/frac_all_wrong`;
+    `sampling/pool_size`, `sampling/pool_draw_frac`; `reward/errors`, in rows.
+
+    Args:
+        args: a `MiMoRLConfig`.
+        train_dataset: must have every column that a reward function requires, and be indexable (no `IterableDataset`)
+            where dynamic sampling or an easy pool is on.
+
+    All other arguments are `GRPOTrainer`'s.
+    """
+
+    _tag_names = ["trl", "grpo", "mimo-rl"]
+    _name = "MiMo-RL"
+    _paper = {
+        "title": "MiMo: Unlocking the Reasoning Potential of Language Model - From Pretraining to Posttraining",
+        "id": "2505.07608",
+        "citation": textwrap.dedent("""\
+            @article{xia2025mimo,
+                title        = {{MiMo: Unlocking the Reasoning Potential of Language Model - From Pretraining to Posttraining}},
+                author       = {{LLM-Core Xiaomi}},
+                year         = 2025,
+                eprint       = {arXiv:2505.07608},
+            }"""),
+    }
+    _default_config: type[MiMoRLConfig] = MiMoRLConfig
+
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: MiMoRLConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        **options: Any,
+    ):
+        if args is None:
+            model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = self._default_config(f"{model_id.split('/')[-1]}-{self._name}")
+        if not isinstance(args, MiMoRLConfig):
+            raise TypeError(
+                f"`args` must be a {self._default_config.__name__}; got {type(args).__name__}. It takes every option "
+                "of GRPOConfig."
+            )
+        self._draws = args.dynamic_sampling or args.easy_pool_alpha > 0
+        if self._draws:
+            _check_rows_can_be_drawn(train_dataset, options.get("environment_factory"))
+        if options.get("rollout_func") is None and options.get("environment_factory") is None:
+            _check_answers(reward_funcs, train_dataset)
+        if isinstance(reward_funcs, list):
+            reward_funcs = list(reward_funcs)  # TRL's trainer and the guards write into it
+        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
+
+        for index, function in enumerate(self.reward_funcs):
+            if not isinstance(function, nn.Module):
+                self.reward_funcs[index] = guard_reward(
+                    function, partial(self._count_error, self.reward_func_names[index])
+                )
+        self._errors = 0  # rows on this process since the start
+        self._rows_in_error = 0  # in the last call, on all processes
+        self._first_error: str | None = None
+        self._warned = False
+        self._train_sampler: Any = None
+        self._rewards = torch.empty(0)
+        seed = args.seed if args.sampling_seed is None else args.sampling_seed
+        self.sampler = PromptSampler(len(train_dataset), args.easy_pool_alpha, seed) if self._draws else None
+
+    def _count_error(self, name: str, error: Exception):
+        self._errors += 1
+        if self._first_error is None:
+            self._first_error = f"{name}: {error!r}"
+            logger.warning("The reward function %s raised; the row is left out.", name, exc_info=error)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        before = self._errors
+        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        errors = torch.tensor(self._errors - before, device=self.accelerator.device)
+        self._rows_in_error = int(self.accelerator.gather(errors).sum())
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["reward/errors"].append(float(self._rows_in_error))
+        return self._rewards
+
+    def _generate_and_score_completions(self, inputs):
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        if not self._draws:
+            batch = super()._generate_and_score_completions(inputs)
+            self._check_something_was_scored([self._rewards])
+            return batch
+
+        sampling, world_size = self.args.dynamic_sampling, self.accelerator.num_processes
+        needed = len(inputs) // self.num_generations
+        columns = list(inputs[0])
+        rounds: list[_Round] = []
+        rewards: list[torch.Tensor] = []
+        num_groups, from_pool = needed, 0
+        while True:
+            indices = None
+            # Without a pool, the first round is the dataloader's, as in GRPOTrainer.
+            if rounds or self.args.easy_pool_alpha:
+                indices = self.sampler.draw(num_groups * world_size)
+                from_pool += sum(map(self.sampler.in_pool, indices))
+                inputs = self._rows(indices, columns)
+            batch = super()._generate_and_score_completions(inputs)
+            rewards.append(self._rewards)
+            rounds.append(_Round(batch, self._rewards, self.reward_weights, self.num_generations, world_size))
+            if indices is not None:
+                for index, solved in zip(indices, rounds[-1].solved.flatten().tolist(), strict=True):
+                    self.sampler.update(index, solved)
+            # The process with the fewest informative groups decides for all.
+            missing = needed - int(sum(round_.informative.sum(1) for round_ in rounds).min())
+            if not sampling or missing <= 0 or len(rounds) == self.args.max_sampling_rounds:
+                break
+            num_groups = min(needed, math.ceil(missing / _expected_keep_rate(rounds)))
+
+        self._check_something_was_scored(rewards)
+        self._log_rounds(rounds, needed, from_pool)
+        if not sampling:
+            return batch
+        if not any(round_.informative.any() for round_ in rounds):
+            self._stop_without_gradient(rounds)
+        elif missing > 0:
+            self._handle_short_batch(missing, needed)
+        if missing <= 0 and len(rounds) == 1:
+            return batch  # all groups are informative
+        return self._assemble(rounds, needed)
+
+    def _check_something_was_scored(self, rewards: Sequence[torch.Tensor]):
+        if self._rows_in_error and all(matrix.isnan().all() for matrix in rewards):
+            raise RuntimeError(
+                f"The reward functions raised for every row of a batch, first {self._first_error or 'on another process'}. "
+                "A function that fails for some rows leaves these out; one that fails for all needs mending."
+            )
+
+    def _rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """This process's contiguous share of the drawn problems, each once for every completion."""
+        share = len(indices) // self.accelerator.num_processes
+        start = self.accelerator.process_index * share
+        rows = [self.train_dataset[index] for index in indices[start : start + share]]
+        return [{name: row[name] for name in columns} for row in rows for _ in range(self.num_generations)]
+
+    def _assemble(self, rounds: Sequence["_Round"], needed: int) -> dict[str, torch.Tensor]:
+        """The first informative groups in the order in which they were started, then groups of zero advantage."""
+        rank = self.accelerator.process_index
+        chosen: list[list[int]] = [[] for _ in rounds]
+        for wanted in (True, False):
+            for groups, round_ in zip(chosen, rounds, strict=True):
+                fitting = [g for g, kept in enumerate(round_.informative[rank].tolist()) if kept == wanted]
+                groups += fitting[: needed - sum(map(len, chosen))]
+        parts = []
+        for groups, round_ in zip(chosen, rounds, strict=True):
+            if groups:
+                part = take_groups(round_.batch, groups, self.num_generations)
+                # Equal partial rewards leave a rounding error as their advantage.
+                informative = round_.informative[rank, groups].repeat_interleave(self.num_generations)
+                part["advantages"][~informative.to(part["advantages"].device)] = 0
+                parts.append(part)
+        batch = concatenate(parts, self._tokenizer.pad_token_id)
+        # The token-level losses divide by the tokens of this batch, not of the rounds.
+        loss_mask = batch["completion_mask"]
+        if "tool_mask" in batch:
+            loss_mask = loss_mask * batch["tool_mask"]
+        batch["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
+        return batch
+
+    def _log_rounds(self, rounds: Sequence["_Round"], needed: int, from_pool: int):
+        generated = sum(round_.informative.numel() for round_ in rounds)
+        per_process = sum(round_.informative.sum(1) for round_ in rounds)
+        batch_groups = needed * self.accelerator.num_processes
+        trained = int(per_process.clamp(max=needed).sum())
+        kept = int(per_process.sum())
+        metrics = {
+            "rounds": len(rounds),
+            "keep_rate": kept / generated,
+            "waste": (kept - trained) / generated,
+            "effective_batch": trained / batch_groups,
+            "frac_all_right": sum(int(round_.solved.sum()) for round_ in rounds) / generated,
+            "frac_all_wrong": sum(int(round_.failed.sum()) for round_ in rounds) / generated,
+            "pool_size": self.sampler.pool_size,
+            "pool_draw_frac": from_pool / generated,
+        }
+        for name, value in metrics.items():
+            self._metrics["train"][f"sampling/{name}"].append(float(value))
+
+    def _handle_short_batch(self, missing: int, needed: int):
+        message = (
+            f"After max_sampling_rounds={self.args.max_sampling_rounds} rounds, a process has {needed - missing} of "
+            f"{needed} groups whose rewards differ."
+        )
+        if self.args.on_exhausted == "raise":
+            raise RuntimeError(
+                f"{message} Raise `max_sampling_rounds`, choose problems nearer to the model's ability, or set "
+                "on_exhausted='pad'."
+            )
+        if not self._warned:
+            logger.warning("%s The rest of the batch has zero advantage (said once).", message)
+            self._warned = True
+
+    def _stop_without_gradient(self, rounds: Sequence["_Round"]):
+        generated = sum(round_.informative.numel() for round_ in rounds)
+        right = sum(int(round_.solved.sum()) for round_ in rounds)
+        wrong = sum(int(round_.failed.sum()) for round_ in rounds)
+        message = (
+            f"None of {generated} groups in {len(rounds)} rounds has two different rewards: {right} are all right, "
+            f"{wrong} all wrong. There is no gradient, so training stops. All right: use harder problems. All wrong: "
+            "use easier problems or partial rewards, raise `max_completion_length`, or fine-tune on solutions first. "
+            "Otherwise: raise `num_generations` or `temperature`, and look at the reward function."
+        )
+        if self._first_error is not None:
+            message += f" It raised for {self._errors} rows on this process, first {self._first_error}."
+        if self.args.on_exhausted == "raise":
+            raise RuntimeError(message)
+        logger.warning(message)
+        self.control.should_training_stop = True
+
+    def _get_train_sampler(self, dataset=None):
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def _save_checkpoint(self, model, trial):
+        # Before TRL's own files: a checkpoint that has its last one, trainer_state.json, has all of these.
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._step % (self.args.steps_per_generation * self.num_iterations):
+            torch.save(self._buffered_inputs, folder / self._generated_file())
+        if self.args.should_save:
+            state = {
+                "step": self._step,
+                "ended": self.control.should_training_stop,
+                "epochs": math.floor(self.state.epoch + 1e-6),
+                "sampler": self.sampler.state_dict() if self.sampler else None,
+            }
+            written = folder / f"{STATE_FILE}.part"
+            written.write_text(json.dumps(state), encoding="utf-8")
+            os.replace(written, folder / STATE_FILE)
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint, STATE_FILE)
+        if not path.exists():
+            logger.warning("%s has no %s: prompts are drawn as at the start.", checkpoint, STATE_FILE)
+            return
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if self.sampler and state["sampler"]:
+            self.sampler.load_state_dict(state["sampler"])
+        self._step = state["step"]
+        # The dataloader's sampler makes a new permutation an epoch, from a generator that starts anew with the process.
+        if isinstance(self._train_sampler, RepeatSampler) and self._train_sampler.shuffle:
+            for _ in range(state["epochs"]):
+                torch.randperm(self._train_sampler.num_samples, generator=self._train_sampler.generator)
+        generated = Path(checkpoint, self._generated_file())
+        if generated.exists():
+            self._buffered_inputs = torch.load(generated, map_location=self.accelerator.device, weights_only=True)
+
+    def _generated_file(self) -> str:
+        return f"mimo_generated_{self.accelerator.process_index}.pt"
+
+
+class _Round:
+    """What one round generated: this process's rows, and what all processes know of every group, `[world, groups]`."""
+
+    def __init__(self, batch, rewards: torch.Tensor, weights: torch.Tensor, num_generations: int, world_size: int):
+        self.batch = batch
+        rewards = rewards.detach().cpu().view(world_size, -1, num_generations, rewards.size(-1))
+        total = (rewards * weights.cpu()).nansum(-1)
+        total[rewards.isnan().all(-1)] = torch.nan
+        self.informative = informative_groups(total)
+        self.solved = solved_groups(rewards)
+        self.failed = failed_groups(rewards)
+
+
+def _expected_keep_rate(rounds: Sequence[_Round]) -> float:
+    """Mean of a Beta(1, 1) prior after the groups so far: how many of the next will be informative."""
+    kept = sum(int(round_.informative.sum()) for round_ in rounds)
+    return (1 + kept) / (2 + sum(round_.informative.numel() for round_ in rounds))
+
+
+def _check_rows_can_be_drawn(train_dataset: Any, environment_factory: Any):
+    if not isinstance(train_dataset, Dataset):
+        raise TypeError(
+            "`dynamic_sampling` and `easy_pool_alpha` draw problems by index: `train_dataset` must be a "
+            f"datasets.Dataset; got {type(train_dataset).__name__}. Load it without streaming."
+        )
+    images = {"image", "images"} & set(train_dataset.column_names)
+    if images:
+        raise NotImplementedError(
+            f"`train_dataset` has the column {min(images)!r}. Images are not one row a completion, so batches of "
+            "several rounds can't be put together: set dynamic_sampling=False and easy_pool_alpha=0."
+        )
+    if isinstance(environment_factory, Mapping):
+        raise NotImplementedError(
+            "`environment_factory` names several environments, whose state is tied to a whole batch: pass a single "
+            "factory, or set dynamic_sampling=False and easy_pool_alpha=0."
+        )
+
+
+def _check_answers(reward_funcs: Any, train_dataset: Any):
+    """Every column that a reward function can't do without is there, and not empty."""
+    columns = getattr(train_dataset, "column_names", None)
+    if columns is None:
+        return
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    for function in functions:
+        if not callable(function) or isinstance(function, nn.Module):
+            continue
+        for name in _required_columns(function):
+            title = getattr(function, "__name__", type(function).__name__)
+            if name not in columns:
+                raise ValueError(
+                    f"The reward function {title!r} needs the column {name!r}, which `train_dataset` does not have "
+                    f"(it has {', '.join(map(repr, columns))}). Add or rename the column, or give the parameter a "
+                    "default."
+                )
+            if isinstance(train_dataset, Dataset) and all(value in (None, "") for value in train_dataset[name]):
+                raise ValueError(
+                    f"The column {name!r} of `train_dataset`, which the reward function {title!r} needs, is empty in "
+                    f"all {len(train_dataset)} rows. Fill in the answers."
+                )
+
+
+def _required_columns(function: Callable) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some callables written in C have none
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in named
+        and parameter.default is inspect.Parameter.empty
+        and parameter.name not in NOT_COLUMNS
+    ]
