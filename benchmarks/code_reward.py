@@ -7,8 +7,8 @@ Code rewards by test difficulty: how many groups teach nothing under each scheme
 
 Sections
     schemes  GRPO on staged programs (four stages; tests of depth 1 to 4), from one warm start a seed that passes all tests of a problem
-             less than once in fifty ("hard") or once in several hundred samples ("very hard"); levels come from pass rates measured on that
-             warm start. Only the reward differs between the arms
+             less than once in fifty ("hard") or in a hundred samples ("very hard"); levels come from pass rates measured on that warm start.
+             Only the reward differs between the arms
     sandbox  short programs a second on one worker, and what the first one costs, for each backend that is here
 """
 
@@ -37,7 +37,7 @@ SECTIONS = ("schemes", "sandbox")
 SCHEMES = ("vanilla", "strict", "soft")
 GROUP, PROMPTS = 8, 16
 COMPLETION_TOKENS = 6
-# How often each stage of the demonstrations is right: the warm start then passes all tests about once in 80 and in 500 samples.
+# How often each stage of the demonstrations is right: the warm start then passes all tests in about 1.3 and 0.7 % of samples.
 DEMONSTRATIONS = {"hard": (0.8, 0.55, 0.2, 0.12), "very hard": (0.8, 0.55, 0.1, 0.03)}
 STEPS = {"hard": 60, "very hard": 200}
 console = Console(stderr=True)
