@@ -117,7 +117,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._train_sampler: Any = None
         self._rewards = torch.empty(0)
         seed = args.seed if args.sampling_seed is None else args.sampling_seed
-        self.sampler = PromptSampler(len(train_dataset), args.easy_pool_alpha, seed) if self._draws else None
+        # Without these features it is not asked for anything.
+        self.sampler = PromptSampler(len(train_dataset) if self._draws else 1, args.easy_pool_alpha, seed)
 
     def _count_error(self, name: str, error: Exception):
         self._errors += 1
@@ -282,7 +283,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 "step": self._step,
                 "ended": self.control.should_training_stop,
                 "epochs": math.floor(self.state.epoch + 1e-6),
-                "sampler": self.sampler.state_dict() if self.sampler else None,
+                "sampler": self.sampler.state_dict() if self._draws else None,
             }
             written = folder / f"{STATE_FILE}.part"
             written.write_text(json.dumps(state), encoding="utf-8")
@@ -298,7 +299,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             logger.warning("%s has no %s: prompts are drawn as at the start.", checkpoint, STATE_FILE)
             return
         state = json.loads(path.read_text(encoding="utf-8"))
-        if self.sampler and state["sampler"]:
+        if self._draws and state["sampler"]:
             self.sampler.load_state_dict(state["sampler"])
         self._step = state["step"]
         # The dataloader's sampler makes a new permutation an epoch, from a generator that starts anew with the process.
