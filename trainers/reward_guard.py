@@ -19,6 +19,7 @@ def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> C
         function: a reward function, or an async one (the result is async then).
         on_error: gets the exception of every left-out row.
     """
+
     async def score(**columns: Any) -> list[float | None]:
         return await _score(function, columns, on_error)
 
