@@ -83,6 +83,8 @@ EXPERIMENTS = {
             *OF_CHAINS,
             "two full layers may do three hops: the first can join two links at the later one's position",
             "nothing is local in this task: it can not show what the window branch is for",
+            "most tuned rates are the larger of the two tried",
+            "a part of the runs used the attention hysparse_chunked, which computes the same",
         ),
     ),
     "chain_4": Experiment(

@@ -202,7 +202,7 @@ code = open(torch.__file__).read()[:200]
 ids = tokenizer(code[:90] + "<k3=7>" + code[90:] + "<k3?>", return_tensors="pt").input_ids
 cache = HySparseCache(model.config, record_selection=True)
 print(tokenizer.decode(model(ids, past_key_values=cache).logits[0, -1].argmax()))  # <7>
-print(90 // {block_size}, cache.last_selection[0][0, :, -1].tolist())  # the record's block, and those that each group of heads reads
+print(90 // {block_size}, cache.last_selection[0][0, :, -1].tolist())  # the record's block, and those that are read
 ```
 
 Token b is byte b; `<k0=0>` to `<k15=15>` are records, `<k0?>` to `<k15?>` questions, `<0>` to `<15>` answers.
