@@ -213,7 +213,7 @@ class _Pipeline:
             seed=self.training.seed,
         )
         held_out = set(sorted(set(rows["problem_id"]))[::HELD_OUT])
-        shares = {"train": [], "held_out": []}
+        shares: dict[str, list[int]] = {"train": [], "held_out": []}
         for index, problem_id in enumerate(rows["problem_id"]):
             shares["held_out" if problem_id in held_out else "train"].append(index)
         for name, share in shares.items():

@@ -252,7 +252,7 @@ def for_task(task: str, function: Callable) -> Callable:
 
 def _rewards_by_task(rewards: Mapping[str, Any], stage: str) -> list[Callable]:
     tasks = TASKS if stage == "mixed" else (stage,)
-    functions = []
+    functions: list[Callable] = []
     for task in tasks:
         if task not in rewards:
             raise ValueError(

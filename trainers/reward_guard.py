@@ -19,23 +19,28 @@ def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> C
         function: a reward function, or an async one (the result is async then).
         on_error: gets the exception of every left-out row.
     """
+    guarded: Callable
     if is_async_callable(function):
 
-        async def guarded(**columns: Any) -> list[float | None]:
+        async def score_later(**columns: Any) -> list[float | None]:
             return await _score(function, columns, on_error)
+
+        guarded = score_later
 
     else:
 
         async def call(**columns: Any) -> list[float | None]:
             return function(**columns)
 
-        def guarded(**columns: Any) -> list[float | None]:
+        def score(**columns: Any) -> list[float | None]:
             # Nothing in this coroutine waits, so it ends in its first step.
             try:
                 _score(call, columns, on_error).send(None)
             except StopIteration as end:
                 return end.value
             raise RuntimeError(f"The reward function {function!r} returned an awaitable but is not async.")
+
+        guarded = score
 
     while isinstance(function, functools.partial):
         function = function.func

@@ -77,6 +77,7 @@ def test_the_steps_end_done_and_the_result_is_printed(toy, tmp_path, capsys):
     assert f"{metrics['generate']['accuracy']:.3f}" in printed
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(toy, tmp_path, monkeypatch):
     """Interrupted once within every step, after it has written what it made."""
     undisturbed = run(toy, tmp_path / "a")
