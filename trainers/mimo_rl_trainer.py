@@ -96,8 +96,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 f"`args` must be a {self._default_config.__name__}; got {type(args).__name__}. It takes every option "
                 "of GRPOConfig."
             )
-        self._draws = args.dynamic_sampling or args.easy_pool_alpha > 0
-        if self._draws:
+        draws = args.dynamic_sampling or args.easy_pool_alpha > 0
+        if draws:
             _check_rows_can_be_drawn(train_dataset, options.get("environment_factory"))
         if options.get("rollout_func") is None and options.get("environment_factory") is None:
             _check_answers(reward_funcs, train_dataset)
@@ -117,8 +117,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._train_sampler: Any = None
         self._rewards = torch.empty(0)
         seed = args.seed if args.sampling_seed is None else args.sampling_seed
-        # Without these features it is not asked for anything.
-        self.sampler = PromptSampler(len(train_dataset) if self._draws else 1, args.easy_pool_alpha, seed)
+        self.sampler = PromptSampler(len(train_dataset), args.easy_pool_alpha, seed) if draws else None
 
     def _count_error(self, name: str, error: Exception):
         self._errors += 1
@@ -138,7 +137,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        if not self._draws:
+        sampler = self.sampler
+        if sampler is None:
             batch = super()._generate_and_score_completions(inputs)
             self._check_something_was_scored([self._rewards])
             return batch
@@ -153,15 +153,15 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             indices = None
             # Without a pool, the first round is the dataloader's, as in GRPOTrainer.
             if rounds or self.args.easy_pool_alpha:
-                indices = self.sampler.draw(num_groups * world_size)
-                from_pool += sum(map(self.sampler.in_pool, indices))
+                indices = sampler.draw(num_groups * world_size)
+                from_pool += sum(map(sampler.in_pool, indices))
                 inputs = self._rows(indices, columns)
             batch = super()._generate_and_score_completions(inputs)
             rewards.append(self._rewards)
             rounds.append(_Round(batch, self._rewards, self.reward_weights, self.num_generations, world_size))
             if indices is not None:
                 for index, solved in zip(indices, rounds[-1].solved.flatten().tolist(), strict=True):
-                    self.sampler.update(index, solved)
+                    sampler.update(index, solved)
             # The process with the fewest informative groups decides for all.
             missing = needed - int(sum(round_.informative.sum(1) for round_ in rounds).min())
             if not sampling or missing <= 0 or len(rounds) == self.args.max_sampling_rounds:
@@ -169,7 +169,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             num_groups = min(needed, math.ceil(missing / _expected_keep_rate(rounds)))
 
         self._check_something_was_scored(rewards)
-        self._log_rounds(rounds, needed, from_pool)
+        self._log_rounds(rounds, needed, sampler.pool_size, from_pool)
         if not sampling:
             return batch
         if not any(round_.informative.any() for round_ in rounds):
@@ -218,7 +218,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         batch["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
         return batch
 
-    def _log_rounds(self, rounds: Sequence["_Round"], needed: int, from_pool: int):
+    def _log_rounds(self, rounds: Sequence["_Round"], needed: int, pool_size: int, from_pool: int):
         generated = sum(round_.informative.numel() for round_ in rounds)
         per_process = sum(round_.informative.sum(1) for round_ in rounds)
         batch_groups = needed * self.accelerator.num_processes
@@ -231,7 +231,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             "effective_batch": trained / batch_groups,
             "frac_all_right": sum(int(round_.solved.sum()) for round_ in rounds) / generated,
             "frac_all_wrong": sum(int(round_.failed.sum()) for round_ in rounds) / generated,
-            "pool_size": self.sampler.pool_size,
+            "pool_size": pool_size,
             "pool_draw_frac": from_pool / generated,
         }
         for name, value in metrics.items():
@@ -283,7 +283,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 "step": self._step,
                 "ended": self.control.should_training_stop,
                 "epochs": math.floor(self.state.epoch + 1e-6),
-                "sampler": self.sampler.state_dict() if self._draws else None,
+                "sampler": self.sampler.state_dict() if self.sampler else None,
             }
             written = folder / f"{STATE_FILE}.part"
             written.write_text(json.dumps(state), encoding="utf-8")
@@ -299,7 +299,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             logger.warning("%s has no %s: prompts are drawn as at the start.", checkpoint, STATE_FILE)
             return
         state = json.loads(path.read_text(encoding="utf-8"))
-        if self._draws and state["sampler"]:
+        if self.sampler and state["sampler"]:
             self.sampler.load_state_dict(state["sampler"])
         self._step = state["step"]
         # The dataloader's sampler makes a new permutation an epoch, from a generator that starts anew with the process.

@@ -19,26 +19,32 @@ def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> C
         function: a reward function, or an async one (the result is async then).
         on_error: gets the exception of every left-out row.
     """
+    guarded: Callable
+    if is_async_callable(function):
 
-    async def score(**columns: Any) -> list[float | None]:
-        return await _score(function, columns, on_error)
+        async def score_later(**columns: Any) -> list[float | None]:
+            return await _score(function, columns, on_error)
 
-    async def call(**columns: Any) -> list[float | None]:
-        return function(**columns)
+        guarded = score_later
 
-    def score_at_once(**columns: Any) -> list[float | None]:
-        # Nothing in this coroutine waits, so it ends in its first step.
-        try:
-            _score(call, columns, on_error).send(None)
-        except StopIteration as end:
-            return end.value
-        raise RuntimeError(f"The reward function {function!r} returned an awaitable but is not async.")
+    else:
 
-    guarded: Callable = score if is_async_callable(function) else score_at_once
-    named = function
-    while isinstance(named, functools.partial):
-        named = named.func
-    guarded.__name__ = getattr(named, "__name__", type(named).__name__)
+        async def call(**columns: Any) -> list[float | None]:
+            return function(**columns)
+
+        def score(**columns: Any) -> list[float | None]:
+            # Nothing in this coroutine waits, so it ends in its first step.
+            try:
+                _score(call, columns, on_error).send(None)
+            except StopIteration as end:
+                return end.value
+            raise RuntimeError(f"The reward function {function!r} returned an awaitable but is not async.")
+
+        guarded = score
+
+    while isinstance(function, functools.partial):
+        function = function.func
+    guarded.__name__ = getattr(function, "__name__", type(function).__name__)
     return guarded
 
 

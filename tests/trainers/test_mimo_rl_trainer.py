@@ -10,6 +10,7 @@ from peft import LoraConfig
 from trl import GRPOConfig
 
 from mimo_hf.trainers import DynamicSamplingGRPOTrainer
+from mimo_hf.trainers.mimo_rl_trainer import _Round
 
 
 def generated_batches(trainer):
@@ -152,6 +153,18 @@ def test_a_short_batch_is_padded_with_zero_advantages_and_warned_of_once(make_tr
     trainer = make_trainer(("mixed", "half"), **options, on_exhausted="raise")
     with pytest.raises(RuntimeError, match="1 of 2 groups whose rewards differ"):
         trainer.train()
+
+
+def test_rounding_errors_of_equal_rewards_are_no_advantage(make_trainer):
+    trainer = make_trainer(dynamic_sampling=True)
+    batch = {key: torch.ones(8, 2, dtype=torch.long) for key in ("prompt_ids", "prompt_mask", "completion_ids")}
+    batch |= {
+        "completion_mask": torch.ones(8, 2, dtype=torch.long),
+        "advantages": torch.tensor([1.0, -1.0, 1.0, -1.0] + [1e-4] * 4),
+    }
+    rewards = torch.tensor([[1.0], [0.0], [1.0], [0.0]] + [[0.7]] * 4)
+    merged = trainer._assemble([_Round(batch, rewards, torch.ones(1), 4, 1)], needed=2)
+    assert merged["advantages"].tolist() == [1.0, -1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_solved_problems_wait_in_the_easy_pool(make_trainer, problems, metric):
