@@ -42,9 +42,10 @@ def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> C
 
         guarded = score
 
-    while isinstance(function, functools.partial):
-        function = function.func
-    guarded.__name__ = getattr(function, "__name__", type(function).__name__)
+    named = function
+    while isinstance(named, functools.partial):
+        named = named.func
+    guarded.__name__ = getattr(named, "__name__", type(named).__name__)
     return guarded
 
 

@@ -60,6 +60,13 @@ def test_a_reward_that_does_not_raise_is_called_once(function):
     assert logged == [("length", [2, 1]), ("rows", 2.0)]
 
 
+def test_bound_arguments_reach_the_function():
+    def above(completions, limit, **columns):
+        return [float(len(completion) > limit) for completion in completions]
+
+    assert call(functools.partial(functools.partial(above), limit=1), ["a", "bb"])[0] == [0.0, 1.0]
+
+
 def test_the_name_and_the_kind_stay():
     assert guard_reward(first_character, print).__name__ == "first_character"
     assert guard_reward(FirstCharacter(), print).__name__ == "FirstCharacter"

@@ -1,0 +1,61 @@
+"""Sampled responses to prompts, as a GRPO trainer samples them, to measure a policy or to collect candidates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+@torch.no_grad()
+def sample_responses(
+    model,
+    tokenizer,
+    prompts: Sequence[Any],
+    num_samples: int = 1,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+) -> list[list[list[int]]]:
+    """
+    Draws from the whole distribution (no top-k, no top-p), with Torch's random numbers.
+
+    Args:
+        tokenizer: pads on the left.
+        prompts: texts, or conversations, to which the tokenizer's chat template is applied.
+        num_samples: responses a prompt.
+        batch_size: prompts a call of `generate`.
+
+    Returns:
+        Token ids by prompt and sample: the end token is the last one unless the response was cut at `max_new_tokens`.
+    """
+    if tokenizer.padding_side != "left":
+        raise ValueError("`tokenizer` must pad on the left to continue prompts: set tokenizer.padding_side = 'left'.")
+    was_training = model.training
+    model.eval()
+    responses: list[list[int]] = []
+    for start in range(0, len(prompts), batch_size):
+        texts = list(prompts[start : start + batch_size])
+        is_chat = not isinstance(texts[0], str)
+        if is_chat:
+            texts = tokenizer.apply_chat_template(texts, add_generation_prompt=True, tokenize=False)
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not is_chat)
+        output = model.generate(
+            input_ids=inputs.input_ids.to(model.device),
+            attention_mask=inputs.attention_mask.to(model.device),
+            do_sample=True,
+            temperature=temperature,
+            top_p=1.0,
+            top_k=0,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=num_samples,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        responses += [_until(row, tokenizer.eos_token_id) for row in output[:, inputs.input_ids.size(1) :].tolist()]
+    model.train(was_training)
+    return [responses[first : first + num_samples] for first in range(0, len(responses), num_samples)]
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
