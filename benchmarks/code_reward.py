@@ -31,7 +31,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from mimo_hf.data.staged_programs import WORDS, as_python, demonstrations, run_program, staged_programs
+from mimo_hf.data.word_tokenizer import word_tokenizer
 from mimo_hf.rewards import CodeReward, Sandbox, grade_tests, pass_rates, score
+from mimo_hf.trainers import sample_responses
 
 SECTIONS = ("schemes", "sandbox")
 SCHEMES = ("vanilla", "strict", "soft")
@@ -41,17 +43,6 @@ COMPLETION_TOKENS = 6
 DEMONSTRATIONS = {"hard": (0.8, 0.55, 0.2, 0.12), "very hard": (0.8, 0.55, 0.1, 0.03)}
 STEPS = {"hard": 60, "very hard": 200}
 console = Console(stderr=True)
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left", unk_token="<pad>"
-    )
 
 
 def warm_start(
@@ -87,18 +78,14 @@ def warm_start(
     return model.eval()
 
 
-@torch.no_grad()
 def samples(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Dataset, each: int
 ) -> list[list[str]]:
     """Programs drawn at temperature 1, `each` a problem."""
-    ids = tokenizer(list(problems["prompt"]), return_tensors="pt").input_ids.to(model.device)
-    drawn = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-        max_new_tokens=COMPLETION_TOKENS, num_return_sequences=each,
-    )  # fmt: skip
-    texts = tokenizer.batch_decode(drawn[:, ids.shape[1] :], skip_special_tokens=True)
-    return [texts[start : start + each] for start in range(0, len(texts), each)]
+    drawn = sample_responses(
+        model, tokenizer, problems["prompt"], each, max_new_tokens=COMPLETION_TOKENS, batch_size=len(problems)
+    )
+    return [tokenizer.batch_decode(responses, skip_special_tokens=True) for responses in drawn]
 
 
 def verdicts(program: str, tests: Sequence[dict]) -> list[bool]:
@@ -153,7 +140,7 @@ def train(
 
 
 def measure_schemes(seeds: int, steps: int | None) -> dict:
-    tokenizer = make_tokenizer()
+    tokenizer = word_tokenizer(WORDS)
     rows = []
     for difficulty, seed in itertools.product(DEMONSTRATIONS, range(seeds)):
         start = warm_start(tokenizer, seed, DEMONSTRATIONS[difficulty])

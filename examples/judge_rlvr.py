@@ -10,17 +10,19 @@ seconds, with a model that has learned nothing yet:
     python examples/judge_rlvr.py --warm_start_steps 5 --judge_steps 2 --generate_steps 2 --num_test 16
 """
 
-import copy
 import random
 from dataclasses import dataclass, field
 
-import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import HfArgumentParser, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
 
-from mimo_hf.data import pair_sum, pair_sum_problems
-from mimo_hf.trainers import JudgeRLVRConfig, JudgeRLVRTrainer
+from mimo_hf.data import pair_sum, pair_sum_problems, word_tokenizer
+from mimo_hf.trainers import JudgeRLVRConfig, JudgeRLVRTrainer, sample_responses
+
+COMMON = {
+    "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "bf16": False, "gradient_checkpointing": False,
+}  # fmt: skip
 
 
 @dataclass
@@ -34,16 +36,6 @@ class ScriptArguments:
     generate_steps: int = field(default=10, metadata={"help": "Steps of the stage 'generate', of both models."})
     num_test: int = field(default=256, metadata={"help": "Solutions sampled to measure a model."})
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, as all texts of DoubtSearch are words separated by spaces."""
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", *pair_sum.words()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
-    )
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -64,35 +56,34 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     )
 
 
-def imitate(model, tokenizer, problems: Dataset, steps: int, learning_rate: float, seed: int, **noise: float) -> None:
+def imitate(
+    model, tokenizer, arguments: ScriptArguments, problems: Dataset, steps: int, learning_rate: float, **noise: float
+) -> None:
     """Supervised steps on fresh demonstrations, a quarter of them judgements."""
-    rng = random.Random(seed)
-    rows = problems.to_list()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 50, 1 - step / (steps + 1)))
-    model.train()
-    for _ in range(steps):
-        sequences = []
-        for row in rng.choices(rows, k=64):
-            numbers, target = row["numbers"], row["target"]
-            if rng.random() < 0.25:
-                pair = rng.sample(row["pair"] if rng.random() < 0.5 else numbers, 2)
-                prompt = pair_sum.judge_prompt(numbers, target, pair)
-                response = pair_sum.judge_demonstration(pair, target, rng, **noise)
-            else:
-                prompt = pair_sum.solve_prompt(numbers, target)
-                response = pair_sum.solve_demonstration(numbers, target, rng, **noise)
-            prompt_ids, response_ids = tokenizer(prompt).input_ids, tokenizer(response).input_ids[:96]
-            ids = [*prompt_ids, *response_ids, tokenizer.eos_token_id]
-            sequences.append((ids, [-100] * len(prompt_ids) + ids[len(prompt_ids) :]))
-        width = max(len(ids) for ids, _ in sequences)
-        input_ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in sequences])
-        labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in sequences])
-        model(input_ids=input_ids, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+    rng = random.Random(f"{arguments.seed}:{noise}")
+    demonstrations = []
+    for row in rng.choices(problems.to_list(), k=64 * steps):
+        numbers, target = row["numbers"], row["target"]
+        if rng.random() < 0.25:
+            pair = rng.sample(row["pair"] if rng.random() < 0.5 else numbers, 2)
+            prompt = pair_sum.judge_prompt(numbers, target, pair)
+            response = pair_sum.judge_demonstration(pair, target, rng, **noise)
+        else:
+            prompt = pair_sum.solve_prompt(numbers, target)
+            response = pair_sum.solve_demonstration(numbers, target, rng, **noise)
+        demonstrations.append({"prompt": prompt, "completion": f" {response}"})
+    config = SFTConfig(
+        output_dir=f"{arguments.output_dir}/warm-start",
+        max_steps=steps,
+        learning_rate=learning_rate,
+        warmup_steps=min(50, steps),
+        per_device_train_batch_size=64,
+        max_length=128,
+        seed=arguments.seed,
+        logging_steps=200,
+        **COMMON,
+    )
+    SFTTrainer(model, config, train_dataset=Dataset.from_list(demonstrations), processing_class=tokenizer).train()
 
 
 def train_stage(
@@ -114,12 +105,8 @@ def train_stage(
         on_low_skill="warn",
         per_device_eval_batch_size=256,
         dynamic_sampling=True,
-        save_strategy="no",
-        report_to="none",
         logging_steps=5,
-        disable_tqdm=True,
-        bf16=False,
-        gradient_checkpointing=False,
+        **COMMON,
     )
     is_judge = stage == "judge"
     trainer = JudgeRLVRTrainer(
@@ -134,34 +121,29 @@ def train_stage(
     return trainer.model
 
 
-@torch.no_grad()
 def measure(name: str, model, tokenizer, test: Dataset, count: int, seed: int) -> None:
     set_seed(seed)
-    model.eval()
     rows = [test[index % len(test)] for index in range(count)]
     prompts = [pair_sum.solve_prompt(row["numbers"], row["target"]) for row in rows]
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
-    inputs.pop("token_type_ids", None)
-    output = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=96, pad_token_id=tokenizer.pad_token_id)
-    responses = output[:, inputs.input_ids.size(1) :]
+    responses = [ids for (ids,) in sample_responses(model, tokenizer, prompts, max_new_tokens=96)]
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     accuracy = sum(pair_sum.pair_reward(texts, [row["pair"] for row in rows])) / count
-    length = (responses != tokenizer.pad_token_id).sum(1).float().mean().item()
+    length = sum(map(len, responses)) / count
     print(f"{name:22} accuracy {accuracy:.3f}   mean length {length:5.1f} tokens", flush=True)
 
 
 def main(arguments: ScriptArguments) -> None:
     set_seed(arguments.seed)
     problems, test = pair_sum_problems("train"), pair_sum_problems("test")
-    tokenizer = make_tokenizer()
+    tokenizer = word_tokenizer(pair_sum.words())
     model = make_model(tokenizer)
-    imitate(model, tokenizer, problems, arguments.warm_start_steps, 3e-3, arguments.seed, false_no=0.1, false_yes=0.0)
-    imitate(model, tokenizer, problems, arguments.doubt_steps, 1e-3, arguments.seed + 1, false_no=0.7, false_yes=0.02)
+    imitate(model, tokenizer, arguments, problems, arguments.warm_start_steps, 3e-3, false_no=0.1, false_yes=0.0)
+    imitate(model, tokenizer, arguments, problems, arguments.doubt_steps, 1e-3, false_no=0.7, false_yes=0.02)
     measure("warm start", model, tokenizer, test, arguments.num_test, arguments.seed)
 
-    vanilla = train_stage(
-        copy.deepcopy(model), tokenizer, arguments, "generate", arguments.generate_steps, problems, test
-    )
+    vanilla = make_model(tokenizer)  # not a deep copy, whose `forward` TRL would have bound to `model`
+    vanilla.load_state_dict(model.state_dict())
+    vanilla = train_stage(vanilla, tokenizer, arguments, "generate", arguments.generate_steps, problems, test)
     measure("generate", vanilla, tokenizer, test, arguments.num_test, arguments.seed)
     judge = train_stage(model, tokenizer, arguments, "judge", arguments.judge_steps, problems, test)
     measure("judge", judge, tokenizer, test, arguments.num_test, arguments.seed)

@@ -1,19 +1,21 @@
 """
 Corpora, toy domains and training sets as `datasets.Dataset`s: offline, seeded, the same each time.
 
-`pair_sum` (PairSum and DoubtSearch), `countdown` and `staged_programs` hold problems whose answers a few lines check; `tagged_chain`
-and `needle` ask for what lies far back. `problem_filter` and `judge_set` make training sets from problems and from what models
-answered.
+`pair_sum` (PairSum and DoubtSearch), `linear_equations`, `countdown` and `staged_programs` hold problems whose answers a few lines
+check; `tagged_chain` and `needle` ask for what lies far back. `problem_filter` and `judge_set` make training sets from problems
+and from what models answered.
 """
 
 from .countdown import countdown
 from .judge_set import build_judge_set, length_auc
+from .linear_equations import linear_equation_problems
 from .needle import needle_vocabulary, needles_in_code
 from .pair_sum import pair_sum_problems
 from .problem_filter import decontaminate, drop_duplicates, keep_by_pass_rate
 from .staged_programs import staged_programs
 from .stdlib_code import held_out_files, is_held_out, stdlib_code
 from .tagged_chain import relayed_chain, tagged_chain
+from .word_tokenizer import word_tokenizer
 
 __all__ = [
     "build_judge_set",
@@ -24,6 +26,7 @@ __all__ = [
     "is_held_out",
     "keep_by_pass_rate",
     "length_auc",
+    "linear_equation_problems",
     "needle_vocabulary",
     "needles_in_code",
     "pair_sum_problems",
@@ -31,4 +34,5 @@ __all__ = [
     "staged_programs",
     "stdlib_code",
     "tagged_chain",
+    "word_tokenizer",
 ]

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 SPLITS = ("train", "test")
 TEST_SHARE = 5  # one problem in this many
 JUDGE, SOLVE = "J", "G"
+SLIP = 3  # a wrong sum is at most so far from the right one
 
 
 def words(max_number: int = 12) -> list[str]:
     """Every word that a prompt or a response of numbers up to `max_number` can hold."""
-    return [*map(str, range(2 * max_number + 1)), JUDGE, SOLVE, "T", ":", "y", "n", "#", "R", "W"]
+    return [*map(str, range(2 * max_number + SLIP + 1)), JUDGE, SOLVE, "T", ":", "y", "n", "#", "R", "W"]
 
 
 def pair_sum_problems(split: str, num_numbers: int = 3, max_number: int = 12) -> "Dataset":
@@ -68,36 +69,58 @@ def judge_prompt(numbers: Sequence[int], target: int, pair: Sequence[int]) -> st
 
 
 def solve_demonstration(
-    numbers: Sequence[int], target: int, rng: random.Random, false_no: float = 0.7, false_yes: float = 0.02
+    numbers: Sequence[int],
+    target: int,
+    rng: random.Random,
+    false_no: float = 0.7,
+    false_yes: float = 0.02,
+    wrong_sum: float = 0.0,
+    straight: float = 0.0,
 ) -> str:
     """
     Trials `a b sum verdict` of pairs in random order, and anew when all were tried, until a verdict is `y`; then `#`.
 
     Args:
-        false_no: probability of `n` on the pair that is right, so that a found solution is doubted.
-        false_yes: probability of `y` on a pair that is wrong.
+        false_no: probability of `n` on a sum that is the target, so that a found solution is doubted.
+        false_yes: probability of `y` on a sum that is not.
+        wrong_sum: probability that the sum written is off by 1 to 3; the verdict is about the one written.
+        straight: probability that the first pair is the right one, beside those that are it by chance.
     """
     trials: list[str] = []
+    pairs = list(combinations(numbers, 2))
+    first = [pair for pair in pairs if sum(pair) == target] if straight and rng.random() < straight else []
     while True:
-        for pair in rng.sample(list(combinations(numbers, 2)), k=len(numbers) * (len(numbers) - 1) // 2):
+        for pair in [*first, *rng.sample(pairs, k=len(pairs))]:
+            total, accepted = _check(pair, target, rng, false_no, false_yes, wrong_sum)
             a, b = rng.sample(pair, 2)
-            accepted = _noisy_check(a + b == target, rng, false_no, false_yes)
-            trials.append(f"{a} {b} {a + b} {'y' if accepted else 'n'}")
+            trials.append(f"{a} {b} {total} {'y' if accepted else 'n'}")
             if accepted:
                 return " ".join([*trials, "#"])
+        first = []
 
 
 def judge_demonstration(
-    pair: Sequence[int], target: int, rng: random.Random, false_no: float = 0.7, false_yes: float = 0.02
+    pair: Sequence[int],
+    target: int,
+    rng: random.Random,
+    false_no: float = 0.7,
+    false_yes: float = 0.02,
+    wrong_sum: float = 0.0,
 ) -> str:
     """One trial of the pair, with the noise of `solve_demonstration`, then `R` (right) or `W` (wrong) as it says."""
     a, b = pair
-    accepted = _noisy_check(a + b == target, rng, false_no, false_yes)
-    return f"{a} {b} {a + b} {'y R' if accepted else 'n W'}"
+    total, accepted = _check(pair, target, rng, false_no, false_yes, wrong_sum)
+    return f"{a} {b} {total} {'y R' if accepted else 'n W'}"
 
 
-def _noisy_check(is_right: bool, rng: random.Random, false_no: float, false_yes: float) -> bool:
-    return rng.random() >= false_no if is_right else rng.random() < false_yes
+def _check(
+    pair: Sequence[int], target: int, rng: random.Random, false_no: float, false_yes: float, wrong_sum: float
+) -> tuple[int, bool]:
+    """The sum as written, and the verdict."""
+    total = sum(pair)
+    if wrong_sum and rng.random() < wrong_sum:
+        total = rng.choice([value for value in range(total - SLIP, total + SLIP + 1) if value not in (total, -1, -2)])
+    return total, rng.random() >= false_no if total == target else rng.random() < false_yes
 
 
 def judge_rows(problems: "Dataset", seed: int = 0) -> "Dataset":

@@ -55,7 +55,7 @@ def test_levels_come_from_each_problems_own_rollouts(bench):
 
 
 def test_schemes_score_the_same_samples_and_strict_never_has_more_groups_that_teach_nothing(bench):
-    tokenizer = bench.make_tokenizer()
+    tokenizer = bench.word_tokenizer(bench.WORDS)
     model = bench.warm_start(tokenizer, 0, bench.DEMONSTRATIONS["hard"], steps=3)
     problems = staged_programs(32)
     problems = bench.with_levels(problems, bench.samples(model, tokenizer, problems, 2))

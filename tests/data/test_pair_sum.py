@@ -67,6 +67,29 @@ def test_every_trial_adds_rightly_and_all_words_are_known():
         assert all(int(a) + int(b) == int(s) for a, b, s in zip(trials[0::4], trials[1::4], trials[2::4], strict=True))
 
 
+def test_wrong_sums_are_near_and_as_many_as_asked_and_verdicts_are_about_them():
+    rng, known = random.Random(6), set(pair_sum.words())
+    trials = [
+        judge_demonstration((1, 9), 10, rng, false_no=0, false_yes=0, wrong_sum=0.25).split() for _ in range(4000)
+    ]
+    assert abs(sum(trial[2] != "10" for trial in trials) / 4000 - 0.25) < 0.02
+    assert {int(trial[2]) for trial in trials} == {7, 8, 9, 10, 11, 12, 13}
+    assert all((trial[2] == "10") == (trial[3:] == ["y", "R"]) for trial in trials)
+    smallest = {judge_demonstration((1, 2), 9, rng, wrong_sum=1.0).split()[2] for _ in range(400)}
+    assert smallest == {"0", "1", "2", "4", "5", "6"}
+    largest = {judge_demonstration((11, 12), 9, rng, wrong_sum=1.0).split()[2] for _ in range(400)}
+    assert "26" in largest <= known
+
+
+def test_straight_responses_start_with_the_right_pair():
+    rng = random.Random(7)
+    numbers, target, noise = (1, 5, 9, 12), 10, {"false_no": 0, "false_yes": 0}
+    first = [parse_pair(solve_demonstration(numbers, target, rng, **noise, straight=1.0)) for _ in range(50)]
+    assert set(first) == {(1, 9)}
+    lengths = [len(solve_demonstration(numbers, target, rng, **noise, straight=0.4).split()) for _ in range(4000)]
+    assert abs(sum(length == 5 for length in lengths) / 4000 - (0.4 + 0.6 / 6)) < 0.03
+
+
 def test_judge_rows_are_labelled_by_the_sum_and_balanced(problems):
     rows = judge_rows(problems["train"], seed=3)
     assert all((sum(row["candidate"]) == row["target"]) == bool(row["label"]) for row in rows)
