@@ -14,7 +14,7 @@ from ..sink_attention import FEW_QUERIES, sink_attention_forward
 from .block_major import block_major_attention
 
 CHUNK_LOGITS = 1 << 22  # of a chunk of queries, over all heads: 16 MB, which caches can hold
-SPARSE_ENOUGH = 4  # from this many times the selected keys on, going block by block is quicker than a mask
+SPARSE_ENOUGH = 8  # from this many times the selected keys on, going block by block is quicker than a mask
 
 # Full attention
 
