@@ -12,6 +12,7 @@ best rate is used for the table. A finished run is not repeated: each is added t
 
 import argparse
 import json
+import math
 import os
 import statistics
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from _hysparse_text import run_text, text_rows
 from _record import RESULTS, record
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mimo_hf.oam.canvas import write_png
+from mimo_hf.oam.plot import line_plot
 
 console = Console(stderr=True)
 
@@ -162,6 +166,8 @@ class Study:
         written = record(self.path.stem, payload, folder=staging, command=self.command())
         os.replace(written, self.path)
         staging.rmdir()
+        if payload["by_context"]:
+            write_png(self.path.with_suffix(".png"), plot(payload["by_context"], self.name))
 
     def command(self) -> str:
         return f"python benchmarks/hysparse_quality.py --experiment {self.name}"
@@ -237,6 +243,19 @@ def context_summary(runs: list[dict]) -> list[dict]:
         }
         for (arm, context, topk), shares in found.items()
     ]
+
+
+def plot(by_context: list[dict], name: str) -> torch.Tensor:
+    """The last hop over the context, a curve for each arm and number of selected tokens."""
+    found = {(row["arm"], row["topk_tokens"], row["context"]): row["last_hop"] for row in by_context}
+    contexts = sorted({context for *_, context in found})
+    series = {
+        arm if topk is None else f"{arm}, {topk} tokens": [
+            found.get((arm, topk, context), math.nan) for context in contexts
+        ]
+        for arm, topk in dict.fromkeys(key[:2] for key in found)
+    }
+    return line_plot(contexts, series, title=name, x_label="context, tokens", y_label="accuracy of the last hop")
 
 
 def oracle_summary(runs: list[dict]) -> list[dict]:

@@ -11,12 +11,13 @@ From one warm start a seed, with the same settings and an optimizer that starts 
     judge                judge only
     judge -> generate    judge first, generate second
     mixed                both kinds of rows in every batch, half and half
-A seed that is done is not repeated; each is added to `benchmarks/results/judge_rlvr_<domain>.json` when it ends, with a plot
+A seed that is done is not repeated; each is added to `benchmarks/results/judge_rlvr_<domain>.json` when it ends, with plots
 beside it.
 """
 
 import argparse
 import json
+import math
 import random
 import statistics
 import tempfile
@@ -35,6 +36,8 @@ from trl import SFTConfig, SFTTrainer
 
 from mimo_hf.data.pair_sum import judgement_reward
 from mimo_hf.data.word_tokenizer import word_tokenizer
+from mimo_hf.oam.canvas import write_png
+from mimo_hf.oam.plot import line_plot
 from mimo_hf.trainers import JudgeRLVRConfig, JudgeRLVRTrainer, sample_responses
 from mimo_hf.trainers.analysis import length_stats, paired_bootstrap, pareto_plot
 from mimo_hf.trainers.judge_rlvr_trainer import judge_skill, mix_tasks
@@ -289,6 +292,21 @@ def write(name: str, domain: Domain, runs: list[dict], folder: Path) -> None:
     record(f"judge_rlvr_{name}", payload, folder=folder, command=f"python benchmarks/judge_rlvr.py --domains {name}")
     shown = {row["arm"] + f" {row['point']}" * bool(row["point"]): row for row in payload["table"]}
     pareto_plot(shown, folder / f"judge_rlvr_{name}.svg")
+    for value, label in (("accuracy", "accuracy"), ("mean_length", "mean length, tokens")):
+        steps, series = curves(payload["table"], domain, value)
+        image = line_plot(steps, series, title=name, x_label="generator steps", y_label=label)
+        write_png(folder / f"judge_rlvr_{name}_{value}.png", image)
+
+
+def curves(table: list[dict], domain: Domain, value: str) -> tuple[list[int], dict[str, list[float]]]:
+    """A value over the steps of the generator; what was not measured is NaN."""
+    found = {(row["arm"], row["point"]): row[value] for row in table}
+    starts = {"vanilla": "warm start", "length penalty": "warm start", "judge -> generate": "judge"}
+    series = {
+        arm: [found[start, 0], *(found.get((arm, step), math.nan) for step in domain.generate_steps)]
+        for arm, start in starts.items()
+    }
+    return [0, *domain.generate_steps], series
 
 
 def reduced(domain: Domain) -> Domain:

@@ -199,6 +199,29 @@ def test_a_small_run_of_text_and_of_longer_contexts(bench):
     assert [(row["context"], row["topk_tokens"]) for row in found] == [(n, None) for n in (128, 256, 512, 1024)]
 
 
+def test_a_study_over_contexts_is_drawn_with_a_curve_for_each_selection(bench, tmp_path, monkeypatch):
+    drawn = {}
+
+    def line_plot(x, series, **labels):
+        drawn.update(x=x, series=series)
+        return torch.zeros(2, 2, 3, dtype=torch.uint8)
+
+    monkeypatch.setattr(bench, "line_plot", line_plot)
+    run = {"role": "table", "seed": 0, "learning_rate": 0.008, "parameters": 10, "status": "ok", "accuracy": [0.5]}
+    found = {
+        "full": [{"context": context, "topk_tokens": None, "last_hop": 0.5} for context in (256, 128)],
+        "hysparse": [{"context": 128, "topk_tokens": topk, "last_hop": topk / 100} for topk in (8, 16)],
+    }
+    study = bench.Study("needle", tmp_path)
+    monkeypatch.setattr(bench.Study, "tuned_rate", lambda self, arm: 0.008)
+    for arm, by_context in found.items():
+        study.add({**run, "arm": arm, "by_context": by_context})
+    assert drawn["x"] == [128, 256]
+    assert drawn["series"]["full"] == [0.5, 0.5]
+    assert drawn["series"]["hysparse, 16 tokens"] == pytest.approx([0.16, math.nan], nan_ok=True)
+    assert (tmp_path / "hysparse_quality_needle.png").exists()
+
+
 def test_rates_warm_up_and_decay(chain):
     shares = [chain.learning_rate_at(step, 600) for step in range(600)]
     assert shares[:2] == [0.02, 0.04]

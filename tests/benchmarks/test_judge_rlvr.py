@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -127,21 +128,29 @@ def test_a_study_runs_only_the_seeds_that_are_not_on_record(bench, tmp_path, mon
     def run_seed(name, domain, seed, *draws):
         asked.append(seed)
         row = {"seed": seed, "steps": 5, "tokens": 10, "accuracy": 0.5 + 0.1 * seed, "mean_length": 20.0 - seed}
-        row["mean_length_correct"] = row["mean_length"]
         gains = {"points_over_vanilla": 2.0 + seed, "length_over_vanilla": -0.1 * (1 + seed)}
-        return [{"arm": "vanilla", "point": 10, **row}, {"arm": "judge -> generate", "point": 10, **row, **gains}]
+        row["mean_length_correct"] = row["mean_length"]
+        starts = [{"arm": arm, "point": 0, **row} for arm in ("warm start", "judge")]
+        later = [{"arm": "vanilla", "point": 10, **row}, {"arm": "judge -> generate", "point": 10, **row, **gains}]
+        return starts + later
 
     monkeypatch.setattr(bench, "run_seed", run_seed)
     for seeds in ([0], [0, 1], [1, 2]):
         bench.study("equations", seeds, folder=tmp_path)
     assert asked == [0, 1, 2]
     content = json.loads((tmp_path / "judge_rlvr_equations.json").read_text())
-    vanilla = content["table"][0]
+    vanilla = content["table"][2]
     assert (vanilla["seeds"], vanilla["accuracy"], vanilla["accuracy_range"]) == (3, 0.6, [0.5, 0.7])
     claim = content["judge_then_generate_over_vanilla"][0]
     assert claim["points_by_seed"] == [2.0, 3.0, 4.0]
     assert (claim["seeds_3_points_better"], claim["seeds_15_percent_shorter"]) == (2, 2)
     assert "judge -&gt; generate 10" in (tmp_path / "judge_rlvr_equations.svg").read_text()
+    steps, series = bench.curves(content["table"], bench.DOMAINS["equations"], "mean_length")
+    assert steps == [0, 10, 25, 50]
+    assert series["vanilla"] == pytest.approx([19.0, 19.0, math.nan, math.nan], nan_ok=True)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "judge_rlvr_equations_accuracy.png", "judge_rlvr_equations_mean_length.png"
+    }  # fmt: skip
 
 
 def test_reduced_domains_change_nothing_but_sizes(bench, domain):
