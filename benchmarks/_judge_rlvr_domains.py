@@ -72,7 +72,7 @@ def _judge_pair_sum(row: Row, rng: random.Random, straight: float = 0.0, **noise
     return prompt, pair_sum.judge_demonstration(pair, row["target"], rng, **noise)
 
 
-def _solve_equation(
+def _solve_by_plan_or_trials(
     row: Row, rng: random.Random, plan_slips: float, trial_slips: float, false_no: float
 ) -> tuple[str, str]:
     a, b, c = row["a"], row["b"], row["c"]
@@ -84,13 +84,24 @@ def _solve_equation(
     return equations.solve_prompt(a, b, c), response
 
 
-def _judge_equation(row: Row, rng: random.Random, plan_slips: float, **noise: float) -> tuple[str, str]:
+def _judge_plan(row: Row, rng: random.Random, plan_slips: float, **noise: float) -> tuple[str, str]:
     a, b, c = row["a"], row["b"], row["c"]
     # A plan with slips of its own makes the candidate.
     words = equations.plan_demonstration(a, b, c, rng, 0.0 if rng.random() < 0.4 else 0.5).split()
     candidate = (int(words[2]), int(words[5]))
     response = equations.judge_demonstration(a, b, c, candidate, rng, plan_slips)
     return equations.judge_prompt(a, b, c, candidate), response
+
+
+def _solve_with_check(row: Row, rng: random.Random, **noise: float) -> tuple[str, str]:
+    a, b, c = row["a"], row["b"], row["c"]
+    return equations.solve_prompt(a, b, c), equations.checked_demonstration(a, b, c, rng, **noise)
+
+
+def _check_answer(row: Row, rng: random.Random, slips: float, **noise: float) -> tuple[str, str]:
+    a, b, c = row["a"], row["b"], row["c"]
+    answer = row["x"] if rng.random() < 0.5 else rng.randint(1, equations.MAX_SOLUTION + equations.SLIP)
+    return equations.check_prompt(a, b, c, answer), equations.check_demonstration(a, b, c, answer, rng, **noise)
 
 
 SMALL = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -147,13 +158,39 @@ DOMAINS = {
         limits=(CONSTRUCTED,),
     ),
     "equations": Domain(
+        "linear equations: a plan that slips half of the times, a check of its answer that doubts, and trials if it says no; "
+        "answers are judged",
+        words=equations.words(),
+        load=equations.linear_equation_problems,
+        solve_rows=equations.solve_rows,
+        judge_rows=equations.check_rows,
+        solve=_solve_with_check,
+        judge=_check_answer,
+        reward=equations.solution_reward,
+        warm_start=(
+            Phase(900, 3e-3, {"slips": 0.1, "false_no": 0.1, "false_yes": 0.0}),
+            Phase(200, 1e-3, {"slips": 0.3, "false_no": 0.6, "false_yes": 0.02}, 48),
+        ),
+        shape={**SMALL, "num_hidden_layers": 3},
+        solve_tokens=96,
+        judge_tokens=10,
+        prompts=32,
+        learning_rate=3e-4,
+        judge_steps=30,
+        generate_steps=(10, 20, 40),
+        longer=(70,),
+        mixed_steps=(10, 20, 40),
+        limits=(CONSTRUCTED,),
+        describe={"planned": equations.is_plan},
+    ),
+    "plans": Domain(
         "linear equations, solved half by half by a short plan whose steps slip and by long trials that hardly do; plans are judged",
         words=equations.words(),
         load=equations.linear_equation_problems,
         solve_rows=equations.solve_rows,
         judge_rows=equations.judge_rows,
-        solve=_solve_equation,
-        judge=_judge_equation,
+        solve=_solve_by_plan_or_trials,
+        judge=_judge_plan,
         reward=equations.solution_reward,
         warm_start=(
             Phase(1000, 3e-3, {"plan_slips": 0.02, "trial_slips": 0.0, "false_no": 0.0}),

@@ -2,8 +2,10 @@
 Linear equations `a * x + b = c`, with a short way to the solution and a long one: by a plan of two steps, or by trials.
 
 A plan undoes the addition and the multiplication and is as long for every equation; trials put 1, 2, 3, ... in for x and take as
-long as x is large. A judge sees a plan with its answer and does its steps again, so that judging (JudgeRLVR, arXiv 2601.08468)
-trains what plans are made of, and not what trials are made of. All texts are words separated by spaces.
+long as x is large. What a judge of JudgeRLVR (arXiv 2601.08468) sees and does comes in two forms. It checks an answer, as a
+response checks its plan before it falls back on trials (`checked_demonstration`, `check_rows`); or it does the steps of a plan
+again, which is what plans are made of and trials are not (`plan_demonstration`, `trial_demonstration`, `judge_rows`). All texts are
+words separated by spaces.
 """
 
 import random
@@ -18,18 +20,18 @@ SPLITS = ("train", "test")
 TEST_SHARE = 5  # one problem in this many
 JUDGE, SOLVE = "J", "G"
 SLIP = 3  # a wrong result is at most so far from the right one
-MAX_FACTOR, MAX_SOLUTION, MAX_TERM = 9, 12, 9
+MAX_FACTOR, MAX_SOLUTION, MAX_TERM = 9, 9, 9
 
 
 def words() -> list[str]:
     """Every word that a prompt or a response can hold."""
-    largest = MAX_FACTOR * MAX_SOLUTION + MAX_TERM + 2 * SLIP
+    largest = MAX_FACTOR * (MAX_SOLUTION + SLIP) + MAX_TERM
     return [*map(str, range(largest + 1)), JUDGE, SOLVE, "x", "+", "-", "/", "=", ":", "y", "n", "#", "R", "W"]
 
 
 def linear_equation_problems(split: str) -> "Dataset":
     """
-    All equations with a in 2 to 9, x in 1 to 12 and b in 1 to 9, split by crc32 of the equation.
+    All equations with a in 2 to 9, x in 1 to 9 and b in 1 to 9, split by crc32 of the equation.
 
     Args:
         split: `"train"` or `"test"`.
@@ -73,7 +75,7 @@ def plan_demonstration(a: int, b: int, c: int, rng: random.Random, slips: float 
 
 def trial_demonstration(a: int, b: int, c: int, rng: random.Random, slips: float = 0.0, false_no: float = 0.0) -> str:
     """
-    `x ax ax+b verdict` for x = 1, 2, 3, ... (and from 1 again after 12), until a verdict is `y`; then `x #`, the answer.
+    `x ax ax+b verdict` for x = 1, 2, 3, ... (and from 1 again after 9), until a verdict is `y`; then `x #`, the answer.
 
     Args:
         slips: as for a plan; the verdict is about the numbers written.
@@ -100,6 +102,44 @@ def judge_demonstration(
     return f"- {b} {left} {verdicts[0]} / {a} {answer} {verdicts[1]} {'W' if 'n' in verdicts else 'R'}"
 
 
+def checked_demonstration(
+    a: int, b: int, c: int, rng: random.Random, slips: float = 0.0, false_no: float = 0.0, false_yes: float = 0.0
+) -> str:
+    """
+    A plan, a check of its answer, and trials if the check says no: `- b d / a x ax ax+b n 1 a a+b n 2 ... y #`.
+
+    Args:
+        slips: of the plan, as for `plan_demonstration`; checks multiply and add rightly.
+        false_no: probability of `n` on an answer that is right, so that it is doubted; after 9 trials follow from 1 again.
+        false_yes: probability of `y` on an answer that is wrong.
+    """
+    words = plan_demonstration(a, b, c, rng, slips).split()[:-1]
+    answer = int(words[-1])
+    while True:
+        total, accepted = _check(a, b, c, answer, rng, false_no, false_yes)
+        words += [str(a * answer), str(total), "y" if accepted else "n"]
+        if accepted:
+            return " ".join([*words, "#"])
+        first = words[0] == "-" and len(words) == 9
+        answer = 1 if first else answer % MAX_SOLUTION + 1
+        words.append(str(answer))
+
+
+def check_demonstration(
+    a: int, b: int, c: int, answer: int, rng: random.Random, false_no: float = 0.0, false_yes: float = 0.0
+) -> str:
+    """`ax ax+b verdict` of an answer, with the noise of `checked_demonstration`, then `R` (right) or `W` as it says."""
+    total, accepted = _check(a, b, c, answer, rng, false_no, false_yes)
+    return f"{a * answer} {total} {'y R' if accepted else 'n W'}"
+
+
+def _check(
+    a: int, b: int, c: int, answer: int, rng: random.Random, false_no: float, false_yes: float
+) -> tuple[int, bool]:
+    total = a * answer + b
+    return total, rng.random() >= false_no if total == c else rng.random() < false_yes
+
+
 def _result(value: int, rng: random.Random, slips: float) -> int:
     if not slips or rng.random() >= slips:
         return value
@@ -109,6 +149,29 @@ def _result(value: int, rng: random.Random, slips: float) -> int:
 def _quotient(left: int, a: int) -> int:
     """Rounded, where a slip has made the division uneven."""
     return round(left / a)
+
+
+def check_prompt(a: int, b: int, c: int, answer: int) -> str:
+    return f"{JUDGE} {a} x + {b} = {c} : {answer} :"
+
+
+def check_rows(problems: "Dataset", seed: int = 0) -> "Dataset":
+    """
+    One answer an equation to check, right or off by 1 to 3 with equal chance.
+
+    Returns:
+        The columns of `problems`, `candidate` (int), `label` (1: right), `prompt`, and `task` (`"judge"`).
+    """
+    from datasets import Dataset
+
+    rows = []
+    for row in problems:
+        rng = random.Random(f"{seed}:{row['problem_id']}")
+        label = rng.randrange(2)
+        candidate = _result(row["x"], rng, 1.0 - label)
+        prompt = check_prompt(row["a"], row["b"], row["c"], candidate)
+        rows.append({**row, "candidate": candidate, "label": label, "prompt": prompt, "task": "judge"})
+    return Dataset.from_list(rows)
 
 
 def judge_rows(problems: "Dataset", seed: int = 0) -> "Dataset":
@@ -144,14 +207,19 @@ def solve_rows(problems: "Dataset") -> "Dataset":
 
 
 def parse_solution(response: str) -> int | None:
-    """The number before the `#` that ends the response; None without one."""
+    """
+    The answer of a response that ends with `#`: what its last check, `x ax ax+b y`, accepts, or else the number before the `#`.
+    """
     before, _, rest = response.strip().rpartition("#")
-    last = (before.split() or [""])[-1]
-    return int(last) if last.isdecimal() and not rest.strip() else None
+    words = before.split()
+    answer = words[-4:][0] if words[-1:] == ["y"] else (words or [""])[-1]
+    return int(answer) if answer.isdecimal() and not rest.strip() else None
 
 
 def is_plan(response: str) -> bool:
-    return response.split()[:1] == ["-"]
+    """Whether a response is a plan, with at most the check of its answer, and no trial."""
+    words = response.split()
+    return words[:1] == ["-"] and len(words) <= 10
 
 
 def solution_reward(completions: Sequence[str], x: Sequence[int], **columns: Any) -> list[float]:

@@ -17,7 +17,7 @@ def bench():
     return judge_rlvr
 
 
-@pytest.fixture(scope="module", params=["pair_sum", "doubt_search", "equations"])
+@pytest.fixture(scope="module", params=["pair_sum", "doubt_search", "equations", "plans"])
 def domain(request, bench):
     return bench.DOMAINS[request.param]
 
@@ -48,7 +48,7 @@ def test_train_and_test_problems_differ(domain):
 
 
 def test_the_meter_counts_right_responses_and_is_the_same_each_time(bench, monkeypatch):
-    domain = bench.DOMAINS["equations"]
+    domain = bench.DOMAINS["plans"]
     tokenizer = bench.word_tokenizer(domain.words)
     meter = bench.Meter(domain, tokenizer, seed=0, draws=6, judge_draws=4)
     answers = [f"- {row['b']} 1 / {row['a']} {row['x']} #" for row in meter.solve]
@@ -73,7 +73,7 @@ def test_the_meter_counts_right_responses_and_is_the_same_each_time(bench, monke
 
 
 def test_a_penalty_is_taken_from_right_responses_alone(bench):
-    reward = bench.DOMAINS["equations"].reward
+    reward = bench.DOMAINS["plans"].reward
     scores = bench.penalised(["6 #", "5 #"], [[0] * 32, [0] * 64], of=reward, penalty=0.3, limit=64, x=[6, 6])
     assert scores == pytest.approx([0.85, 0.0])
 
@@ -146,7 +146,7 @@ def test_a_study_runs_only_the_seeds_that_are_not_on_record(bench, tmp_path, mon
     assert (claim["seeds_3_points_better"], claim["seeds_15_percent_shorter"]) == (2, 2)
     assert "judge -&gt; generate 10" in (tmp_path / "judge_rlvr_equations.svg").read_text()
     steps, series = bench.curves(content["table"], bench.DOMAINS["equations"], "mean_length")
-    assert steps == [0, 10, 25, 50]
+    assert steps == [0, 10, 20, 40]
     assert series["vanilla"] == pytest.approx([19.0, 19.0, math.nan, math.nan], nan_ok=True)
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "judge_rlvr_equations_accuracy.png", "judge_rlvr_equations_mean_length.png"

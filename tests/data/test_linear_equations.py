@@ -6,6 +6,9 @@ import pytest
 
 from mimo_hf.data.linear_equations import (
     MAX_SOLUTION,
+    check_demonstration,
+    check_rows,
+    checked_demonstration,
     is_plan,
     judge_demonstration,
     judge_rows,
@@ -27,7 +30,7 @@ def problems():
 
 def test_the_splits_are_all_equations_and_share_none(problems):
     rows = [row for split in problems.values() for row in split]
-    assert len({row["problem_id"] for row in rows}) == len(rows) == 8 * 12 * 9
+    assert len({row["problem_id"] for row in rows}) == len(rows) == 8 * 9 * 9
     assert all(row["a"] * row["x"] + row["b"] == row["c"] for row in rows)
     assert 0.15 < len(problems["test"]) / len(rows) < 0.25
     with pytest.raises(ValueError, match="`split` must be one of"):
@@ -62,6 +65,47 @@ def test_trials_go_on_where_the_solution_was_missed():
     assert {parse_solution(response) for response in doubted} == {3}
 
 
+def test_a_doubted_plan_is_followed_by_trials(problems):
+    rng = random.Random(8)
+    sure = [checked_demonstration(3, 2, 11, rng) for _ in range(50)]
+    assert set(sure) == {"- 2 9 / 3 3 9 11 y #"}
+    responses = [checked_demonstration(3, 2, 11, rng, false_no=0.5) for _ in range(2000)]
+    lengths = [len(response.split()) for response in responses]
+    assert abs(lengths.count(10) / 2000 - 0.5) < 0.04
+    assert abs(lengths.count(10 + 4 * 3) / 2000 - 0.25) < 0.03
+    assert abs(lengths.count(10 + 4 * (3 + MAX_SOLUTION)) / 2000 - 0.125) < 0.03
+    doubted = next(response for response in responses if len(response.split()) == 22)
+    assert doubted == "- 2 9 / 3 3 9 11 n 1 3 5 n 2 6 8 n 3 9 11 y #"
+    assert {parse_solution(response) for response in responses} == {3}
+    assert (is_plan(sure[0]), is_plan(doubted)) == (True, False)
+
+
+def test_a_wrong_plan_is_found_out_and_its_answer_is_what_is_checked():
+    rng = random.Random(9)
+    responses = [checked_demonstration(7, 5, 47, rng, slips=1.0) for _ in range(200)]
+    for response in responses:
+        words = response.split()
+        assert int(words[6]) == 7 * int(words[5])
+        assert (words[8] == "y") == (int(words[5]) == 6)
+        assert parse_solution(response) == 6
+    assert not any(map(is_plan, responses))
+    believed = checked_demonstration(7, 5, 47, random.Random(1), slips=1.0, false_yes=1.0)
+    assert parse_solution(believed) == int(believed.split()[5]) != 6
+
+
+def test_rows_to_check_are_balanced_and_labelled_by_the_answer(problems):
+    rows = check_rows(problems["train"], seed=3)
+    assert all((row["candidate"] == row["x"]) == bool(row["label"]) for row in rows)
+    assert all(abs(row["candidate"] - row["x"]) <= 3 for row in rows)
+    assert 0.4 < sum(rows["label"]) / len(rows) < 0.6
+    few = check_rows(problems["train"].select(range(7, 19)), seed=3)
+    assert list(few["prompt"]) == rows["prompt"][7:19]
+    rng = random.Random(10)
+    for row in rows.select(range(100)):
+        judgement = check_demonstration(row["a"], row["b"], row["c"], row["candidate"], rng)
+        assert parse_judgement(judgement) == row["label"]
+
+
 def test_judge_rows_are_balanced_and_labelled_by_the_answer(problems):
     rows = judge_rows(problems["train"], seed=3)
     assert all((row["candidate"][1] == row["x"]) == bool(row["label"]) for row in rows)
@@ -86,8 +130,13 @@ def test_all_words_are_known(problems):
     for row in judge_rows(problems["train"]):
         equation = (row["a"], row["b"], row["c"])
         judgement = judge_demonstration(*equation, row["candidate"], rng, slips=0.5)
-        responses = [plan_demonstration(*equation, rng, slips=0.9), trial_demonstration(*equation, rng, slips=0.2)]
+        responses = [
+            plan_demonstration(*equation, rng, slips=0.9),
+            trial_demonstration(*equation, rng, slips=0.2),
+            checked_demonstration(*equation, rng, slips=0.9, false_no=0.6, false_yes=0.02),
+        ]
         assert {word for text in (row["prompt"], judgement, *responses) for word in text.split()} <= known
+    assert {word for prompt in check_rows(problems["train"])["prompt"] for word in prompt.split()} <= known
     assert {word for prompt in solve_rows(problems["test"])["prompt"] for word in prompt.split()} <= known
 
 
