@@ -4,7 +4,8 @@ JudgeRLVR from problems to a trained model: collect, build, judge, generate, eva
     python -m mimo_hf.trainers.judge_rlvr --model_name_or_path MODEL --dataset FOLDER --output_dir runs/judge \
         --reward my_rewards.accuracy --judge_reward my_rewards.verdict --parse_answer my_rewards.answer
 
-Each step has a folder below `output_dir`. The same command after an interruption skips what is done and resumes the training
+With `--stage mixed`, a step of this name takes the place of judge and generate: rows of both kinds, in as many steps as both
+together. Each step has a folder below `output_dir`. The same command after an interruption skips what is done and resumes the training
 that was running, with the weights of an undisturbed run.
 """
 
@@ -30,8 +31,9 @@ from mimo_hf.data.judge_prompts import judge_prompt
 from mimo_hf.data.judge_set import solution_response
 
 from .judge_rlvr_config import JudgeRLVRConfig
-from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over
+from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over, mix_tasks
 from .mimo_rl_trainer import STATE_FILE
+from .sampling import sample_responses
 from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json, write_whole
 
 HAND_OVERS = ("continue", "merge")
@@ -138,7 +140,8 @@ def run_judge_rlvr(
     Runs what is not done yet of the five steps, on one process.
 
     Returns:
-        `accuracy` and `mean_length` (tokens) on the test problems, of the model at the start, after judging, and at the end.
+        `accuracy` and `mean_length` (tokens) on the test problems, of the model at the start and after each training, by its
+        step's name.
 
     Raises:
         RuntimeError: if another run works in `output_dir`, or the judge lacks skill (see `JudgeRLVRConfig`).
@@ -174,8 +177,7 @@ class _Pipeline:
         steps: list[tuple[str, Any, Callable[[StepFolder], None]]] = [
             ("collect", [common, choice["candidates_per_problem"]], self.collect),
             ("build", [choice["parse_answer"], choice["model_thinks"], trainer["judge_prompt_template"]], self.build),
-            ("judge", [choice, trainer, str(self.peft_config)], self.judge),
-            ("generate", [choice, trainer], self.generate),
+            *self._trainings([choice, trainer, str(self.peft_config)]),
             ("eval", [], self.evaluate),
         ]
         for name, inputs, make in steps:
@@ -187,6 +189,11 @@ class _Pipeline:
                 folder.mark("done")
             self._hash = folder.inputs_sha256
         return json.loads((self.root / "eval" / "metrics.json").read_text(encoding="utf-8"))
+
+    def _trainings(self, inputs: Any) -> list[tuple[str, Any, Callable[[StepFolder], None]]]:
+        if self.training.stage == "mixed":
+            return [("mixed", inputs, self.mixed)]
+        return [("judge", inputs, self.judge), ("generate", inputs, self.generate)]
 
     def collect(self, folder: StepFolder) -> None:
         """Candidates of every model for every training problem."""
@@ -234,27 +241,41 @@ class _Pipeline:
         )
 
     def generate(self, folder: StepFolder) -> None:
-        rows = self.problems["train"]
-        prompts = [self._prompt(problem) for problem in rows["problem"]]
         continues = self.peft_config is not None and self.options.stage_handoff == "continue"
         self._train(
             folder,
             _load(str(self.root / "judge" / "model"), is_adapter=continues),
             _import(self.options.reward),
-            Dataset.from_list([{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]),
+            self._solve_rows(),
             None,
             steps=self.options.generate_steps,
             peft_config=None if continues else self.peft_config,
             hand_over_as="merge",
         )
 
+    def mixed(self, folder: StepFolder) -> None:
+        judge_rows = load_from_disk(str(self.root / "build" / "train"))
+        self._train(
+            folder,
+            _load(str(self.model.model_name_or_path)),
+            {"judge": _import(self.options.judge_reward), "generate": _import(self.options.reward)},
+            mix_tasks(judge_rows, self._solve_rows(), self.training.mixed_judge_fraction, self.training.seed),
+            load_from_disk(str(self.root / "build" / "held_out")),
+            steps=self.options.judge_steps + self.options.generate_steps,
+            peft_config=self.peft_config,
+            hand_over_as="merge",
+        )
+
+    def _solve_rows(self) -> Dataset:
+        return Dataset.from_list([{**row, "prompt": self._prompt(row["problem"])} for row in self.problems["train"]])
+
     def evaluate(self, folder: StepFolder) -> None:
-        """One sampled solution a test problem from each of the three models."""
+        """One sampled solution a test problem from the model at the start and after each training."""
         rows = self.problems["test"]
         reward = _import(self.options.reward)
         columns = {name: rows[name] for name in rows.column_names}
         metrics = {}
-        for name in ("start", "judge", "generate"):
+        for name in ("start", *(name for name, *_ in self._trainings(None))):
             path = str(self.model.model_name_or_path) if name == "start" else str(self.root / name / "model")
             is_adapter = Path(path, "adapter_config.json").exists()
             set_seed(self.training.seed)
@@ -299,30 +320,18 @@ class _Pipeline:
     def _prompt(self, text: str) -> Any:
         return [{"role": "user", "content": text}] if self._is_chat else text
 
-    @torch.no_grad()
     def _sample(self, model, problems: Sequence[str], count: int) -> list[list[str]]:
         """`count` completions of each problem, as the trainer samples them."""
-        model.to(self.training.device).eval()
-        completions = []
-        batch_size = max(1, self.training.per_device_eval_batch_size)
-        for start in range(0, len(problems), batch_size):
-            texts = list(map(self._prompt, problems[start : start + batch_size]))
-            if self._is_chat:
-                texts = self.tokenizer.apply_chat_template(texts, add_generation_prompt=True, tokenize=False)
-            inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not self._is_chat)
-            output = model.generate(
-                **inputs.to(model.device),
-                do_sample=True,
-                temperature=self.training.temperature,
-                top_p=1.0,
-                top_k=0,
-                max_new_tokens=self.training.max_completion_length,
-                num_return_sequences=count,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-            texts = self.tokenizer.batch_decode(output[:, inputs.input_ids.size(1) :], skip_special_tokens=True)
-            completions += [texts[first : first + count] for first in range(0, len(texts), count)]
-        return completions
+        samples = sample_responses(
+            model.to(self.training.device),
+            self.tokenizer,
+            list(map(self._prompt, problems)),
+            count,
+            max_new_tokens=self.training.max_completion_length,
+            temperature=self.training.temperature,
+            batch_size=max(1, self.training.per_device_eval_batch_size),
+        )
+        return [self.tokenizer.batch_decode(responses, skip_special_tokens=True) for responses in samples]
 
 
 def _load(path: str, is_adapter: bool = False):

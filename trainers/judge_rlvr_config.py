@@ -34,6 +34,11 @@ class JudgeRLVRConfig(MiMoRLConfig):
         judge_max_completion_length (`int`, *optional*):
             Replaces `max_completion_length` in the stage `"judge"`, as verdicts are shorter than solutions. If `None`,
             it does not.
+        mixed_judge_fraction (`float`, *optional*, defaults to `0.5`):
+            Share of judge rows in the data of the stage `"mixed"` that the pipeline makes (see [`mix_tasks`]).
+        unparseable_reward (`float`, *optional*, defaults to `0.0`):
+            Reward of a completion without a verdict, for reward functions with a parameter of this name, such as
+            [`~mimo_hf.rewards.judge_reward`].
 
         > Parameters that control the skill gate
 
@@ -44,7 +49,11 @@ class JudgeRLVRConfig(MiMoRLConfig):
         judge_gate_rows (`int`, *optional*, defaults to `256`):
             Judge rows of `eval_dataset` that the gap is measured on. `0` switches the gate off.
         on_low_skill (`str`, *optional*, defaults to `"raise"`):
-            What to do below `judge_min_gap`: `"raise"` raises `RuntimeError`, `"warn"` warns and goes on.
+            What to do below `judge_min_gap`, or when `judge_patience` ends: `"raise"` raises `RuntimeError`, `"warn"` warns
+            and goes on.
+        judge_patience (`int`, *optional*):
+            In the stage `"judge"`, optimizer steps within which P(yes | right) - P(yes | wrong) on the training rows must
+            rise: over the second half of them it must be above that over the first half. If `None`, it need not.
     """
 
     stage: str = field(
@@ -67,6 +76,19 @@ class JudgeRLVRConfig(MiMoRLConfig):
             "None, it does not."
         },
     )
+    mixed_judge_fraction: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of judge rows in the data of the stage 'mixed' that the pipeline makes (see [mix_tasks])."
+        },
+    )
+    unparseable_reward: float = field(
+        default=0.0,
+        metadata={
+            "help": "Reward of a completion without a verdict, for reward functions with a parameter of this name, such "
+            "as [~mimo_hf.rewards.judge_reward]."
+        },
+    )
     judge_min_gap: float = field(
         default=0.05,
         metadata={
@@ -84,8 +106,17 @@ class JudgeRLVRConfig(MiMoRLConfig):
     on_low_skill: str = field(
         default="raise",
         metadata={
-            "help": "What to do below `judge_min_gap`: 'raise' raises RuntimeError, 'warn' warns and goes on.",
+            "help": "What to do below `judge_min_gap`, or when `judge_patience` ends: 'raise' raises RuntimeError, 'warn' "
+            "warns and goes on.",
             "choices": ON_LOW_SKILL,
+        },
+    )
+    judge_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "In the stage 'judge', optimizer steps within which P(yes | right) - P(yes | wrong) on the training "
+            "rows must rise: over the second half of them it must be above that over the first half. If None, it need "
+            "not."
         },
     )
 
@@ -101,6 +132,14 @@ class JudgeRLVRConfig(MiMoRLConfig):
             )
         if self.judge_gate_rows < 0:
             raise ValueError(f"`judge_gate_rows` must be 0 (no gate) or more; got {self.judge_gate_rows}.")
+        if not 0 < self.mixed_judge_fraction < 1:
+            raise ValueError(
+                f"`mixed_judge_fraction` must be strictly between 0 and 1; got {self.mixed_judge_fraction}."
+            )
+        if self.judge_patience is not None and self.judge_patience < 2:
+            raise ValueError(
+                f"`judge_patience` must be at least 2 steps, to have two halves, or None; got {self.judge_patience}."
+            )
         judge_prompt("", "", self.judge_prompt_template)  # refuses a template without its markers
         if self.stage == "judge" and self.judge_max_completion_length is not None:
             self.max_completion_length = self.judge_max_completion_length

@@ -1,16 +1,19 @@
 """JudgeRLVR (arXiv 2601.08468): the same policy learns to judge solutions, then to write them."""
 
 import functools
+import inspect
 import logging
 import math
 import random
+import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.utils import is_async_callable
 
 from .judge_rlvr_config import JudgeRLVRConfig
@@ -30,6 +33,7 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
     weights are those of `DynamicSamplingGRPOTrainer`. Methods overridden:
 
     - `train`: the skill gate, unless a checkpoint is resumed.
+    - `_sampling_state`, `_load_sampling_state`: with the gaps that `judge_patience` looks at.
     - `_calculate_rewards`: the judge's metrics `judge/accuracy`, `judge/tpr`, `judge/tnr`, `judge/balanced_accuracy` and
       `judge/gap`, in which a verdict is right if it has a reward of at least 1.
 
@@ -74,7 +78,12 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             _check_gate_rows(eval_dataset, stage)
         if isinstance(reward_funcs, Mapping):
             reward_funcs = _rewards_by_task(reward_funcs, stage)
+        if args is not None:
+            reward_funcs = _bind_unparseable_reward(reward_funcs, args.unparseable_reward)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
+        self._gaps: list[float] = []  # of each generation, until the patience ends
+        if stage == "judge" and self.args.judge_patience is not None:
+            self.add_callback(_Patience(self))
 
     def train(self, resume_from_checkpoint=None, **options):
         if not resume_from_checkpoint and self.args.stage != "generate" and self.args.judge_gate_rows:
@@ -132,6 +141,29 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
         self._metrics["eval"].clear()
         return judge_skill(torch.cat(right).tolist(), labels)
 
+    def check_patience(self) -> None:
+        """Raises or warns, as `on_low_skill` says, if the gap has not risen over the generations so far."""
+        gaps = [gap for gap in self._gaps if not math.isnan(gap)]
+        early, late = gaps[: len(gaps) // 2], gaps[len(gaps) // 2 :]
+        if not early or statistics.fmean(late) > statistics.fmean(early):
+            return
+        message = (
+            f"P(yes | right) - P(yes | wrong) has not risen within judge_patience={self.args.judge_patience} steps: "
+            f"{statistics.fmean(early):.3f} over their first half, {statistics.fmean(late):.3f} over the second. The policy "
+            "does not learn to judge, and going on has ruined generators: start again from the initial weights with a larger "
+            "learning rate, more prompts a step or easier candidates, or raise `judge_patience`."
+        )
+        if self.args.on_low_skill == "raise":
+            raise RuntimeError(message)
+        logger.warning(message)
+
+    def _sampling_state(self):
+        return {**super()._sampling_state(), "gaps": self._gaps}
+
+    def _load_sampling_state(self, state):
+        super()._load_sampling_state(state)
+        self._gaps = state["gaps"]
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         own = [
@@ -145,7 +177,18 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             skill = judge_skill(_reaches_one(rewards)[is_judge].tolist(), labels[is_judge].tolist())
             for name in ("accuracy", "tpr", "tnr", "balanced_accuracy", "gap"):
                 self._metrics[mode][f"judge/{name}"].append(skill[name])
+            if mode == "train" and self.state.global_step < (self.args.judge_patience or 0):
+                self._gaps.append(skill["gap"])
         return rewards
+
+
+class _Patience(TrainerCallback):
+    def __init__(self, trainer: JudgeRLVRTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == args.judge_patience:
+            self.trainer.check_patience()
 
 
 def judge_skill(right: Sequence[bool], labels: Sequence[int]) -> dict[str, float]:
@@ -248,6 +291,21 @@ def for_task(task: str, function: Callable) -> Callable:
             return spread(function(**chosen) if rows else [], rows, len(columns["completions"]))
 
     return scored
+
+
+def _bind_unparseable_reward(reward_funcs: Any, value: float) -> Any:
+    """Reward functions that have the parameter `unparseable_reward` get the value; others stay as they are."""
+
+    def bind(function: Any) -> Any:
+        if not callable(function) or isinstance(function, nn.Module):
+            return function
+        try:
+            takes_it = "unparseable_reward" in inspect.signature(function).parameters
+        except ValueError:  # some callables written in C have none
+            return function
+        return functools.partial(function, unparseable_reward=value) if takes_it else function
+
+    return list(map(bind, reward_funcs)) if isinstance(reward_funcs, list) else bind(reward_funcs)
 
 
 def _rewards_by_task(rewards: Mapping[str, Any], stage: str) -> list[Callable]:

@@ -1,10 +1,16 @@
 """Settings of MiMo's reinforcement learning: GRPO with dynamic sampling and an easy pool (arXiv 2505.07608, section 3.3)."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from trl import GRPOConfig
 
+if TYPE_CHECKING:
+    from mimo_hf.rewards import CodeReward
+
 EXHAUSTED = ("pad", "raise")
+SCHEMES = ("strict", "soft", "vanilla")
+BACKENDS = ("auto", "bwrap", "subprocess")
 
 
 @dataclass
@@ -33,6 +39,10 @@ class MiMoRLConfig(GRPOConfig):
             What to do with a batch that is still short after `max_sampling_rounds`. `"pad"` fills it with groups of
             zero advantage and warns once; `"raise"` raises `RuntimeError`. A batch without any group that carries a
             gradient ends the training in both cases.
+        carry_surplus (`bool`, *optional*, defaults to `False`):
+            Whether to train on groups that carry a gradient and that a batch does not need in the next batch, instead of
+            dropping them. They are off-policy by one generation then, so log-probabilities are kept from when they were
+            generated, which takes one more forward pass a batch. Needs `dynamic_sampling`.
         sampling_seed (`int`, *optional*):
             Seed of the order in which further prompts are drawn. If `None`, it is `seed`.
 
@@ -43,6 +53,25 @@ class MiMoRLConfig(GRPOConfig):
             right (every completion has a reward of at least 1 from every reward function). A problem that is not all
             right any more leaves the pool. The paper uses 0.1; `0.0` means no pool: solved problems are drawn like any
             other. With a pool, prompts come from the pool's own seeded order instead of the dataloader's.
+        easy_pool_keep_zero_std (`bool`, *optional*, defaults to `False`):
+            Whether to keep groups drawn from the easy pool in the batch even if their rewards are all equal. They take
+            the place of groups that carry a gradient. Needs `dynamic_sampling` and an easy pool.
+
+        > Parameters that control code rewards
+
+        code_reward_scheme (`str`, *optional*, defaults to `"strict"`):
+            What passed tests are worth to the reward that `code_reward` makes: `"strict"`, `"soft"` or `"vanilla"` (see
+            [`~mimo_hf.rewards.score`]).
+        code_level_thresholds (`list[float]`, *optional*, defaults to `[0.3, 0.7]`):
+            Pass rates below which a test is hard, and from which on it is easy, for `grade_tests`.
+        sandbox (`str`, *optional*, defaults to `"auto"`):
+            Backend of the sandbox that programs run in: `"bwrap"`, `"subprocess"`, or `"auto"`.
+        sandbox_timeout_s (`float`, *optional*, defaults to `6.0`):
+            Seconds of wall-clock time for a program.
+        sandbox_memory_mb (`int`, *optional*, defaults to `512`):
+            Memory of a program, in MiB.
+        sandbox_workers (`int`, *optional*, defaults to `2`):
+            Programs that run at once.
 
         > Parameters whose default differs from [`~trl.GRPOConfig`]
 
@@ -74,6 +103,14 @@ class MiMoRLConfig(GRPOConfig):
             "choices": EXHAUSTED,
         },
     )
+    carry_surplus: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to train on groups that carry a gradient and that a batch does not need in the next batch, "
+            "instead of dropping them. They are off-policy by one generation then, so log-probabilities are kept from "
+            "when they were generated, which takes one more forward pass a batch. Needs `dynamic_sampling`."
+        },
+    )
     sampling_seed: int | None = field(
         default=None,
         metadata={"help": "Seed of the order in which further prompts are drawn. If None, it is `seed`."},
@@ -88,6 +125,35 @@ class MiMoRLConfig(GRPOConfig):
             "dataloader's."
         },
     )
+    easy_pool_keep_zero_std: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to keep groups drawn from the easy pool in the batch even if their rewards are all equal. "
+            "They take the place of groups that carry a gradient. Needs `dynamic_sampling` and an easy pool."
+        },
+    )
+    code_reward_scheme: str = field(
+        default="strict",
+        metadata={
+            "help": "What passed tests are worth to the reward that `code_reward` makes: 'strict', 'soft' or 'vanilla' "
+            "(see [~mimo_hf.rewards.score]).",
+            "choices": SCHEMES,
+        },
+    )
+    code_level_thresholds: list[float] = field(
+        default_factory=lambda: [0.3, 0.7],
+        metadata={"help": "Pass rates below which a test is hard, and from which on it is easy, for `grade_tests`."},
+    )
+    sandbox: str = field(
+        default="auto",
+        metadata={
+            "help": "Backend of the sandbox that programs run in: 'bwrap', 'subprocess', or 'auto'.",
+            "choices": BACKENDS,
+        },
+    )
+    sandbox_timeout_s: float = field(default=6.0, metadata={"help": "Seconds of wall-clock time for a program."})
+    sandbox_memory_mb: int = field(default=512, metadata={"help": "Memory of a program, in MiB."})
+    sandbox_workers: int = field(default=2, metadata={"help": "Programs that run at once."})
     epsilon_high: float | None = field(
         default=0.28,
         metadata={
@@ -106,10 +172,41 @@ class MiMoRLConfig(GRPOConfig):
             raise ValueError(
                 f"`easy_pool_alpha` is a probability in [0, 1] (the paper: 0.1); got {self.easy_pool_alpha}."
             )
+        if self.carry_surplus and not self.dynamic_sampling:
+            raise ValueError(
+                "`carry_surplus` has no surplus to carry without dynamic sampling: set `dynamic_sampling=True`."
+            )
+        if self.easy_pool_keep_zero_std and not (self.dynamic_sampling and self.easy_pool_alpha):
+            raise ValueError(
+                "`easy_pool_keep_zero_std` exempts groups of the easy pool from dynamic sampling: set "
+                f"`dynamic_sampling=True` and `easy_pool_alpha` above 0; got {self.dynamic_sampling} and "
+                f"{self.easy_pool_alpha}."
+            )
+        self._check_code_reward()
         if self.dynamic_sampling:
             self._check_advantages_belong_to_groups()
         if self.dynamic_sampling or self.easy_pool_alpha:
             self._check_groups_are_whole()
+
+    def code_reward(self) -> "CodeReward":
+        """The reward of programs that these options describe, for `reward_funcs`."""
+        from mimo_hf.rewards import CodeReward, Limits, Sandbox
+
+        limits = Limits(timeout_s=self.sandbox_timeout_s, memory_bytes=self.sandbox_memory_mb << 20)
+        return CodeReward(self.code_reward_scheme, Sandbox(self.sandbox, self.sandbox_workers, limits))
+
+    def _check_code_reward(self):
+        low, *rest = self.code_level_thresholds or (0.0,)
+        if len(rest) != 1 or not 0 < low < rest[0] < 1:
+            raise ValueError(
+                f"`code_level_thresholds` must be two rising pass rates between 0 and 1; got {self.code_level_thresholds}."
+            )
+        for name, allowed in (("code_reward_scheme", SCHEMES), ("sandbox", BACKENDS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {allowed}; got {getattr(self, name)!r}.")
+        for name in ("sandbox_timeout_s", "sandbox_memory_mb", "sandbox_workers"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0; got {getattr(self, name)}.")
 
     def _check_advantages_belong_to_groups(self):
         # A round's statistics would count groups that are dropped, and differ from one round of a batch to the next.

@@ -1,12 +1,14 @@
 """GRPO with MiMo's dynamic sampling and easy pool (arXiv 2505.07608, sections 3.3.1 and 3.3.2) inside TRL's trainer."""
 
+import errno
 import inspect
 import json
 import logging
 import math
-import os
+import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 try:
     from trl import GRPOTrainer
+    from trl.models.utils import disable_gradient_checkpointing
     from trl.trainer.utils import RepeatSampler, get_config_model_id
 except ImportError as error:
     raise ImportError("mimo_hf.trainers needs TRL: pip install 'mimo-hf[trl]'") from error
@@ -26,10 +29,12 @@ from .group_batch import concatenate, failed_groups, informative_groups, solved_
 from .mimo_rl_config import MiMoRLConfig
 from .prompt_sampler import PromptSampler
 from .reward_guard import guard_reward
+from .step_folder import write_whole
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "mimo_sampler_state.json"
+FULL_DISK = 1 << 20  # bytes: less is left of a disk whose lack of space an error does not name
 # What TRL passes to reward functions beside the data set's columns.
 NOT_COLUMNS = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
 
@@ -53,7 +58,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
 
     Metrics, a batch each: `sampling/rounds`; `sampling/keep_rate`, the share of informative groups among all generated;
     `sampling/waste`, the share generated, informative, and not needed; `sampling/effective_batch`, the share of the
-    batch that carries a gradient (1 unless padded); `sampling/frac_all_right`, `sampling/frac_all_wrong`;
+    batch that carries a gradient (1 unless padded); `sampling/frac_carried`, the share of the batch that the one before had
+    left over; `sampling/frac_all_right`, `sampling/frac_all_wrong`;
     `sampling/pool_size`, `sampling/pool_draw_frac`; `reward/errors`, in rows.
 
     Args:
@@ -116,6 +122,9 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._warned = False
         self._train_sampler: Any = None
         self._rewards = torch.empty(0)
+        # With `carry_surplus`: this process's rows for the next batch, and the number of groups on every process.
+        self._carried: dict[str, torch.Tensor] = {}
+        self._carried_groups = [0] * self.accelerator.num_processes
         seed = args.seed if args.sampling_seed is None else args.sampling_seed
         self.sampler = PromptSampler(len(train_dataset), args.easy_pool_alpha, seed) if draws else None
 
@@ -146,39 +155,69 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         sampling, world_size = self.args.dynamic_sampling, self.accelerator.num_processes
         needed = len(inputs) // self.num_generations
         columns = list(inputs[0])
+        carried = torch.tensor(self._carried_groups)
         rounds: list[_Round] = []
         rewards: list[torch.Tensor] = []
         num_groups, from_pool = needed, 0
         while True:
-            indices = None
+            indices, pooled = None, None
             # Without a pool, the first round is the dataloader's, as in GRPOTrainer.
             if rounds or self.args.easy_pool_alpha:
                 indices = sampler.draw(num_groups * world_size)
-                from_pool += sum(map(sampler.in_pool, indices))
+                pooled = torch.tensor([sampler.in_pool(index) for index in indices])
+                from_pool += int(pooled.sum())
                 inputs = self._rows(indices, columns)
             batch = super()._generate_and_score_completions(inputs)
+            if self.args.carry_surplus:
+                self._add_old_log_probs(batch)
             rewards.append(self._rewards)
-            rounds.append(_Round(batch, self._rewards, self.reward_weights, self.num_generations, world_size))
+            exempt = pooled if self.args.easy_pool_keep_zero_std else None
+            round_ = _Round(batch, self._rewards, self.reward_weights, self.num_generations, world_size, exempt)
+            rounds.append(round_)
             if indices is not None:
-                for index, solved in zip(indices, rounds[-1].solved.flatten().tolist(), strict=True):
+                for index, solved in zip(indices, round_.solved.flatten().tolist(), strict=True):
                     sampler.update(index, solved)
-            # The process with the fewest informative groups decides for all.
-            missing = needed - int(sum(round_.informative.sum(1) for round_ in rounds).min())
+            # The process with the fewest groups to keep decides for all.
+            missing = needed - int((carried + sum(round_.kept.sum(1) for round_ in rounds)).min())
             if not sampling or missing <= 0 or len(rounds) == self.args.max_sampling_rounds:
                 break
             num_groups = min(needed, math.ceil(missing / _expected_keep_rate(rounds)))
 
         self._check_something_was_scored(rewards)
-        self._log_rounds(rounds, needed, sampler.pool_size, from_pool)
+        selections = [_select(rounds, needed, rank, int(carried[rank])) for rank in range(world_size)]
+        self._log_rounds(rounds, selections, needed, sampler.pool_size, from_pool)
         if not sampling:
             return batch
-        if not any(round_.informative.any() for round_ in rounds):
+        if not any(round_.informative.any() for round_ in rounds) and not carried.any():
             self._stop_without_gradient(rounds)
         elif missing > 0:
             self._handle_short_batch(missing, needed)
-        if missing <= 0 and len(rounds) == 1:
-            return batch  # all groups are informative
-        return self._assemble(rounds, needed)
+        own = selections[self.accelerator.process_index]
+        taken = self._carried
+        self._carried_groups = [0] * world_size
+        self._carried = {}
+        if self.args.carry_surplus:
+            self._carried_groups = [selection.num_surplus for selection in selections]
+            self._carried = self._join(rounds, own.surplus)
+        if len(rounds) == 1 and not carried.any() and rounds[0].informative.all():  # on every process
+            return batch
+        return self._assemble(rounds, own, taken)
+
+    def _add_old_log_probs(self, batch: dict[str, Any]):
+        """Log-probabilities under the policy that generated the batch, where TRL leaves them out as those of the next step."""
+        if "old_per_token_logps" in batch:
+            return
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            batch["old_per_token_logps"], *_ = self._get_per_token_logps_and_entropies(
+                self.model,
+                ids,
+                mask,
+                batch["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+                token_type_ids=batch.get("token_type_ids"),
+            )
 
     def _check_something_was_scored(self, rewards: Sequence[torch.Tensor]):
         if self._rows_in_error and all(matrix.isnan().all() for matrix in rewards):
@@ -194,23 +233,25 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         rows = [self.train_dataset[index] for index in indices[start : start + share]]
         return [{name: row[name] for name in columns} for row in rows for _ in range(self.num_generations)]
 
-    def _assemble(self, rounds: Sequence["_Round"], needed: int) -> dict[str, torch.Tensor]:
-        """The first informative groups in the order in which they were started, then groups of zero advantage."""
-        rank = self.accelerator.process_index
-        chosen: list[list[int]] = [[] for _ in rounds]
-        for wanted in (True, False):
-            for groups, round_ in zip(chosen, rounds, strict=True):
-                fitting = [g for g, kept in enumerate(round_.informative[rank].tolist()) if kept == wanted]
-                groups += fitting[: needed - sum(map(len, chosen))]
+    def _join(self, rounds: Sequence["_Round"], groups_by_round: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """The rows of this process's groups, in order; empty if there are none."""
         parts = []
-        for groups, round_ in zip(chosen, rounds, strict=True):
+        for round_, groups in zip(rounds, groups_by_round, strict=True):
             if groups:
                 part = take_groups(round_.batch, groups, self.num_generations)
                 # Equal partial rewards leave a rounding error as their advantage.
-                informative = round_.informative[rank, groups].repeat_interleave(self.num_generations)
+                informative = round_.informative[self.accelerator.process_index, groups]
+                informative = informative.repeat_interleave(self.num_generations)
                 part["advantages"][~informative.to(part["advantages"].device)] = 0
                 parts.append(part)
-        batch = concatenate(parts, self._tokenizer.pad_token_id)
+        return concatenate(parts, self._tokenizer.pad_token_id) if parts else {}
+
+    def _assemble(
+        self, rounds: Sequence["_Round"], selection: "_Selection", carried: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What was carried over, then the selected groups, then groups of zero advantage."""
+        parts = [carried, self._join(rounds, selection.kept), self._join(rounds, selection.filling)]
+        batch = concatenate([part for part in parts if part], self._tokenizer.pad_token_id)
         # The token-level losses divide by the tokens of this batch, not of the rounds.
         loss_mask = batch["completion_mask"]
         if "tool_mask" in batch:
@@ -218,17 +259,26 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         batch["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
         return batch
 
-    def _log_rounds(self, rounds: Sequence["_Round"], needed: int, pool_size: int, from_pool: int):
+    def _log_rounds(
+        self,
+        rounds: Sequence["_Round"],
+        selections: Sequence["_Selection"],
+        needed: int,
+        pool_size: int,
+        from_pool: int,
+    ):
         generated = sum(round_.informative.numel() for round_ in rounds)
-        per_process = sum(round_.informative.sum(1) for round_ in rounds)
+        informative = sum(int(round_.informative.sum()) for round_ in rounds)
         batch_groups = needed * self.accelerator.num_processes
-        trained = int(per_process.clamp(max=needed).sum())
-        kept = int(per_process.sum())
+        fresh = sum(selection.num_informative for selection in selections)
+        carried = sum(selection.carried for selection in selections)
+        surplus = sum(selection.num_surplus for selection in selections) if self.args.carry_surplus else 0
         metrics = {
             "rounds": len(rounds),
-            "keep_rate": kept / generated,
-            "waste": (kept - trained) / generated,
-            "effective_batch": trained / batch_groups,
+            "keep_rate": informative / generated,
+            "waste": (informative - fresh - surplus) / generated,
+            "effective_batch": (fresh + carried) / batch_groups,
+            "frac_carried": carried / batch_groups,
             "frac_all_right": sum(int(round_.solved.sum()) for round_ in rounds) / generated,
             "frac_all_wrong": sum(int(round_.failed.sum()) for round_ in rounds) / generated,
             "pool_size": pool_size,
@@ -273,22 +323,31 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         return self._train_sampler
 
     def _save_checkpoint(self, model, trial):
-        # Before TRL's own files: a checkpoint that has its last one, trainer_state.json, has all of these.
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        try:
+            # Before TRL's own files: a checkpoint that has its last one, trainer_state.json, has all of these.
+            self._save_sampling_state(folder)
+            super()._save_checkpoint(model, trial)
+        except Exception as error:
+            if not _disk_is_full(error, self.args.output_dir):
+                raise
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                errno.ENOSPC,
+                "No space left on device for a checkpoint, whose folder was removed; those before it are whole. Free some "
+                f"space, or set `save_total_limit`, and resume with `resume_from_checkpoint=True` ({error})",
+                str(folder),
+            ) from error
+
+    def _save_sampling_state(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         if self._step % (self.args.steps_per_generation * self.num_iterations):
-            torch.save(self._buffered_inputs, folder / self._generated_file())
+            torch.save(self._buffered_inputs, folder / self._file_of_process("generated"))
+        if self._carried:
+            torch.save(self._carried, folder / self._file_of_process("carried"))
         if self.args.should_save:
-            state = {
-                "step": self._step,
-                "ended": self.control.should_training_stop,
-                "epochs": math.floor(self.state.epoch + 1e-6),
-                "sampler": self.sampler.state_dict() if self.sampler else None,
-            }
-            written = folder / f"{STATE_FILE}.part"
-            written.write_text(json.dumps(state), encoding="utf-8")
-            os.replace(written, folder / STATE_FILE)
-        super()._save_checkpoint(model, trial)
+            write_whole(folder / STATE_FILE, json.dumps(self._sampling_state()))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -299,25 +358,62 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             logger.warning("%s has no %s: prompts are drawn as at the start.", checkpoint, STATE_FILE)
             return
         state = json.loads(path.read_text(encoding="utf-8"))
-        if self.sampler and state["sampler"]:
-            self.sampler.load_state_dict(state["sampler"])
-        self._step = state["step"]
+        self._load_sampling_state(state)
         # The dataloader's sampler makes a new permutation an epoch, from a generator that starts anew with the process.
         if isinstance(self._train_sampler, RepeatSampler) and self._train_sampler.shuffle:
             for _ in range(state["epochs"]):
                 torch.randperm(self._train_sampler.num_samples, generator=self._train_sampler.generator)
-        generated = Path(checkpoint, self._generated_file())
+        generated, carried = (Path(checkpoint, self._file_of_process(what)) for what in ("generated", "carried"))
+        device = self.accelerator.device
         if generated.exists():
-            self._buffered_inputs = torch.load(generated, map_location=self.accelerator.device, weights_only=True)
+            self._buffered_inputs = torch.load(generated, map_location=device, weights_only=True)
+        if carried.exists():
+            self._carried = torch.load(carried, map_location=device, weights_only=True)
 
-    def _generated_file(self) -> str:
-        return f"mimo_generated_{self.accelerator.process_index}.pt"
+    def _sampling_state(self) -> dict[str, Any]:
+        """What a resumed run needs beside TRL's own state and this process's tensors, for JSON."""
+        return {
+            "step": self._step,
+            "ended": self.control.should_training_stop,
+            "epochs": math.floor(self.state.epoch + 1e-6),
+            "sampler": self.sampler.state_dict() if self.sampler else None,
+            "carried_groups": self._carried_groups,
+        }
+
+    def _load_sampling_state(self, state: dict[str, Any]):
+        if self.sampler and state["sampler"]:
+            self.sampler.load_state_dict(state["sampler"])
+        self._step = state["step"]
+        self._carried_groups = state["carried_groups"]
+
+    def _file_of_process(self, what: str) -> str:
+        return f"mimo_{what}_{self.accelerator.process_index}.pt"
+
+
+def _disk_is_full(error: Exception, folder: str) -> bool:
+    """Some writers raise errors of their own that do not say why."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return True
+    return shutil.disk_usage(folder).free < FULL_DISK
 
 
 class _Round:
-    """What one round generated: this process's rows, and what all processes know of every group, `[world, groups]`."""
+    """
+    What one round generated: this process's rows, and what all processes know of every group, `[world, groups]`.
 
-    def __init__(self, batch, rewards: torch.Tensor, weights: torch.Tensor, num_generations: int, world_size: int):
+    Attributes:
+        kept: the groups that dynamic sampling keeps: the informative ones, and those that are `exempt`.
+    """
+
+    def __init__(
+        self,
+        batch,
+        rewards: torch.Tensor,
+        weights: torch.Tensor,
+        num_generations: int,
+        world_size: int,
+        exempt: torch.Tensor | None = None,
+    ):
         self.batch = batch
         rewards = rewards.detach().cpu().view(world_size, -1, num_generations, rewards.size(-1))
         total = (rewards * weights.cpu()).nansum(-1)
@@ -325,12 +421,49 @@ class _Round:
         self.informative = informative_groups(total)
         self.solved = solved_groups(rewards)
         self.failed = failed_groups(rewards)
+        self.kept = self.informative if exempt is None else self.informative | exempt.view(world_size, -1)
+
+
+@dataclass
+class _Selection:
+    """
+    The groups of a process's batch, by round: `carried` ones come first, then `kept`, the first in the order in which they
+    were started, then `filling` ones of no use. `surplus` are informative groups beyond the batch, at most a batch of them.
+    """
+
+    carried: int
+    kept: list[list[int]]
+    filling: list[list[int]]
+    surplus: list[list[int]]
+    num_informative: int  # of the kept ones
+
+    @property
+    def num_surplus(self) -> int:
+        return sum(map(len, self.surplus))
+
+
+def _select(rounds: Sequence[_Round], needed: int, rank: int, carried: int) -> _Selection:
+    selection = _Selection(carried, [], [], [], 0)
+    room, spare = needed - carried, needed
+    for round_ in rounds:
+        kept = round_.kept[rank].nonzero().flatten().tolist()
+        informative = set(round_.informative[rank].nonzero().flatten().tolist())
+        surplus = [group for group in kept[room:] if group in informative][:spare]
+        selection.kept.append(kept[:room])
+        selection.surplus.append(surplus)
+        selection.num_informative += len(informative & set(kept[:room]))
+        room, spare = room - len(kept[:room]), spare - len(surplus)
+    for round_ in rounds:
+        rest = (~round_.kept[rank]).nonzero().flatten().tolist()[:room]
+        selection.filling.append(rest)
+        room -= len(rest)
+    return selection
 
 
 def _expected_keep_rate(rounds: Sequence[_Round]) -> float:
-    """Mean of a Beta(1, 1) prior after the groups so far: how many of the next will be informative."""
-    kept = sum(int(round_.informative.sum()) for round_ in rounds)
-    return (1 + kept) / (2 + sum(round_.informative.numel() for round_ in rounds))
+    """Mean of a Beta(1, 1) prior after the groups so far: how many of the next will be kept."""
+    kept = sum(int(round_.kept.sum()) for round_ in rounds)
+    return (1 + kept) / (2 + sum(round_.kept.numel() for round_ in rounds))
 
 
 def _check_rows_can_be_drawn(train_dataset: Any, environment_factory: Any):

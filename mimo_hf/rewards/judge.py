@@ -33,11 +33,12 @@ def judge_reward(
     completions: Sequence[Any] = (),
     label: Sequence[int] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
+    unparseable_reward: float = 0.0,
     **columns: Any,
 ) -> list[float | None]:
     """
-    A TRL reward function: 1 if the verdict of a completion is the row's `label` (1: the judged solution is right), else 0; 0 too
-    without a verdict. It logs `judge/accuracy`, `judge/balanced_accuracy`, `judge/tpr`, `judge/tnr`, `judge/parse_rate` and
+    A TRL reward function: 1 if the verdict of a completion is the row's `label` (1: the judged solution is right), else 0;
+    `unparseable_reward` without a verdict. It logs `judge/accuracy`, `judge/balanced_accuracy`, `judge/tpr`, `judge/tnr`, `judge/parse_rate` and
     `judge/pos_rate` (share of verdicts that are 1); rates over no rows are left out.
 
     Raises:
@@ -50,7 +51,8 @@ def judge_reward(
             raise ValueError(f"`label` of row {index} must be 0 or 1, not {expected!r}.")
     verdicts = [parse_verdict(completion_text(completion)) for completion in completions]
     rewards: list[float | None] = [
-        float(verdict == expected) for verdict, expected in zip(verdicts, labels, strict=True)
+        unparseable_reward if verdict is None else float(verdict == expected)
+        for verdict, expected in zip(verdicts, labels, strict=True)
     ]
     if log_metric is not None:
         for name, value in _metrics(verdicts, labels).items():

@@ -1,4 +1,4 @@
-"""Trains on every process that torchrun starts, and writes what each saw: `torchrun ... _distributed.py FOLDER`."""
+"""Trains on every process that torchrun starts, and writes what each saw: `torchrun ... _distributed.py FOLDER OPTIONS`."""
 
 import importlib.util
 import json
@@ -29,13 +29,15 @@ trainer = helpers.build_trainer(
     dynamic_sampling=True,
     easy_pool_alpha=0.1,
     logging_steps=1,
+    **json.loads(sys.argv[2]),
 )
-batches = []
+batches, carried = [], []
 generate = trainer._generate_and_score_completions
 
 
 def recording(inputs):
     batch = generate(inputs)
+    carried.append(trainer._carried_groups)
     groups = batch["advantages"].view(-1, 4)
     batches.append(
         {
@@ -64,6 +66,7 @@ result = {
     "world": trainer.accelerator.num_processes,
     "rounds": rounds,
     "batches": batches,
+    "carried": carried,
     "next_draws": trainer.sampler.draw(50),
     "weights": sum(float(value.double().abs().sum()) for value in helpers.copy_weights(trainer).values()),
 }

@@ -77,6 +77,29 @@ def test_the_steps_end_done_and_the_result_is_printed(toy, tmp_path, capsys):
     assert f"{metrics['generate']['accuracy']:.3f}" in printed
 
 
+def test_both_tasks_in_one_training(toy, tmp_path, capsys):
+    options = [
+        "--stage",
+        "mixed",
+        "--mixed_judge_fraction",
+        "0.25",
+        "--judge_steps",
+        "1",
+        "--generate_steps",
+        "2",
+        "--logging_steps",
+        "1",
+    ]
+    judge_rlvr.main([*toy, "--output_dir", str(tmp_path / "a"), *options])
+    folders = sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir())
+    assert folders == ["build", "collect", "eval", "mixed"]
+    metrics = json.loads((tmp_path / "a" / "eval" / "metrics.json").read_text())
+    assert list(metrics) == ["start", "mixed"]
+    state = json.loads((tmp_path / "a" / "mixed" / "training" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3
+    assert any("judge/gap" in entry for entry in state["log_history"])
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(toy, tmp_path, monkeypatch):
     """Interrupted once within every step, after it has written what it made."""

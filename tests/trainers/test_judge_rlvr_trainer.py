@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
+from mimo_hf.rewards import judge_reward
 from mimo_hf.trainers.judge_rlvr_trainer import for_task, hand_over, judge_skill, mix_tasks
 
 
@@ -196,3 +197,49 @@ def test_an_unknown_hand_over_is_refused():
 def test_the_model_card_cites_the_paper(make_trainer, tmp_path):
     make_judge(make_trainer).create_model_card(model_name="toy")
     assert "2601.08468" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+def skilled_from(step):
+    """Verdicts at chance before this step of the training, and right from it on."""
+
+    def verdict(completions, label, trainer_state, **columns):
+        is_skilled = trainer_state.global_step >= step
+        return [float(is_skilled or row % 2 == 0) for row in range(len(completions))]
+
+    return verdict
+
+
+def test_a_gap_that_does_not_rise_ends_the_patience(make_trainer, caplog, tmp_path):
+    options = {"judge_gate_rows": 0, "judge_patience": 4, "max_steps": 8, "save_strategy": "steps", "save_steps": 3}
+    rising = make_judge(make_trainer, skilled_from(3), **options, output="rising")
+    rising.train()
+    assert rising.state.global_step == 8
+    assert len(rising._gaps) == 4
+
+    with pytest.raises(RuntimeError, match=r"has not risen within judge_patience=4 steps: 0\.000 over .* 0\.000 over"):
+        make_judge(make_trainer, skilled_from(99), **options, output="flat").train()
+    resumed = make_judge(make_trainer, skilled_from(99), **options, output="flat")
+    with pytest.raises(RuntimeError, match="judge_patience"):
+        resumed.train(resume_from_checkpoint=True)
+    assert len(resumed._gaps) == 4
+    warned = make_judge(make_trainer, skilled_from(99), **options, output="warned", on_low_skill="warn")
+    warned.train()
+    assert warned.state.global_step == 8
+    assert sum("judge_patience" in record.message for record in caplog.records) == 1
+
+
+def test_patience_is_of_the_stage_judge_alone(make_trainer, digit_reward):
+    generate = make_trainer(("mixed",), digit_reward, judge=True, judge_patience=2, max_steps=3)
+    generate.train()
+    assert generate.state.global_step == 3
+    assert generate._gaps == []
+
+
+def test_a_missing_verdict_is_worth_what_the_option_says(make_trainer, metric):
+    def three_valued(completions, label, unparseable_reward=0.0, **columns):
+        return [unparseable_reward] * len(completions)
+
+    trainer = make_judge(make_trainer, three_valued, judge_gate_rows=0, unparseable_reward=-0.5, max_steps=1)
+    trainer.train()
+    assert metric(trainer, "rewards/three_valued/mean") == [-0.5]
+    assert judge_reward(completions=["Verdict: 1", "no idea"], label=[1, 1], unparseable_reward=-0.5) == [1.0, -0.5]

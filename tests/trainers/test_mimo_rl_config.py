@@ -40,6 +40,17 @@ def test_options_come_from_the_command_line(tmp_path):
     assert (config.easy_pool_alpha, config.max_sampling_rounds, config.on_exhausted) == (0.1, 3, "raise")
 
 
+def test_the_code_reward_is_as_the_options_say(tmp_path):
+    options = "--code_reward_scheme soft --sandbox subprocess --sandbox_timeout_s 2 --sandbox_memory_mb 64 --sandbox_workers 1"
+    (config,) = TrlParser((MiMoRLConfig,)).parse_args_and_config(
+        f"--output_dir {tmp_path} --use_cpu --bf16 false --code_level_thresholds 0.2 0.6 {options}".split()
+    )
+    assert config.code_level_thresholds == [0.2, 0.6]
+    reward = config.code_reward()
+    assert (reward.scheme, reward.sandbox.backend, reward.sandbox.workers) == ("soft", "subprocess", 1)
+    assert (reward.sandbox.limits.timeout_s, reward.sandbox.limits.memory_bytes) == (2, 64 << 20)
+
+
 @pytest.mark.parametrize("config", [MiMoRLConfig, JudgeRLVRConfig])
 def test_the_help_text_can_be_printed(capsys, config):
     with pytest.raises(SystemExit):
@@ -53,6 +64,12 @@ def test_the_help_text_can_be_printed(capsys, config):
         ({"max_sampling_rounds": 0}, "`max_sampling_rounds` must be at least 1; got 0"),
         ({"on_exhausted": "shrink"}, "`on_exhausted` must be one of"),
         ({"easy_pool_alpha": 1.1}, "`easy_pool_alpha` is a probability"),
+        ({"carry_surplus": True}, "set `dynamic_sampling=True`"),
+        ({"dynamic_sampling": True, "easy_pool_keep_zero_std": True}, "`easy_pool_alpha` above 0; got True and 0.0"),
+        ({"code_reward_scheme": "firm"}, "`code_reward_scheme` must be one of"),
+        ({"code_level_thresholds": (0.7, 0.3)}, "two rising pass rates between 0 and 1; got (0.7, 0.3)"),
+        ({"sandbox": "docker"}, "`sandbox` must be one of"),
+        ({"sandbox_timeout_s": 0}, "`sandbox_timeout_s` must be above 0; got 0"),
         ({"dynamic_sampling": True, "scale_rewards": "batch"}, "set `scale_rewards` to 'group' or 'none'"),
         (
             {"dynamic_sampling": True, "multi_objective_aggregation": "normalize_then_sum"},
@@ -71,6 +88,8 @@ def test_impossible_options_are_refused(tmp_path, options, message):
         ({"stage": "both"}, "`stage` must be one of"),
         ({"on_low_skill": "hope"}, "`on_low_skill` must be one of"),
         ({"judge_min_gap": 2}, "`judge_min_gap` is a difference of probabilities"),
+        ({"mixed_judge_fraction": 1}, "`mixed_judge_fraction` must be strictly between 0 and 1; got 1"),
+        ({"judge_patience": 1}, "`judge_patience` must be at least 2 steps"),
         ({"judge_gate_rows": -1}, "`judge_gate_rows` must be 0"),
         ({"judge_prompt_template": "{problem}"}, "must contain {problem} and {solution}; it lacks {solution}"),
     ],

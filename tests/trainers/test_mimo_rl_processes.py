@@ -1,6 +1,8 @@
 """Interrupted trainings, and trainings on two processes."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +19,12 @@ WORKER = Path(__file__).parent / "_distributed.py"
         {},
         {"dynamic_sampling": True},
         {"dynamic_sampling": True, "easy_pool_alpha": 0.3, "max_steps": 8},
+        {"dynamic_sampling": True, "carry_surplus": True, "per_device_train_batch_size": 16},
         {"dynamic_sampling": True, "steps_per_generation": 4},
         {"num_train_epochs": 2, "max_steps": 18, "save_steps": 14},
         {"dynamic_sampling": True, "steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 2},
     ],
-    ids=["off", "dynamic", "pool", "amid a generation", "second epoch", "reused generations"],
+    ids=["off", "dynamic", "pool", "carried", "amid a generation", "second epoch", "reused generations"],
 )
 def test_a_resumed_training_ends_with_the_same_weights(make_trainer, weights, assert_same_weights, tmp_path, options):
     kinds = ("mixed", "right", "wrong")
@@ -45,19 +48,35 @@ def test_a_checkpoint_of_another_trainer_is_resumed_with_a_warning(make_trainer,
     assert any("has no mimo_sampler_state.json" in record.message for record in caplog.records)
 
 
-def test_a_disk_that_is_full_is_named_and_leaves_no_half_written_state(make_trainer, monkeypatch, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 9_000, 40_000])
+def test_a_training_goes_on_after_its_disk_was_full(room, tmp_path):
+    """On a file system of its own, at three points of a checkpoint."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap (the program bwrap) is not installed")
+    disk = ["bwrap", "--dev-bind", "/", "/", "--size", str(4 << 20), "--tmpfs", tmp_path]
+    command = [*disk, sys.executable, WORKER.with_name("_full_disk.py"), tmp_path, str(room)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith("RESULT "))
+    result = json.loads(line.removeprefix("RESULT "))
+    assert result["errno"] == errno.ENOSPC
+    assert "resume with `resume_from_checkpoint=True`" in result["error"]
+    assert "checkpoint-2" in result["error"]
+    assert result["after"] == ["checkpoint-1"]
+    assert result["same"]
+    assert result["draws"]
+
+
+def test_an_error_that_is_no_full_disk_is_passed_on(make_trainer, monkeypatch):
     trainer = make_trainer(dynamic_sampling=True, save_strategy="steps", save_steps=1, max_steps=1)
-    write = Path.write_text
 
-    def full(path, *arguments, **options):
-        if path.name.startswith("mimo_sampler_state"):
-            raise OSError(28, "No space left on device", str(path))
-        return write(path, *arguments, **options)
+    def fails(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    monkeypatch.setattr(trainer, "_save_sampling_state", fails)
+    with pytest.raises(PermissionError, match="Permission denied"):
         trainer.train()
-    assert not list((tmp_path / "run" / "checkpoint-1").glob("*.json"))
 
 
 def test_a_checkpoint_says_whether_the_training_had_ended(make_trainer, tmp_path):
@@ -77,15 +96,21 @@ def test_a_checkpoint_says_whether_the_training_had_ended(make_trainer, tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_decide_alike(tmp_path):
+@pytest.mark.parametrize(
+    "options", [{}, {"carry_surplus": True, "per_device_train_batch_size": 16}], ids=["", "carried"]
+)
+def test_two_processes_decide_alike(tmp_path, options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, WORKER, tmp_path], check=True, timeout=300)
+    subprocess.run([*command, WORKER, tmp_path, json.dumps(options)], check=True, timeout=300)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (first["world"], second["world"]) == (2, 2)
     assert first["rounds"] == second["rounds"]
     assert first["rounds"][0] > 1
     assert first["next_draws"] == second["next_draws"]
     assert first["weights"] == second["weights"]
+    assert first["carried"] == second["carried"]
+    assert bool(options) == any(map(any, first["carried"]))
+    groups = options.get("per_device_train_batch_size", 8) // 4
     for one, other in zip(first["batches"], second["batches"], strict=True):
-        assert one["groups"] == one["informative"] == other["groups"] == other["informative"] == 2
+        assert one["groups"] == one["informative"] == other["groups"] == other["informative"] == groups
         assert one["num_items_in_batch"] == other["num_items_in_batch"] == one["tokens"] + other["tokens"]

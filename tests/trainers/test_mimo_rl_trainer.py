@@ -10,7 +10,7 @@ from peft import LoraConfig
 from trl import GRPOConfig
 
 from mimo_hf.trainers import DynamicSamplingGRPOTrainer
-from mimo_hf.trainers.mimo_rl_trainer import _Round
+from mimo_hf.trainers.mimo_rl_trainer import _Round, _select
 
 
 def generated_batches(trainer):
@@ -163,7 +163,8 @@ def test_rounding_errors_of_equal_rewards_are_no_advantage(make_trainer):
         "advantages": torch.tensor([1.0, -1.0, 1.0, -1.0] + [1e-4] * 4),
     }
     rewards = torch.tensor([[1.0], [0.0], [1.0], [0.0]] + [[0.7]] * 4)
-    merged = trainer._assemble([_Round(batch, rewards, torch.ones(1), 4, 1)], needed=2)
+    rounds = [_Round(batch, rewards, torch.ones(1), 4, 1)]
+    merged = trainer._assemble(rounds, _select(rounds, needed=2, rank=0, carried=0), {})
     assert merged["advantages"].tolist() == [1.0, -1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0]
 
 
@@ -174,6 +175,98 @@ def test_solved_problems_wait_in_the_easy_pool(make_trainer, problems, metric):
     assert metric(trainer, "sampling/pool_size")[-1] == 4
     early, late = (metric(trainer, "sampling/keep_rate")[part] for part in (slice(0, 3), slice(-3, None)))
     assert sum(late) > sum(early)
+
+
+def test_groups_of_the_easy_pool_can_be_exempt_from_the_filter(make_trainer, problems, metric):
+    dataset = problems(["mixed", "right"], 8)
+    options = {"dynamic_sampling": True, "easy_pool_alpha": 0.5, "max_steps": 8, "per_device_train_batch_size": 16}
+    filtered, kept = (make_trainer(dataset, **options, easy_pool_keep_zero_std=keep) for keep in (False, True))
+    filtered.train()
+    batches = generated_batches(kept)
+    assert metric(filtered, "sampling/effective_batch") == [1] * 8
+    shares = metric(kept, "sampling/effective_batch")
+    assert 0 < min(shares) < 1
+    assert sum(metric(kept, "sampling/rounds")) < sum(metric(filtered, "sampling/rounds"))
+    for batch, share in zip(batches, shares, strict=True):
+        assert (batch["advantages"].view(4, 4) != 0).any(1).float().mean() == share
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_selection_is_what_a_walk_over_the_groups_gives(seed):
+    """Against a walk: carried groups, kept ones, filling ones, and what is left over of the informative ones."""
+    generator = torch.Generator().manual_seed(seed)
+    needed, carried = 4, int(torch.randint(0, 5, (), generator=generator))
+    rounds = []
+    for _ in range(3):
+        rewards = torch.randint(0, 2, (2 * 3 * 2, 1), generator=generator).float()
+        exempt = torch.rand(2 * 3, generator=generator) < 0.2
+        rounds.append(_Round({}, rewards, torch.ones(1), 2, 2, exempt))
+    for rank in range(2):
+        found = _select(rounds, needed, rank, carried)
+        groups = [(index, group) for index in range(3) for group in range(3)]
+        kept = [place for place in groups if rounds[place[0]].kept[rank, place[1]]]
+        taken, later = kept[: needed - carried], kept[needed - carried :]
+        rest = [place for place in groups if place not in kept][: needed - carried - len(taken)]
+        surplus = [place for place in later if rounds[place[0]].informative[rank, place[1]]][:needed]
+        for lists, wanted in ((found.kept, taken), (found.filling, rest), (found.surplus, surplus)):
+            assert [(index, group) for index, own in enumerate(lists) for group in own] == wanted
+        assert found.num_informative == sum(bool(rounds[i].informative[rank, g]) for i, g in taken)
+
+
+def test_what_a_batch_does_not_need_is_trained_on_in_the_next(make_trainer, metric):
+    options = {"dynamic_sampling": True, "per_device_train_batch_size": 16, "max_steps": 4}
+    kinds = ("mixed", "wrong", "mixed")
+    dropping = make_trainer(kinds, **options)
+    dropping.train()
+    carrying = make_trainer(kinds, **options, carry_surplus=True)
+    batches = generated_batches(carrying)
+    assert max(metric(dropping, "sampling/waste")) > 0
+    assert metric(carrying, "sampling/waste") == [0] * 4
+    carried = metric(carrying, "sampling/frac_carried")
+    assert carried[0] == 0
+    assert max(carried) > 0
+    for batch in batches:
+        assert batch["advantages"].shape == (16,)
+        assert (batch["advantages"].view(4, 4).abs().amax(1) > 0.1).all()
+        assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
+
+
+def test_old_log_probabilities_are_those_of_the_policy_that_generated(make_trainer):
+    trainer = make_trainer(
+        ("mixed", "wrong", "mixed"),
+        dynamic_sampling=True,
+        carry_surplus=True,
+        per_device_train_batch_size=16,
+        max_steps=3,
+    )
+    policies, carried = [], []
+    select = trainer._join
+
+    def recording(rounds, groups):
+        rows = select(rounds, groups)
+        if len(policies) <= trainer.state.global_step:
+            policies.append({name: value.detach().clone() for name, value in trainer.model.state_dict().items()})
+            carried.append(rows)
+        return rows
+
+    trainer._join = recording
+    batches = generated_batches(trainer)
+    model = trainer.model.eval()
+    checked = 0
+    for policy, rows, batch in zip(policies, carried, batches[1:], strict=False):
+        if not rows:
+            continue
+        count = len(rows["advantages"])
+        model.load_state_dict(policy)
+        for row in range(count):
+            prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()]
+            completion = batch["completion_ids"][row][batch["completion_mask"][row].bool()]
+            with torch.no_grad():
+                logits = model(torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+            wanted = logits.log_softmax(-1).gather(1, completion[:, None])[:, 0]
+            torch.testing.assert_close(batch["old_per_token_logps"][row, : len(wanted)], wanted, atol=1e-5, rtol=1e-5)
+            checked += 1
+    assert checked
 
 
 def test_a_reward_that_raises_leaves_its_rows_out(make_trainer, metric):
