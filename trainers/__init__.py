@@ -13,6 +13,7 @@ _HOME = {
     "JudgeRLVRTrainer": "judge_rlvr_trainer",
     "MiMoRLConfig": "mimo_rl_config",
     "PromptSampler": "prompt_sampler",
+    "SeamlessRollout": "seamless",
 }
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .mimo_rl_config import MiMoRLConfig
     from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
     from .prompt_sampler import PromptSampler
+    from .seamless import SeamlessRollout
 
 
 def __getattr__(name: str):
@@ -29,4 +31,11 @@ def __getattr__(name: str):
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["DynamicSamplingGRPOTrainer", "JudgeRLVRConfig", "JudgeRLVRTrainer", "MiMoRLConfig", "PromptSampler"]
+__all__ = [
+    "DynamicSamplingGRPOTrainer",
+    "JudgeRLVRConfig",
+    "JudgeRLVRTrainer",
+    "MiMoRLConfig",
+    "PromptSampler",
+    "SeamlessRollout",
+]
