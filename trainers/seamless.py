@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import contextvars
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -220,25 +219,30 @@ class SeamlessRollout:
 
     def run(self, prompts: Iterable[Any]) -> RolloutResult:
         """
-        `rollout` from synchronous code, also where a loop runs in this thread, as in a notebook.
+        `rollout` from synchronous code, on a new event loop: connections that belong to another loop cannot be used.
 
-        The functions run in a thread of their own, on a loop made for this call: connections tied to another loop, and
-        thread-local settings such as `torch.no_grad`, are not theirs. An interrupt cancels the rollout.
+        Where a loop runs in this thread already, as in a notebook, the new one runs in a thread of its own, without this
+        thread's local settings such as `torch.no_grad`. An interrupt cancels the rollout.
         """
-        started: Future = Future()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self.rollout(prompts))
+
+        began: Future = Future()
 
         async def work() -> RolloutResult:
-            started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+            began.set_result((asyncio.get_running_loop(), asyncio.current_task()))
             return await self.rollout(prompts)
 
         with ThreadPoolExecutor(1, "seamless-rollout") as pool:
-            future = pool.submit(contextvars.copy_context().run, lambda: asyncio.run(work()))
+            ended = pool.submit(lambda: asyncio.run(work()))
             try:
-                return future.result()
+                return ended.result()
             except BaseException:
-                wait((started, future), return_when=FIRST_COMPLETED)
-                if not future.done():
-                    loop, task = started.result()
+                wait((began, ended), return_when=FIRST_COMPLETED)
+                if not ended.done():
+                    loop, task = began.result()
                     with contextlib.suppress(RuntimeError):  # the loop was closed in between
                         loop.call_soon_threadsafe(task.cancel)
                 raise
@@ -333,7 +337,7 @@ class _Step:
         self.changed = asyncio.Event()
         self.reward_slots: Any = contextlib.nullcontext() if max_rewards is None else asyncio.Semaphore(max_rewards)
         self.wall_s = 0.0
-        self._jobs: set[asyncio.Task] = set()
+        self._jobs: dict[asyncio.Task, RolloutTask] = {}  # in the order of their start
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
 
@@ -348,8 +352,8 @@ class _Step:
         self.tasks.append(task)
         self.generating += 1
         job = self._loop.create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(lambda job: self._ended(job, task))
+        self._jobs[job] = task
+        job.add_done_callback(self._ended)
 
     def generated(self, task: RolloutTask) -> None:
         task.generated_s = self.now()
@@ -362,8 +366,8 @@ class _Step:
         self.valid += valid
         self.changed.set()
 
-    def _ended(self, job: asyncio.Task, task: RolloutTask) -> None:
-        self._jobs.discard(job)
+    def _ended(self, job: asyncio.Task) -> None:
+        task = self._jobs.pop(job)
         if job.cancelled():
             failure: BaseException | None = RolloutError(
                 f"What the prompt {_shown(task.prompt)} waited for was cancelled, and not by the rollout.", task.prompt
