@@ -13,6 +13,7 @@ _HOME = {
     "JudgeRLVRTrainer": "judge_rlvr_trainer",
     "MiMoRLConfig": "mimo_rl_config",
     "PromptSampler": "prompt_sampler",
+    "SeamlessRollout": "seamless",
     "sample_responses": "sampling",
 }
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
     from .prompt_sampler import PromptSampler
     from .sampling import sample_responses
+    from .seamless import SeamlessRollout
 
 
 def __getattr__(name: str):
@@ -37,5 +39,6 @@ __all__ = [
     "JudgeRLVRTrainer",
     "MiMoRLConfig",
     "PromptSampler",
+    "SeamlessRollout",
     "sample_responses",
 ]
