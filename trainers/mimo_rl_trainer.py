@@ -25,6 +25,7 @@ try:
 except ImportError as error:
     raise ImportError("mimo_hf.trainers needs TRL: pip install 'mimo-hf[trl]'") from error
 
+from .engine_rollout import EngineRollout, GenerateFn
 from .group_batch import concatenate, failed_groups, informative_groups, solved_groups, take_groups
 from .mimo_rl_config import MiMoRLConfig
 from .prompt_sampler import PromptSampler
@@ -67,6 +68,12 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         train_dataset: must have every column that a reward function requires, and be indexable (no `IterableDataset`)
             where dynamic sampling or an easy pool is on.
 
+        generate_fn: an asynchronous engine, `async (prompt, num_generations) -> Generated` (see `engine_rollout`), with the
+            policy's weights: the caller keeps them in step, as with TRL's `rollout_func`. With `dynamic_sampling`, problems are
+            then started, scored and selected one by one (see [`SeamlessRollout`]) instead of in rounds. On one process, without
+            `carry_surplus`.
+        max_inflight: problems that the engine may be generating at a time; None: twice the groups of a batch.
+
     All other arguments are `GRPOTrainer`'s.
     """
 
@@ -92,6 +99,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         args: MiMoRLConfig | None = None,
         train_dataset=None,
         eval_dataset=None,
+        generate_fn: GenerateFn | None = None,
+        max_inflight: int | None = None,
         **options: Any,
     ):
         if args is None:
@@ -107,6 +116,13 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             _check_rows_can_be_drawn(train_dataset, options.get("environment_factory"))
         if options.get("rollout_func") is None and options.get("environment_factory") is None:
             _check_answers(reward_funcs, train_dataset)
+        if generate_fn is not None:
+            _check_engine(args, options)
+            groups = args.per_device_train_batch_size * args.steps_per_generation // args.num_generations
+            self._engine: EngineRollout | None = EngineRollout(self, generate_fn, max_inflight or 2 * groups)
+            options["rollout_func"] = self._engine.rollout_func
+        else:
+            self._engine = None
         if isinstance(reward_funcs, list):
             reward_funcs = list(reward_funcs)  # TRL's trainer and the guards write into it
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
@@ -134,9 +150,20 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             self._first_error = f"{name}: {error!r}"
             logger.warning("The reward function %s raised; the row is left out.", name, exc_info=error)
 
+    def score_rows(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+        """Rewards of rows on this process, `[rows, functions]`, by TRL's own scoring."""
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def make_round(self, batch: dict[str, Any], rewards: torch.Tensor, exempt: torch.Tensor | None) -> "_Round":
+        world_size = self.accelerator.num_processes
+        return _Round(batch, rewards, self.reward_weights, self.num_generations, world_size, exempt)
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._engine is not None and self._engine.rewards is not None:
+            self._rewards, self._engine.rewards = self._engine.rewards, None
+            return self._rewards
         before = self._errors
-        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._rewards = self.score_rows(inputs, prompts, completions, completion_ids_list)
         errors = torch.tensor(self._errors - before, device=self.accelerator.device)
         self._rows_in_error = int(self.accelerator.gather(errors).sum())
         mode = "train" if self.model.training else "eval"
@@ -155,6 +182,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         sampling, world_size = self.args.dynamic_sampling, self.accelerator.num_processes
         needed = len(inputs) // self.num_generations
         columns = list(inputs[0])
+        if self._engine is not None:
+            return self._generate_with_engine(needed, columns)
         carried = torch.tensor(self._carried_groups)
         rounds: list[_Round] = []
         rewards: list[torch.Tensor] = []
@@ -171,8 +200,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             if self.args.carry_surplus:
                 self._add_old_log_probs(batch)
             rewards.append(self._rewards)
-            exempt = pooled if self.args.easy_pool_keep_zero_std else None
-            round_ = _Round(batch, self._rewards, self.reward_weights, self.num_generations, world_size, exempt)
+            round_ = self.make_round(batch, self._rewards, pooled if self.args.easy_pool_keep_zero_std else None)
             rounds.append(round_)
             if indices is not None:
                 for index, solved in zip(indices, round_.solved.flatten().tolist(), strict=True):
@@ -202,6 +230,38 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if len(rounds) == 1 and not carried.any() and rounds[0].informative.all():  # on every process
             return batch
         return self._assemble(rounds, own, taken)
+
+    def _generate_with_engine(self, needed: int, columns: Sequence[str]):
+        errors = self._errors
+        tasks, stats = self._engine.collect(needed)
+        rounds = [task.reward for task in tasks]
+        if self._errors > errors and all(round_.batch["rewards"].isnan().all() for round_ in rounds):
+            self._rows_in_error = self._errors - errors
+            self._check_something_was_scored([round_.batch["rewards"] for round_ in rounds])
+        self._metrics["train"]["reward/errors"].append(float(self._errors - errors))
+        batch_tasks = tasks[:needed]
+        informative = [bool(task.reward.informative.all()) for task in batch_tasks]
+        metrics = {
+            "rounds": 1,
+            "keep_rate": stats.pass_rate,
+            "waste": stats.wasted / stats.started,
+            "effective_batch": sum(informative) / needed,
+            "frac_all_right": sum(bool(round_.solved.all()) for round_ in rounds) / len(rounds),
+            "frac_all_wrong": sum(bool(round_.failed.all()) for round_ in rounds) / len(rounds),
+            "pool_size": self.sampler.pool_size,
+            "idle_share": stats.idle_share,
+        }
+        for name, value in metrics.items():
+            self._metrics["train"][f"sampling/{name}"].append(float(value))
+        if not any(bool(round_.informative.all()) for round_ in rounds):
+            self._stop_without_gradient(rounds)
+        elif stats.selected < needed:
+            self._handle_short_batch(needed - stats.selected, needed)
+        self._engine.prepare(batch_tasks)
+        batch = super()._generate_and_score_completions(self._rows([task.prompt for task in batch_tasks], columns))
+        equal = ~torch.tensor(informative).repeat_interleave(self.num_generations)
+        batch["advantages"][equal.to(batch["advantages"].device)] = 0
+        return batch
 
     def _add_old_log_probs(self, batch: dict[str, Any]):
         """Log-probabilities under the policy that generated the batch, where TRL leaves them out as those of the next step."""
@@ -378,6 +438,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             "epochs": math.floor(self.state.epoch + 1e-6),
             "sampler": self.sampler.state_dict() if self.sampler else None,
             "carried_groups": self._carried_groups,
+            "returned": self._engine.returned if self._engine else [],
         }
 
     def _load_sampling_state(self, state: dict[str, Any]):
@@ -385,6 +446,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             self.sampler.load_state_dict(state["sampler"])
         self._step = state["step"]
         self._carried_groups = state["carried_groups"]
+        if self._engine:
+            self._engine.returned = state["returned"]
 
     def _file_of_process(self, what: str) -> str:
         return f"mimo_{what}_{self.accelerator.process_index}.pt"
@@ -464,6 +527,20 @@ def _expected_keep_rate(rounds: Sequence[_Round]) -> float:
     """Mean of a Beta(1, 1) prior after the groups so far: how many of the next will be kept."""
     kept = sum(int(round_.kept.sum()) for round_ in rounds)
     return (1 + kept) / (2 + sum(round_.kept.numel() for round_ in rounds))
+
+
+def _check_engine(args: MiMoRLConfig, options: Mapping[str, Any]):
+    if not args.dynamic_sampling:
+        raise ValueError("`generate_fn` fills batches by dynamic sampling: set `dynamic_sampling=True`.")
+    if args.carry_surplus:
+        raise ValueError("`generate_fn` starts only as many problems as a batch needs: set `carry_surplus=False`.")
+    if args.world_size > 1:
+        raise NotImplementedError(
+            f"`generate_fn` works on one process; there are {args.world_size}. Leave it out: rounds work on several."
+        )
+    for name in ("rollout_func", "environment_factory", "tools"):
+        if options.get(name) is not None:
+            raise ValueError(f"`generate_fn` takes the place of `{name}`: pass one of the two.")
 
 
 def _check_rows_can_be_drawn(train_dataset: Any, environment_factory: Any):

@@ -86,7 +86,11 @@ def build_trainer(output_dir, kinds=("mixed",), reward=scripted, grpo=False, jud
 
     trainer, config = (GRPOTrainer, GRPOConfig) if grpo else (DynamicSamplingGRPOTrainer, MiMoRLConfig)
     trainer, config = (JudgeRLVRTrainer, JudgeRLVRConfig) if judge else (trainer, config)
-    arguments = {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
+    arguments = {
+        name: options.pop(name)
+        for name in ("peft_config", "eval_dataset", "generate_fn", "rollout_func")
+        if name in options
+    }
     return trainer(
         options.pop("model", None) or make_model(),
         reward,
