@@ -105,18 +105,33 @@ def _check_answer(row: Row, rng: random.Random, slips: float, **noise: float) ->
 
 
 SMALL = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
-CONSTRUCTED = "the warm start was built so that judging and generating share a skill that it lacks: this shows that the mechanism can work, not how common it is"
+CONSTRUCTED = (
+    "the warm start was built so that judging and generating share a skill that it lacks: this shows that the mechanism can work, "
+    "not how common it is"
+)
+PAIRS: dict[str, Any] = {
+    "solve_rows": pair_sum.solve_rows,
+    "judge_rows": pair_sum.judge_rows,
+    "solve": _solve_pair_sum,
+    "judge": _judge_pair_sum,
+    "reward": pair_sum.pair_reward,
+    "limits": (CONSTRUCTED,),
+}
+EQUATIONS: dict[str, Any] = {
+    "words": equations.words(),
+    "load": equations.linear_equation_problems,
+    "solve_rows": equations.solve_rows,
+    "reward": equations.solution_reward,
+    "describe": {"planned": equations.is_plan},
+    "limits": (CONSTRUCTED,),
+}
 
 DOMAINS = {
     "pair_sum": Domain(
         "PairSum: of four numbers up to 20, the two that sum to a target; a quarter of the warm start's sums is wrong",
         words=pair_sum.words(20),
         load=partial(pair_sum.pair_sum_problems, num_numbers=4, max_number=20),
-        solve_rows=pair_sum.solve_rows,
-        judge_rows=pair_sum.judge_rows,
-        solve=_solve_pair_sum,
-        judge=_judge_pair_sum,
-        reward=pair_sum.pair_reward,
+        **PAIRS,
         warm_start=(
             Phase(1500, 3e-3, {"false_no": 0.0, "false_yes": 0.0, "wrong_sum": 0.05, "straight": 0.15}),
             Phase(500, 1e-3, {"false_no": 0.0, "false_yes": 0.0, "wrong_sum": 0.25, "straight": 0.15}),
@@ -130,17 +145,12 @@ DOMAINS = {
         generate_steps=(25, 50, 100),
         longer=(125, 200),
         mixed_steps=(50, 100, 200),
-        limits=(CONSTRUCTED,),
     ),
     "doubt_search": Domain(
         "DoubtSearch: PairSum with three numbers up to 12 and right sums; the warm start rejects the right pair most of the times",
         words=pair_sum.words(),
         load=pair_sum.pair_sum_problems,
-        solve_rows=pair_sum.solve_rows,
-        judge_rows=pair_sum.judge_rows,
-        solve=_solve_pair_sum,
-        judge=_judge_pair_sum,
-        reward=pair_sum.pair_reward,
+        **PAIRS,
         warm_start=(
             Phase(800, 3e-3, {"false_no": 0.7, "false_yes": 0.06}, 48),
             Phase(1400, 3e-3, {"false_no": 0.1, "false_yes": 0.0}),
@@ -155,18 +165,14 @@ DOMAINS = {
         generate_steps=(10, 20, 60),
         longer=(40, 90),
         mixed_steps=(10, 20, 40),
-        limits=(CONSTRUCTED,),
     ),
     "equations": Domain(
         "linear equations: a plan that slips half of the times, a check of its answer that doubts, and trials if it says no; "
         "answers are judged",
-        words=equations.words(),
-        load=equations.linear_equation_problems,
-        solve_rows=equations.solve_rows,
+        **EQUATIONS,
         judge_rows=equations.check_rows,
         solve=_solve_with_check,
         judge=_check_answer,
-        reward=equations.solution_reward,
         warm_start=(
             Phase(900, 3e-3, {"slips": 0.1, "false_no": 0.1, "false_yes": 0.0}),
             Phase(200, 1e-3, {"slips": 0.3, "false_no": 0.6, "false_yes": 0.02}, 48),
@@ -180,18 +186,13 @@ DOMAINS = {
         generate_steps=(10, 20, 40),
         longer=(70,),
         mixed_steps=(10, 20, 40),
-        limits=(CONSTRUCTED,),
-        describe={"planned": equations.is_plan},
     ),
     "plans": Domain(
         "linear equations, solved half by half by a short plan whose steps slip and by long trials that hardly do; plans are judged",
-        words=equations.words(),
-        load=equations.linear_equation_problems,
-        solve_rows=equations.solve_rows,
+        **EQUATIONS,
         judge_rows=equations.judge_rows,
         solve=_solve_by_plan_or_trials,
         judge=_judge_plan,
-        reward=equations.solution_reward,
         warm_start=(
             Phase(1000, 3e-3, {"plan_slips": 0.02, "trial_slips": 0.0, "false_no": 0.0}),
             Phase(250, 1e-3, {"plan_slips": 0.3, "trial_slips": 0.01, "false_no": 0.02}),
@@ -205,7 +206,5 @@ DOMAINS = {
         generate_steps=(10, 25, 50),
         longer=(100,),
         mixed_steps=(20, 50, 100),
-        limits=(CONSTRUCTED,),
-        describe={"planned": equations.is_plan},
     ),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from trl.data_utils import is_conversational
 
+from .prompt_sampler import PromptSampler
 from .seamless import RolloutTask, SeamlessRollout
 
 if TYPE_CHECKING:
@@ -41,9 +42,13 @@ class EngineRollout:
 
     def __init__(self, trainer: "DynamicSamplingGRPOTrainer", generate_fn: GenerateFn, max_inflight: int):
         self.trainer, self.generate_fn, self.max_inflight = trainer, generate_fn, max_inflight
-        self.returned: list[int] = []  # problems that the next batch starts with
         self.rewards: torch.Tensor | None = None  # of the rows that are being made into a batch, [rows, functions]
         self._groups: deque[Generated] = deque()  # their completions
+
+    @property
+    def sampler(self) -> PromptSampler:
+        assert self.trainer.sampler is not None
+        return self.trainer.sampler
 
     def collect(self, needed: int) -> tuple[list[RolloutTask], Any]:
         """Finished tasks for a batch, the `needed` selected ones first, and the counts of the rollout."""
@@ -57,14 +62,25 @@ class EngineRollout:
             is_valid=lambda scored: bool(scored.kept.all()),
             max_tasks=trainer.args.max_sampling_rounds * needed,
         )
-        rollout.returned.extend(self.returned)
+        states: list[dict[str, Any]] = []  # of the sampler, before each draw
+
+        def draws() -> Iterator[int]:
+            while True:
+                states.append(self.sampler.state_dict())
+                yield self.sampler.draw(1)[0]
+
         try:
-            result = rollout.run(self._draws())
-        finally:
-            self.returned = list(rollout.returned)
+            result = rollout.run(draws())
+        except BaseException:
+            if states:
+                self.sampler.load_state_dict(states[0])
+            raise
         used = result.tasks[: len(result.tasks) - result.stats.returned]
+        # How many were drawn beyond these depends on timing; what comes next must not.
+        if len(used) < len(states):
+            self.sampler.load_state_dict(states[len(used)])
         for task in used:
-            trainer.sampler.update(task.prompt, bool(task.reward.solved.all()))
+            self.sampler.update(task.prompt, bool(task.reward.solved.all()))
         others = [task for task in used if not task.valid]
         return [*result.groups, *others], result.stats
 
@@ -73,23 +89,20 @@ class EngineRollout:
         self._groups.extend(task.output for task in tasks)
         self.rewards = torch.cat([task.reward.batch["rewards"] for task in tasks])
 
-    def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, list]:
+    def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's hook: hands out what was prepared or, where nothing was, as in an evaluation, generates."""
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         if self.rewards is None:
             groups = self._generate_all(prompts[::size], size)
         else:
             groups = [self._groups.popleft() for _ in range(len(prompts) // size)]
-        has_logprobs = all(group.get("logprobs") is not None for group in groups)
+        logprobs = [row for group in groups for row in group.get("logprobs") or []]
+        completion_ids = [ids for group in groups for ids in group["completion_ids"]]
         return {
             "prompt_ids": [group["prompt_ids"] for group in groups for _ in range(size)],
-            "completion_ids": [ids for group in groups for ids in group["completion_ids"]],
-            "logprobs": [row for group in groups for row in group["logprobs"]] if has_logprobs else None,
+            "completion_ids": completion_ids,
+            "logprobs": logprobs if len(logprobs) == len(completion_ids) else None,
         }
-
-    def _draws(self) -> Iterator[int]:
-        while True:
-            yield self.trainer.sampler.draw(1)[0]
 
     def _generate_all(self, prompts: Sequence[Any], size: int) -> list[Generated]:
         async def scored(prompt: Any, output: Generated) -> bool:
@@ -111,7 +124,7 @@ class EngineRollout:
         chat = is_conversational(rows[0])
         completions = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
         rewards = trainer.score_rows(rows, [row["prompt"] for row in rows], completions, output["completion_ids"])
-        exempt = trainer.args.easy_pool_keep_zero_std and trainer.sampler.in_pool(index)
+        exempt = trainer.args.easy_pool_keep_zero_std and self.sampler.in_pool(index)
         return trainer.make_round({"rewards": rewards}, rewards, torch.tensor([exempt]))
 
     def _check(self, output: Any) -> None:

@@ -100,9 +100,7 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
                 "generators. Fine-tune on judged examples with critiques first, ask for a critique in the prompt, or lower "
                 "`judge_min_gap`."
             )
-            if self.args.on_low_skill == "raise":
-                raise RuntimeError(message)
-            logger.warning(message)
+            self._refuse(message)
         return skill
 
     def measure_skill(self, dataset: Dataset, max_rows: int | None = None) -> dict[str, float]:
@@ -153,6 +151,9 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             "does not learn to judge, and going on has ruined generators: start again from the initial weights with a larger "
             "learning rate, more prompts a step or easier candidates, or raise `judge_patience`."
         )
+        self._refuse(message)
+
+    def _refuse(self, message: str) -> None:
         if self.args.on_low_skill == "raise":
             raise RuntimeError(message)
         logger.warning(message)

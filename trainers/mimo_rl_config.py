@@ -1,12 +1,8 @@
 """Settings of MiMo's reinforcement learning: GRPO with dynamic sampling and an easy pool (arXiv 2505.07608, section 3.3)."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from trl import GRPOConfig
-
-if TYPE_CHECKING:
-    from mimo_hf.rewards import CodeReward
 
 EXHAUSTED = ("pad", "raise")
 SCHEMES = ("strict", "soft", "vanilla")
@@ -60,8 +56,8 @@ class MiMoRLConfig(GRPOConfig):
         > Parameters that control code rewards
 
         code_reward_scheme (`str`, *optional*, defaults to `"strict"`):
-            What passed tests are worth to the reward that `code_reward` makes: `"strict"`, `"soft"` or `"vanilla"` (see
-            [`~mimo_hf.rewards.score`]).
+            What passed tests are worth to the reward that `mimo_hf.rewards.CodeReward.from_args` makes of these options:
+            `"strict"`, `"soft"` or `"vanilla"`.
         code_level_thresholds (`list[float]`, *optional*, defaults to `[0.3, 0.7]`):
             Pass rates below which a test is hard, and from which on it is easy, for `grade_tests`.
         sandbox (`str`, *optional*, defaults to `"auto"`):
@@ -135,8 +131,8 @@ class MiMoRLConfig(GRPOConfig):
     code_reward_scheme: str = field(
         default="strict",
         metadata={
-            "help": "What passed tests are worth to the reward that `code_reward` makes: 'strict', 'soft' or 'vanilla' "
-            "(see [~mimo_hf.rewards.score]).",
+            "help": "What passed tests are worth to the reward that `mimo_hf.rewards.CodeReward.from_args` makes of these "
+            "options: 'strict', 'soft' or 'vanilla'.",
             "choices": SCHEMES,
         },
     )
@@ -187,13 +183,6 @@ class MiMoRLConfig(GRPOConfig):
             self._check_advantages_belong_to_groups()
         if self.dynamic_sampling or self.easy_pool_alpha:
             self._check_groups_are_whole()
-
-    def code_reward(self) -> "CodeReward":
-        """The reward of programs that these options describe, for `reward_funcs`."""
-        from mimo_hf.rewards import CodeReward, Limits, Sandbox
-
-        limits = Limits(timeout_s=self.sandbox_timeout_s, memory_bytes=self.sandbox_memory_mb << 20)
-        return CodeReward(self.code_reward_scheme, Sandbox(self.sandbox, self.sandbox_workers, limits))
 
     def _check_code_reward(self):
         low, *rest = self.code_level_thresholds or (0.0,)

@@ -183,7 +183,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         needed = len(inputs) // self.num_generations
         columns = list(inputs[0])
         if self._engine is not None:
-            return self._generate_with_engine(needed, columns)
+            return self._generate_with_engine(self._engine, needed, columns)
         carried = torch.tensor(self._carried_groups)
         rounds: list[_Round] = []
         rewards: list[torch.Tensor] = []
@@ -231,9 +231,9 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             return batch
         return self._assemble(rounds, own, taken)
 
-    def _generate_with_engine(self, needed: int, columns: Sequence[str]):
+    def _generate_with_engine(self, engine: EngineRollout, needed: int, columns: Sequence[str]):
         errors = self._errors
-        tasks, stats = self._engine.collect(needed)
+        tasks, stats = engine.collect(needed)
         rounds = [task.reward for task in tasks]
         if self._errors > errors and all(round_.batch["rewards"].isnan().all() for round_ in rounds):
             self._rows_in_error = self._errors - errors
@@ -248,7 +248,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             "effective_batch": sum(informative) / needed,
             "frac_all_right": sum(bool(round_.solved.all()) for round_ in rounds) / len(rounds),
             "frac_all_wrong": sum(bool(round_.failed.all()) for round_ in rounds) / len(rounds),
-            "pool_size": self.sampler.pool_size,
+            "pool_size": engine.sampler.pool_size,
             "idle_share": stats.idle_share,
         }
         for name, value in metrics.items():
@@ -257,7 +257,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             self._stop_without_gradient(rounds)
         elif stats.selected < needed:
             self._handle_short_batch(needed - stats.selected, needed)
-        self._engine.prepare(batch_tasks)
+        engine.prepare(batch_tasks)
         batch = super()._generate_and_score_completions(self._rows([task.prompt for task in batch_tasks], columns))
         equal = ~torch.tensor(informative).repeat_interleave(self.num_generations)
         batch["advantages"][equal.to(batch["advantages"].device)] = 0
@@ -438,7 +438,6 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             "epochs": math.floor(self.state.epoch + 1e-6),
             "sampler": self.sampler.state_dict() if self.sampler else None,
             "carried_groups": self._carried_groups,
-            "returned": self._engine.returned if self._engine else [],
         }
 
     def _load_sampling_state(self, state: dict[str, Any]):
@@ -446,8 +445,6 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             self.sampler.load_state_dict(state["sampler"])
         self._step = state["step"]
         self._carried_groups = state["carried_groups"]
-        if self._engine:
-            self._engine.returned = state["returned"]
 
     def _file_of_process(self, what: str) -> str:
         return f"mimo_{what}_{self.accelerator.process_index}.pt"

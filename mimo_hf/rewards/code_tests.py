@@ -11,6 +11,7 @@ from typing import Any
 from . import difficulty
 from .completions import completion_text, last_code_block, same_length
 from .difficulty import SCHEMES, score
+from .program_pool import Limits
 from .sandbox import Sandbox, shared_sandbox
 
 Test = Mapping[str, Any]
@@ -149,6 +150,12 @@ class CodeReward:
         self.scheme, self.sandbox, self.keep_warm = scheme, sandbox, keep_warm
         self.early_stop = scheme != "soft" if early_stop is None else early_stop
         self.__name__ = "test_difficulty_code_reward" if scheme == "strict" else f"{scheme}_code_reward"
+
+    @classmethod
+    def from_args(cls, args: Any) -> "CodeReward":
+        """With the scheme and a sandbox as the `code_reward_scheme` and `sandbox*` options of a `MiMoRLConfig` say."""
+        limits = Limits(timeout_s=args.sandbox_timeout_s, memory_bytes=args.sandbox_memory_mb << 20)
+        return cls(args.code_reward_scheme, Sandbox(args.sandbox, args.sandbox_workers, limits))
 
     async def __call__(
         self,

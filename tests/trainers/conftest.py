@@ -150,3 +150,22 @@ def assert_same_weights():
 def metric():
     """One metric over the steps of a training."""
     return lambda trainer, name: [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+@pytest.fixture
+def generated_batches():
+    """All batches that a training makes, before they are shuffled."""
+
+    def run(trainer):
+        batches = []
+        generate = trainer._generate_and_score_completions
+
+        def recording(inputs):
+            batches.append(generate(inputs))
+            return batches[-1]
+
+        trainer._generate_and_score_completions = recording
+        trainer.train()
+        return batches
+
+    return run

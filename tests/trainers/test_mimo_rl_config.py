@@ -6,6 +6,7 @@ import re
 import pytest
 from trl import GRPOConfig, TrlParser
 
+from mimo_hf.rewards import CodeReward
 from mimo_hf.trainers import JudgeRLVRConfig, MiMoRLConfig
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": []}
@@ -46,7 +47,7 @@ def test_the_code_reward_is_as_the_options_say(tmp_path):
         f"--output_dir {tmp_path} --use_cpu --bf16 false --code_level_thresholds 0.2 0.6 {options}".split()
     )
     assert config.code_level_thresholds == [0.2, 0.6]
-    reward = config.code_reward()
+    reward = CodeReward.from_args(config)
     assert (reward.scheme, reward.sandbox.backend, reward.sandbox.workers) == ("soft", "subprocess", 1)
     assert (reward.sandbox.limits.timeout_s, reward.sandbox.limits.memory_bytes) == (2, 64 << 20)
 

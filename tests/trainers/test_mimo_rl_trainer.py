@@ -13,20 +13,6 @@ from mimo_hf.trainers import DynamicSamplingGRPOTrainer
 from mimo_hf.trainers.mimo_rl_trainer import _Round, _select
 
 
-def generated_batches(trainer):
-    """All batches that a training makes, before they are shuffled."""
-    batches = []
-    generate = trainer._generate_and_score_completions
-
-    def recording(inputs):
-        batches.append(generate(inputs))
-        return batches[-1]
-
-    trainer._generate_and_score_completions = recording
-    trainer.train()
-    return batches
-
-
 def trained(make_trainer, *arguments, **options):
     trainer = make_trainer(*arguments, max_steps=5, **options)
     trainer.train()
@@ -50,7 +36,7 @@ def test_where_no_group_is_dropped_dynamic_sampling_changes_nothing(
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_batch_is_full_of_informative_groups(make_trainer, metric, accumulation):
+def test_the_batch_is_full_of_informative_groups(make_trainer, metric, accumulation, generated_batches):
     trainer = make_trainer(
         ("mixed", "right", "wrong", "half"),
         dynamic_sampling=True,
@@ -67,7 +53,7 @@ def test_the_batch_is_full_of_informative_groups(make_trainer, metric, accumulat
     assert max(metric(trainer, "sampling/rounds")) > 1
 
 
-def test_padding_is_left_of_prompts_and_right_of_completions(make_trainer):
+def test_padding_is_left_of_prompts_and_right_of_completions(make_trainer, generated_batches):
     trainer = make_trainer(("mixed", "wrong", "right"), dynamic_sampling=True)
     for batch in generated_batches(trainer):
         prompts, completions = batch["prompt_mask"].tolist(), batch["completion_mask"].tolist()
@@ -77,7 +63,7 @@ def test_padding_is_left_of_prompts_and_right_of_completions(make_trainer):
         assert (batch["completion_ids"][batch["completion_mask"] == 0] == 0).all()
 
 
-def test_the_gradient_of_a_merged_batch_is_that_of_its_rows_one_by_one(make_trainer):
+def test_the_gradient_of_a_merged_batch_is_that_of_its_rows_one_by_one(make_trainer, generated_batches):
     trainer = make_trainer(("mixed", "wrong", "right"), dynamic_sampling=True, max_steps=1)
     trainer.args.learning_rate = 0.0
     (batch,) = generated_batches(trainer)
@@ -100,7 +86,7 @@ def test_the_gradient_of_a_merged_batch_is_that_of_its_rows_one_by_one(make_trai
         torch.testing.assert_close(merged[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_the_first_groups_to_be_started_are_selected(make_trainer):
+def test_the_first_groups_to_be_started_are_selected(make_trainer, generated_batches):
     """Two groups are missing after a round of wrong ones, four are generated for them at most."""
     trainer = make_trainer(("mixed", "wrong"), dynamic_sampling=True, per_device_train_batch_size=16, max_steps=2)
     seen = []
@@ -138,7 +124,9 @@ def test_equal_rewards_for_ever_can_raise(make_trainer):
         trainer.train()
 
 
-def test_a_short_batch_is_padded_with_zero_advantages_and_warned_of_once(make_trainer, metric, caplog):
+def test_a_short_batch_is_padded_with_zero_advantages_and_warned_of_once(
+    make_trainer, metric, caplog, generated_batches
+):
     options = {"dynamic_sampling": True, "max_sampling_rounds": 1, "shuffle_dataset": False}
     trainer = make_trainer(("mixed", "half"), **options)
     with caplog.at_level(logging.WARNING):
@@ -177,7 +165,7 @@ def test_solved_problems_wait_in_the_easy_pool(make_trainer, problems, metric):
     assert sum(late) > sum(early)
 
 
-def test_groups_of_the_easy_pool_can_be_exempt_from_the_filter(make_trainer, problems, metric):
+def test_groups_of_the_easy_pool_can_be_exempt_from_the_filter(make_trainer, problems, metric, generated_batches):
     dataset = problems(["mixed", "right"], 8)
     options = {"dynamic_sampling": True, "easy_pool_alpha": 0.5, "max_steps": 8, "per_device_train_batch_size": 16}
     filtered, kept = (make_trainer(dataset, **options, easy_pool_keep_zero_std=keep) for keep in (False, True))
@@ -213,7 +201,7 @@ def test_a_selection_is_what_a_walk_over_the_groups_gives(seed):
         assert found.num_informative == sum(bool(rounds[i].informative[rank, g]) for i, g in taken)
 
 
-def test_what_a_batch_does_not_need_is_trained_on_in_the_next(make_trainer, metric):
+def test_what_a_batch_does_not_need_is_trained_on_in_the_next(make_trainer, metric, generated_batches):
     options = {"dynamic_sampling": True, "per_device_train_batch_size": 16, "max_steps": 4}
     kinds = ("mixed", "wrong", "mixed")
     dropping = make_trainer(kinds, **options)
@@ -231,7 +219,7 @@ def test_what_a_batch_does_not_need_is_trained_on_in_the_next(make_trainer, metr
         assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
 
 
-def test_old_log_probabilities_are_those_of_the_policy_that_generated(make_trainer):
+def test_old_log_probabilities_are_those_of_the_policy_that_generated(make_trainer, generated_batches):
     trainer = make_trainer(
         ("mixed", "wrong", "mixed"),
         dynamic_sampling=True,
@@ -269,7 +257,7 @@ def test_old_log_probabilities_are_those_of_the_policy_that_generated(make_train
     assert checked
 
 
-def test_a_reward_that_raises_leaves_its_rows_out(make_trainer, metric):
+def test_a_reward_that_raises_leaves_its_rows_out(make_trainer, metric, generated_batches):
     def fails_on_the_first_row(completions, kind, **columns):
         if len(completions) > 1 or columns["row"][0] == 0:
             raise OSError("the verifier died")
