@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ class RolloutTask:
         output: what `generate_fn` returned; None before `generated_s`.
         reward: what `reward_fn` returned.
         valid: whether the group may be selected; None if it was not finished, i.e. generated and scored.
-        started_s, generated_s, finished_s: None where that has not happened.
+        generated_s, finished_s: None where that has not happened.
     """
 
     order: int
@@ -99,9 +100,10 @@ class RolloutError(RuntimeError):
 
 def rewards_differ(rewards: Sequence[float | None]) -> bool:
     """Whether a group's rewards, one a completion, give a gradient; None and NaN are left out (see `informative_groups`)."""
-    if isinstance(rewards, Sequence) and not isinstance(rewards, str):
-        rewards = [math.nan if reward is None else reward for reward in rewards]
-    values = torch.as_tensor(rewards, dtype=torch.float32)
+    try:
+        values = torch.as_tensor([math.nan if reward is None else reward for reward in rewards], dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
     if values.dim() != 1 or not len(values):
         raise TypeError(
             f"`reward_fn` must return the rewards of a group, one number or None a completion; got {rewards!r}. For "
@@ -126,8 +128,8 @@ class SeamlessRollout:
       finished. Others are cancelled. Taking those that finish first would prefer short completions.
 
     The prompts of all tasks after the last selected one go back to the front of the queue, whatever became of them. So
-    a step uses up what a sampler that looks at one problem after another would: which groups are selected, and which
-    prompts come next, depends on outputs and rewards, never on timing. Would only the cancelled prompts go back,
+    a step uses up what a sampler that looks at one problem after another would: errors apart, which groups are selected
+    and which prompts come next depends on outputs and rewards, never on timing. If cancelled prompts alone went back,
     problems with short completions would be trained on less often.
 
     All tasks of a rollout see one policy: update the weights between rollouts. An object does one rollout at a time.
@@ -138,13 +140,14 @@ class SeamlessRollout:
         needed: groups to select.
         max_inflight: tasks that may be generating at a time.
         max_rewards: calls of `reward_fn` at a time; None: no limit.
-        is_valid: `(reward) -> bool`, for rewards that are not numbers, one a completion.
+        is_valid: `(reward) -> bool`: whether the group may be selected. The default is for rewards that are a number or
+            None a completion: two of them differ.
         prior: pseudo-counts of valid and invalid tasks before the first one has finished; both above 0.
         max_tasks: a rollout starts no more than these; None: as many as there are prompts, without end if these are
             endless and nothing is valid.
 
     Attributes:
-        returned: prompts that the next rollout starts with, before it asks for new ones.
+        returned: prompts that the next rollout starts with, before it asks for new ones. Part of a checkpoint.
     """
 
     def __init__(
@@ -321,9 +324,67 @@ class SeamlessRollout:
             cancelled=step.unfinished,
             returned=returned,
             pass_rate=step.valid / step.finished if step.finished else math.nan,
-            idle_share=1 - generating_s / capacity_s if capacity_s else 0.0,
+            idle_share=max(0.0, 1 - generating_s / capacity_s) if capacity_s else 0.0,  # the sum is rounded
             wall_s=step.wall_s,
         )
+
+
+def seamless_rollout_func(
+    generate_fn: Callable[[Any, int], Awaitable[dict[str, Any]]],
+    reward_fn: Callable[[Any, dict[str, Any]], Awaitable[Sequence[float | None]]],
+    max_inflight: int,
+    max_rewards: int | None = None,
+) -> Callable[[list[Any], Any], dict[str, list[Any]]]:
+    """
+    A `rollout_func` for `GRPOTrainer` and its subclasses that scores groups while others are generated.
+
+    A trainer has chosen its prompts when it calls a `rollout_func`, so all of them are generated and none is cancelled;
+    `DynamicSamplingGRPOTrainer` makes its rounds of such batches. Pass `reward_funcs=rollout_reward` beside it.
+
+    Args:
+        generate_fn: `async (prompt, num_generations) -> dict` with `prompt_ids`, the prompt's tokens, and
+            `completion_ids` and `logprobs`, a list a completion.
+        reward_fn: `async (prompt, output) -> rewards`, one a completion. TRL does not tell it the prompt's other columns.
+        max_inflight, max_rewards: as in `SeamlessRollout`; a task is a run of equal prompts in the batch.
+    """
+
+    def rollout(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
+        blocks = [(prompt, len(list(equal))) for prompt, equal in itertools.groupby(prompts)]
+
+        async def generate(block: tuple[Any, int]) -> dict[str, Any]:
+            return await generate_fn(*block)
+
+        async def score(block: tuple[Any, int], output: dict[str, Any]) -> Sequence[float | None]:
+            rewards = await reward_fn(block[0], output)
+            counts = {"completion_ids": output["completion_ids"], "logprobs": output["logprobs"], "rewards": rewards}
+            for name, values in counts.items():
+                if len(values) != block[1]:
+                    raise ValueError(f"{len(values)} {name} for {block[1]} completions")
+            return rewards
+
+        engine = SeamlessRollout(
+            generate, score, len(blocks), max_inflight, max_rewards=max_rewards, is_valid=lambda rewards: True
+        )
+        return rollout_columns(engine.run(blocks).groups)
+
+    return rollout
+
+
+def rollout_columns(groups: Sequence[RolloutTask]) -> dict[str, list[Any]]:
+    """What a `rollout_func` returns: TRL's three columns and `rollout_reward`, a row a completion, in the groups' order."""
+    return {
+        "prompt_ids": [list(task.output["prompt_ids"]) for task in groups for _ in task.output["completion_ids"]],
+        "completion_ids": [ids for task in groups for ids in task.output["completion_ids"]],
+        "logprobs": [values for task in groups for values in task.output["logprobs"]],
+        "rollout_reward": [reward for task in groups for reward in task.reward],
+    }
+
+
+def rollout_reward(
+    completions: Sequence[Any], rollout_reward: Sequence[float | None], **columns: Any
+) -> list[float | None]:
+    """The reward function for `seamless_rollout_func`: what the rollout has found."""
+    return list(rollout_reward)
 
 
 class _Step:
