@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -327,64 +326,6 @@ class SeamlessRollout:
             idle_share=max(0.0, 1 - generating_s / capacity_s) if capacity_s else 0.0,  # the sum is rounded
             wall_s=step.wall_s,
         )
-
-
-def seamless_rollout_func(
-    generate_fn: Callable[[Any, int], Awaitable[dict[str, Any]]],
-    reward_fn: Callable[[Any, dict[str, Any]], Awaitable[Sequence[float | None]]],
-    max_inflight: int,
-    max_rewards: int | None = None,
-) -> Callable[[list[Any], Any], dict[str, list[Any]]]:
-    """
-    A `rollout_func` for `GRPOTrainer` and its subclasses that scores groups while others are generated.
-
-    A trainer has chosen its prompts when it calls a `rollout_func`, so all of them are generated and none is cancelled;
-    `DynamicSamplingGRPOTrainer` makes its rounds of such batches. Pass `reward_funcs=rollout_reward` beside it.
-
-    Args:
-        generate_fn: `async (prompt, num_generations) -> dict` with `prompt_ids`, the prompt's tokens, and
-            `completion_ids` and `logprobs`, a list a completion.
-        reward_fn: `async (prompt, output) -> rewards`, one a completion. TRL does not tell it the prompt's other columns.
-        max_inflight, max_rewards: as in `SeamlessRollout`; a task is a run of equal prompts in the batch.
-    """
-
-    def rollout(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
-        blocks = [(prompt, len(list(equal))) for prompt, equal in itertools.groupby(prompts)]
-
-        async def generate(block: tuple[Any, int]) -> dict[str, Any]:
-            return await generate_fn(*block)
-
-        async def score(block: tuple[Any, int], output: dict[str, Any]) -> Sequence[float | None]:
-            rewards = await reward_fn(block[0], output)
-            counts = {"completion_ids": output["completion_ids"], "logprobs": output["logprobs"], "rewards": rewards}
-            for name, values in counts.items():
-                if len(values) != block[1]:
-                    raise ValueError(f"{len(values)} {name} for {block[1]} completions")
-            return rewards
-
-        engine = SeamlessRollout(
-            generate, score, len(blocks), max_inflight, max_rewards=max_rewards, is_valid=lambda rewards: True
-        )
-        return rollout_columns(engine.run(blocks).groups)
-
-    return rollout
-
-
-def rollout_columns(groups: Sequence[RolloutTask]) -> dict[str, list[Any]]:
-    """What a `rollout_func` returns: TRL's three columns and `rollout_reward`, a row a completion, in the groups' order."""
-    return {
-        "prompt_ids": [list(task.output["prompt_ids"]) for task in groups for _ in task.output["completion_ids"]],
-        "completion_ids": [ids for task in groups for ids in task.output["completion_ids"]],
-        "logprobs": [values for task in groups for values in task.output["logprobs"]],
-        "rollout_reward": [reward for task in groups for reward in task.reward],
-    }
-
-
-def rollout_reward(
-    completions: Sequence[Any], rollout_reward: Sequence[float | None], **columns: Any
-) -> list[float | None]:
-    """The reward function for `seamless_rollout_func`: what the rollout has found."""
-    return list(rollout_reward)
 
 
 class _Step:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mimo_hf.trainers import SeamlessRollout
-from mimo_hf.trainers.seamless import RolloutError, rewards_differ, rollout_reward, seamless_rollout_func
+from mimo_hf.trainers.seamless import RolloutError, rewards_differ
 
 SEEDS = range(200)
 
@@ -579,67 +579,6 @@ def test_an_interrupt_cancels_run_and_keeps_the_prompts(in_notebook):
         loop.run_until_complete(cell()) if in_notebook else engine.run(iter(range(9)))
     loop.close()
     assert ended == list(engine.returned) == [0, 1]
-
-
-# In TRL's trainers
-
-
-def make_functions(log):
-    async def generate(prompt, num_generations):
-        log.append((prompt, num_generations))
-        first = int(prompt[-1])  # the token of a digit is 3 above it
-        completions = [[3 + (first + row) % 10, 1] for row in range(num_generations)]
-        await asyncio.sleep(0.01 / (1 + first))
-        return {"prompt_ids": [3, 4, 5], "completion_ids": completions, "logprobs": [[-1.0, -1.0]] * num_generations}
-
-    async def score(prompt, output):
-        await asyncio.sleep(0)
-        return [float(ids[0] % 2) if prompt[-1] != "4" else 0.0 for ids in output["completion_ids"]]
-
-    return generate, score
-
-
-@pytest.mark.parametrize("trainer", [{"grpo": True}, {}, {"dynamic_sampling": True}])
-@pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
-def test_trainers_take_the_rollout_function(make_trainer, metric, trainer):
-    log = []
-    like = make_trainer(**trainer)
-    trainer = type(like)(
-        like.model,
-        rollout_reward,
-        like.args,
-        like.train_dataset,
-        processing_class=like.processing_class,
-        rollout_func=seamless_rollout_func(*make_functions(log), max_inflight=2),
-    )
-    seen = []
-    function = trainer.reward_funcs[0]
-    trainer.reward_funcs[0] = lambda **columns: seen.append(columns) or function(**columns)
-    trainer.train()
-    assert seen
-    assert {count for _, count in log} == {4}
-    assert {prompt for prompt, _ in log} <= set(trainer.train_dataset["prompt"])
-    for columns in seen:
-        firsts = [str((int(prompt[-1]) + row % 4) % 10) for row, prompt in enumerate(columns["prompts"])]
-        assert columns["completions"] == firsts
-        assert columns["rollout_reward"] == [
-            0.0 if prompt[-1] == "4" else float((3 + int(first)) % 2)
-            for prompt, first in zip(columns["prompts"], firsts, strict=True)
-        ]
-    if getattr(trainer.args, "dynamic_sampling", False):
-        assert metric(trainer, "sampling/effective_batch") == [1.0] * 3
-
-
-@pytest.mark.parametrize("name", ["completion_ids", "logprobs"])
-def test_a_rollout_function_with_a_completion_too_few_is_refused(name):
-    generate, score = make_functions([])
-
-    async def short(prompt, num_generations):
-        output = await generate(prompt, num_generations)
-        return output | {name: output[name][1:]}
-
-    with pytest.raises(RolloutError, match=f"3 {name} for 4 completions"):
-        seamless_rollout_func(short, score, 1)(["solve 1"] * 4, None)
 
 
 # With the action scheduler as the engine
