@@ -26,7 +26,7 @@ class RolloutTask:
         output: what `generate_fn` returned; None before `generated_s`.
         reward: what `reward_fn` returned.
         valid: whether the group may be selected; None if it was not finished, i.e. generated and scored.
-        started_s, generated_s, finished_s: None where that has not happened.
+        generated_s, finished_s: None where that has not happened.
     """
 
     order: int
@@ -99,9 +99,10 @@ class RolloutError(RuntimeError):
 
 def rewards_differ(rewards: Sequence[float | None]) -> bool:
     """Whether a group's rewards, one a completion, give a gradient; None and NaN are left out (see `informative_groups`)."""
-    if isinstance(rewards, Sequence) and not isinstance(rewards, str):
-        rewards = [math.nan if reward is None else reward for reward in rewards]
-    values = torch.as_tensor(rewards, dtype=torch.float32)
+    try:
+        values = torch.as_tensor([math.nan if reward is None else reward for reward in rewards], dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
     if values.dim() != 1 or not len(values):
         raise TypeError(
             f"`reward_fn` must return the rewards of a group, one number or None a completion; got {rewards!r}. For "
@@ -126,8 +127,8 @@ class SeamlessRollout:
       finished. Others are cancelled. Taking those that finish first would prefer short completions.
 
     The prompts of all tasks after the last selected one go back to the front of the queue, whatever became of them. So
-    a step uses up what a sampler that looks at one problem after another would: which groups are selected, and which
-    prompts come next, depends on outputs and rewards, never on timing. Would only the cancelled prompts go back,
+    a step uses up what a sampler that looks at one problem after another would: errors apart, which groups are selected
+    and which prompts come next depends on outputs and rewards, never on timing. If cancelled prompts alone went back,
     problems with short completions would be trained on less often.
 
     All tasks of a rollout see one policy: update the weights between rollouts. An object does one rollout at a time.
@@ -138,13 +139,14 @@ class SeamlessRollout:
         needed: groups to select.
         max_inflight: tasks that may be generating at a time.
         max_rewards: calls of `reward_fn` at a time; None: no limit.
-        is_valid: `(reward) -> bool`, for rewards that are not numbers, one a completion.
+        is_valid: `(reward) -> bool`: whether the group may be selected. The default is for rewards that are a number or
+            None a completion: two of them differ.
         prior: pseudo-counts of valid and invalid tasks before the first one has finished; both above 0.
         max_tasks: a rollout starts no more than these; None: as many as there are prompts, without end if these are
             endless and nothing is valid.
 
     Attributes:
-        returned: prompts that the next rollout starts with, before it asks for new ones.
+        returned: prompts that the next rollout starts with, before it asks for new ones. Part of a checkpoint.
     """
 
     def __init__(
@@ -321,7 +323,7 @@ class SeamlessRollout:
             cancelled=step.unfinished,
             returned=returned,
             pass_rate=step.valid / step.finished if step.finished else math.nan,
-            idle_share=1 - generating_s / capacity_s if capacity_s else 0.0,
+            idle_share=max(0.0, 1 - generating_s / capacity_s) if capacity_s else 0.0,  # the sum is rounded
             wall_s=step.wall_s,
         )
 

@@ -430,6 +430,20 @@ def test_an_engine_that_answers_a_cancellation_with_a_partial_output_is_not_scor
     assert (result.stats.cancelled, result.stats.wall_s) == (1, 1)
 
 
+def test_a_reward_that_answers_a_cancellation_changes_nothing(play):
+    async def score(prompt, output):
+        try:
+            await asyncio.sleep(1 if prompt == "quick" else 50)
+        except asyncio.CancelledError:
+            await asyncio.sleep(3)
+        return [0.0, 1.0]
+
+    result = play(SeamlessRollout(instantly, score, 1, 2, prior=(1.0, 9.0)).rollout(["quick", "slow"]))
+    assert [task.valid for task in result.tasks] == [True, None]
+    assert (result.stats.cancelled, result.stats.wasted) == (1, 0)
+    assert result.stats.wall_s == 1  # the clean-up took three seconds more
+
+
 def test_one_object_does_one_rollout_at_a_time(play):
     world = Simulated(2)
     engine = SeamlessRollout(world.generate, world.score, 3, 3)
@@ -442,6 +456,77 @@ def test_one_object_does_one_rollout_at_a_time(play):
         return await first
 
     assert len(play(main()).groups) == 3
+
+
+class Hostile:
+    """Fails, is cancelled from within, takes its time over being cancelled or answers it, as each prompt's fate has it."""
+
+    def __init__(self, seed):
+        self.seed, self.random = seed, random.Random(seed)
+        self.fates = ["good"] * self.random.choice([3, 30, 300])
+        self.fates += ["raises", "cancels itself", "slow to end", "answers", "raises at the end", "bad reward"]
+        self.pass_rate = self.random.choice([0, 0.1, 0.4, 1])
+        self.active = 0
+
+    def fate(self, prompt):
+        return random.Random(f"{self.seed} {prompt}").choice(self.fates)
+
+    async def generate(self, prompt):
+        self.active += 1
+        fate = self.fate(prompt)
+        try:
+            await asyncio.sleep(self.random.choice([0, self.random.random(), self.random.lognormvariate(0, 1)]))
+            if fate == "raises":
+                raise ValueError(prompt)
+        except asyncio.CancelledError:
+            await asyncio.sleep(3 * (fate == "slow to end"))
+            if fate == "answers":
+                return None
+            if fate == "raises at the end":
+                raise OSError(prompt) from None
+            raise
+        finally:
+            self.active -= 1
+        if fate == "cancels itself":
+            raise asyncio.CancelledError
+        return prompt
+
+    async def score(self, prompt, output):
+        self.active += 1
+        try:
+            await asyncio.sleep(self.random.choice([0, self.random.random()]))
+        finally:
+            self.active -= 1
+        return None if self.fate(prompt) == "bad reward" else [float(self.random.random() < self.pass_rate), 0.0]
+
+
+@pytest.mark.parametrize("first", range(0, 300, 50))
+def test_whatever_happens_nothing_hangs_or_leaks_and_every_prompt_is_accounted_for(play, first):
+    async def rollouts(seed):
+        world, draw = Hostile(seed), random.Random(f"rollouts {seed}")
+        limits = {"max_rewards": draw.choice([None, 1, 2]), "max_tasks": draw.choice([None, 40])}
+        engine = SeamlessRollout(world.generate, world.score, draw.randint(1, 6), draw.randint(1, 8), **limits)
+        prompts, used = iter(range(draw.choice([0, 5, 40, 400]))), []
+        for _ in range(6):
+            work = asyncio.ensure_future(engine.rollout(prompts))
+            for _ in range(draw.choice([0, 0, 1, 3])):
+                await asyncio.sleep(5 * draw.random())
+                work.cancel()
+            try:
+                result = await work
+                used += [task.prompt for task in result.tasks[: result.stats.started - result.stats.returned]]
+            except RolloutError as error:
+                engine.returned.remove(error.prompt)
+                used.append(error.prompt)
+            except asyncio.CancelledError:
+                pass
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert world.active == 0
+            assert list(engine.returned) == sorted(engine.returned)
+            assert sorted([*used, *engine.returned]) == list(range(len(used) + len(engine.returned)))
+
+    for seed in range(first, first + 50):
+        play(rollouts(seed))
 
 
 # From synchronous code
@@ -551,7 +636,7 @@ def test_a_group_is_valid_if_its_rewards_differ(rewards, differ):
     assert rewards_differ(rewards) is differ
 
 
-@pytest.mark.parametrize("rewards", [1.0, True, [], [[1.0], [0.0]], torch.zeros(2, 2)])
+@pytest.mark.parametrize("rewards", [1.0, True, [], "no", {"a": 1.0}, [[1.0], [0.0]], torch.zeros(2, 2)])
 def test_rewards_that_are_not_of_a_group_are_refused(rewards):
     with pytest.raises(TypeError, match="pass `is_valid`"):
         rewards_differ(rewards)
