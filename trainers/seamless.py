@@ -128,8 +128,9 @@ class SeamlessRollout:
 
     The prompts of all tasks after the last selected one go back to the front of the queue, whatever became of them. So
     a step uses up what a sampler that looks at one problem after another would: errors apart, which groups are selected
-    and which prompts come next depends on outputs and rewards, never on timing. If cancelled prompts alone went back,
-    problems with short completions would be trained on less often.
+    and which prompts come next depends on outputs and rewards, never on timing (as long as the source of the prompts does
+    not look at results). If cancelled prompts alone went back, problems with short completions would be trained on less
+    often.
 
     All tasks of a rollout see one policy: update the weights between rollouts. An object does one rollout at a time.
 
