@@ -38,7 +38,8 @@ class MiMoRLConfig(GRPOConfig):
         carry_surplus (`bool`, *optional*, defaults to `False`):
             Whether to train on groups that carry a gradient and that a batch does not need in the next batch, instead of
             dropping them. They are off-policy by one generation then, so log-probabilities are kept from when they were
-            generated, which takes one more forward pass a batch. Needs `dynamic_sampling`.
+            generated, which takes one more forward pass a batch. Prompts then come from the seeded order of
+            `sampling_seed` instead of the dataloader's. Needs `dynamic_sampling`.
         sampling_seed (`int`, *optional*):
             Seed of the order in which further prompts are drawn. If `None`, it is `seed`.
 
@@ -104,7 +105,8 @@ class MiMoRLConfig(GRPOConfig):
         metadata={
             "help": "Whether to train on groups that carry a gradient and that a batch does not need in the next batch, "
             "instead of dropping them. They are off-policy by one generation then, so log-probabilities are kept from "
-            "when they were generated, which takes one more forward pass a batch. Needs `dynamic_sampling`."
+            "when they were generated, which takes one more forward pass a batch. Prompts then come from the seeded order "
+            "of `sampling_seed` instead of the dataloader's. Needs `dynamic_sampling`."
         },
     )
     sampling_seed: int | None = field(

@@ -187,11 +187,12 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         carried = torch.tensor(self._carried_groups)
         rounds: list[_Round] = []
         rewards: list[torch.Tensor] = []
-        num_groups, from_pool = needed, 0
+        # At least one, so that no batch is made of the rest of the last one alone.
+        num_groups, from_pool = max(1, needed - int(carried.min())), 0
         while True:
             indices, pooled = None, None
-            # Without a pool, the first round is the dataloader's, as in GRPOTrainer.
-            if rounds or self.args.easy_pool_alpha:
+            # Otherwise the first round is the dataloader's, as in GRPOTrainer.
+            if rounds or self.args.easy_pool_alpha or self.args.carry_surplus:
                 indices = sampler.draw(num_groups * world_size)
                 pooled = torch.tensor([sampler.in_pool(index) for index in indices])
                 from_pool += int(pooled.sum())
@@ -207,6 +208,9 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                     sampler.update(index, solved)
             # The process with the fewest groups to keep decides for all.
             missing = needed - int((carried + sum(round_.kept.sum(1) for round_ in rounds)).min())
+            has_gradient = bool(carried.any()) or any(bool(round_.informative.any()) for round_ in rounds)
+            if not has_gradient:  # though exempt groups may fill the batch
+                missing = max(missing, 1)
             if not sampling or missing <= 0 or len(rounds) == self.args.max_sampling_rounds:
                 break
             num_groups = min(needed, math.ceil(missing / _expected_keep_rate(rounds)))
@@ -216,7 +220,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._log_rounds(rounds, selections, needed, sampler.pool_size, from_pool)
         if not sampling:
             return batch
-        if not any(round_.informative.any() for round_ in rounds) and not carried.any():
+        if not has_gradient:
             self._stop_without_gradient(rounds)
         elif missing > 0:
             self._handle_short_batch(missing, needed)
@@ -423,6 +427,15 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if isinstance(self._train_sampler, RepeatSampler) and self._train_sampler.shuffle:
             for _ in range(state["epochs"]):
                 torch.randperm(self._train_sampler.num_samples, generator=self._train_sampler.generator)
+        if len(state["carried_groups"]) != self.accelerator.num_processes:
+            logger.warning(
+                "%s was saved by %d processes, and there are %d: what they had generated and not trained on yet is generated anew.",
+                checkpoint,
+                len(state["carried_groups"]),
+                self.accelerator.num_processes,
+            )
+            return
+        self._carried_groups = state["carried_groups"]
         generated, carried = (Path(checkpoint, self._file_of_process(what)) for what in ("generated", "carried"))
         device = self.accelerator.device
         if generated.exists():
@@ -444,7 +457,6 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if self.sampler and state["sampler"]:
             self.sampler.load_state_dict(state["sampler"])
         self._step = state["step"]
-        self._carried_groups = state["carried_groups"]
 
     def _file_of_process(self, what: str) -> str:
         return f"mimo_{what}_{self.accelerator.process_index}.pt"
@@ -503,21 +515,22 @@ class _Selection:
 
 
 def _select(rounds: Sequence[_Round], needed: int, rank: int, carried: int) -> _Selection:
-    selection = _Selection(carried, [], [], [], 0)
-    room, spare = needed - carried, needed
-    for round_ in rounds:
-        kept = round_.kept[rank].nonzero().flatten().tolist()
-        informative = set(round_.informative[rank].nonzero().flatten().tolist())
-        surplus = [group for group in kept[room:] if group in informative][:spare]
-        selection.kept.append(kept[:room])
-        selection.surplus.append(surplus)
-        selection.num_informative += len(informative & set(kept[:room]))
-        room, spare = room - len(kept[:room]), spare - len(surplus)
-    for round_ in rounds:
-        rest = (~round_.kept[rank]).nonzero().flatten().tolist()[:room]
-        selection.filling.append(rest)
-        room -= len(rest)
-    return selection
+    groups = [(index, group) for index, round_ in enumerate(rounds) for group in range(round_.kept.size(1))]
+    informative = {place for place in groups if rounds[place[0]].informative[rank, place[1]]}
+    kept = [place for place in groups if rounds[place[0]].kept[rank, place[1]]]
+    room = needed - carried
+    chosen = kept[:room]
+    if room and not carried and informative and not informative & set(chosen):
+        # Exempt groups have filled the batch: one that has a gradient takes the place of the last.
+        chosen[-1] = min(informative)
+    filling = [place for place in groups if place not in kept][: room - len(chosen)]
+    surplus = sorted(informative - set(chosen))[:needed]
+
+    def by_round(places: Sequence[tuple[int, int]]) -> list[list[int]]:
+        return [[group for index, group in places if index == number] for number in range(len(rounds))]
+
+    num_informative = len(informative & set(chosen))
+    return _Selection(carried, by_round(chosen), by_round(filling), by_round(surplus), num_informative)
 
 
 def _expected_keep_rate(rounds: Sequence[_Round]) -> float:

@@ -48,6 +48,18 @@ def test_a_checkpoint_of_another_trainer_is_resumed_with_a_warning(make_trainer,
     assert any("has no mimo_sampler_state.json" in record.message for record in caplog.records)
 
 
+def test_a_checkpoint_of_more_processes_is_resumed_with_a_warning(make_trainer, tmp_path, caplog):
+    options = {"dynamic_sampling": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    make_trainer(**options).train()
+    path = tmp_path / "run" / "checkpoint-1" / "mimo_sampler_state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"carried_groups": [1, 1]}))
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=str(path.parent))
+    assert resumed.state.global_step == 2
+    assert any("was saved by 2 processes, and there are 1" in record.message for record in caplog.records)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 9_000, 40_000])
 def test_a_training_goes_on_after_its_disk_was_full(room, tmp_path):

@@ -179,6 +179,15 @@ def test_groups_of_the_easy_pool_can_be_exempt_from_the_filter(make_trainer, pro
         assert (batch["advantages"].view(4, 4) != 0).any(1).float().mean() == share
 
 
+def test_exempt_groups_alone_are_no_batch(make_trainer, problems, metric):
+    """Both problems are drawn; whichever comes first, one that has a gradient is looked for until the rounds end."""
+    options = {"dynamic_sampling": True, "easy_pool_alpha": 0.9, "easy_pool_keep_zero_std": True, "max_steps": 6}
+    trainer = make_trainer(problems(["right", "mixed"], 2), **options, max_sampling_rounds=50)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert min(metric(trainer, "sampling/effective_batch")) > 0
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_selection_is_what_a_walk_over_the_groups_gives(seed):
     """Against a walk: carried groups, kept ones, filling ones, and what is left over of the informative ones."""
@@ -193,23 +202,29 @@ def test_a_selection_is_what_a_walk_over_the_groups_gives(seed):
         found = _select(rounds, needed, rank, carried)
         groups = [(index, group) for index in range(3) for group in range(3)]
         kept = [place for place in groups if rounds[place[0]].kept[rank, place[1]]]
-        taken, later = kept[: needed - carried], kept[needed - carried :]
+        is_informative = [bool(rounds[index].informative[rank, group]) for index, group in groups]
+        useful = [place for place, informative in zip(groups, is_informative, strict=True) if informative]
+        taken = kept[: needed - carried]
+        if taken and not carried and useful and not set(useful) & set(taken):
+            taken[-1] = useful[0]
         rest = [place for place in groups if place not in kept][: needed - carried - len(taken)]
-        surplus = [place for place in later if rounds[place[0]].informative[rank, place[1]]][:needed]
+        surplus = [place for place in useful if place not in taken][:needed]
         for lists, wanted in ((found.kept, taken), (found.filling, rest), (found.surplus, surplus)):
             assert [(index, group) for index, own in enumerate(lists) for group in own] == wanted
         assert found.num_informative == sum(bool(rounds[i].informative[rank, g]) for i, g in taken)
 
 
 def test_what_a_batch_does_not_need_is_trained_on_in_the_next(make_trainer, metric, generated_batches):
-    options = {"dynamic_sampling": True, "per_device_train_batch_size": 16, "max_steps": 4}
+    options = {"dynamic_sampling": True, "per_device_train_batch_size": 16, "max_steps": 12}
     kinds = ("mixed", "wrong", "mixed")
     dropping = make_trainer(kinds, **options)
     dropping.train()
     carrying = make_trainer(kinds, **options, carry_surplus=True)
     batches = generated_batches(carrying)
     assert max(metric(dropping, "sampling/waste")) > 0
-    assert metric(carrying, "sampling/waste") == [0] * 4
+    tokens = [metric(trainer, "num_tokens")[-1] for trainer in (carrying, dropping)]
+    assert tokens[0] < tokens[1]
+    assert metric(carrying, "sampling/waste") == [0] * 12
     carried = metric(carrying, "sampling/frac_carried")
     assert carried[0] == 0
     assert max(carried) > 0
@@ -225,7 +240,7 @@ def test_old_log_probabilities_are_those_of_the_policy_that_generated(make_train
         dynamic_sampling=True,
         carry_surplus=True,
         per_device_train_batch_size=16,
-        max_steps=3,
+        max_steps=12,
     )
     policies, carried = [], []
     select = trainer._join
