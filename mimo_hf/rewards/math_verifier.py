@@ -59,15 +59,14 @@ class MathReward:
 
     async def __call__(
         self,
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Any] = (),
+        completions: Sequence[Any],
         solution: Sequence[str] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
         same_length(completions=completions, solution=solution)
-        golds = list(solution or ())
+        golds = list(solution)
         texts = [after_thinking(completion_text(completion)) for completion in completions]
         pool = await asyncio.to_thread(self._ready)
         wanted = dict.fromkeys(zip(texts, golds, strict=True))  # each pair once
@@ -96,10 +95,8 @@ class MathReward:
 
     def close(self):
         """Ends the processes; the next call starts new ones."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-            self._pool = None
+        if self._pool is not None:
+            self._pool.close()
 
     def _ready(self) -> ProgramPool:
         with self._lock:
@@ -113,6 +110,7 @@ class MathReward:
                 try:
                     pool.check()
                 except ServerLost as error:
+                    pool.close()
                     raise RuntimeError(f"the verifier of mathematics could not be started: {error}") from error
                 atexit.register(pool.close)
                 self._pool = pool
@@ -139,9 +137,10 @@ class MathReward:
                 )
 
 
-def _command(channel: int) -> list[str]:
+def _command(channel: int) -> tuple[list[str], str]:
     folder = tempfile.mkdtemp(prefix="mimo-program-")
-    return [sys.executable, "-m", "mimo_hf.rewards.program_server", str(channel), folder, str(NO_UID), MODULE]
+    words = [sys.executable, "-m", "mimo_hf.rewards.program_server", str(channel), folder, str(NO_UID), MODULE]
+    return words, folder
 
 
 math_verify_reward = MathReward()

@@ -1,8 +1,13 @@
 """Final answers against gold answers, and what happens when the comparison does not end."""
 
+import glob
+import os
 import pickle
+import signal
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +157,18 @@ def test_without_math_verify_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"mimo-hf\[math\]"):
         call(MathReward(), boxed("5"), solution=["5"])
+
+
+def test_a_process_that_was_killed_leaves_no_folder():
+    pattern = os.path.join(tempfile.gettempdir(), "mimo-program-*")
+    before = set(glob.glob(pattern))
+    reward = MathReward(workers=1)
+    assert call(reward, boxed("5"), solution=["5"]) == [1.0]
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [pid for path in children for pid in path.read_text().split()]
+    for pid in pids:
+        if b"verify_answer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
+    assert call(reward, boxed("5"), solution=["5"]) == [1.0]
+    reward.close()
+    assert set(glob.glob(pattern)) - before == set()
