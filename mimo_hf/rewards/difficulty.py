@@ -165,7 +165,7 @@ def score(
         shares.append(sum(verdicts) / len(verdicts))
     if scheme == "strict":
         shares = [1.0] * len(list(itertools.takewhile(lambda share: share == 1.0, shares)))
-    return sum(worth * share for worth, share in zip(level_scores, shares, strict=False))
+    return float(sum(worth * share for worth, share in zip(level_scores, shares, strict=False)))
 
 
 def _check_rates(rates: Sequence[float]):

@@ -225,7 +225,11 @@ class ProgramPool:
             self._starter = _starter()
 
     def _start(self) -> _Server:
-        return self._starter.submit(_Server, self.command, self.environment, self._left).result()
+        try:
+            starting = self._starter.submit(_Server, self.command, self.environment, self._left)
+        except RuntimeError as error:  # the main thread has ended, and executors with it
+            raise ServerLost(f"no program server is started any more: {error}") from error
+        return starting.result()
 
     def check(self):
         """Starts a server if none is warm; ServerLost if that can't be done."""

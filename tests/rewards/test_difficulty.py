@@ -184,6 +184,7 @@ def test_arrays_are_as_good_as_lists():
     assert grade_tests(pass_rates=np.array(rates), scores=np.array([1, 2, 1])).level_scores == pytest.approx(
         [1 / 3, 2 / 3]
     )
+    assert isinstance(score([False], [0], [1.0]), float)
     assert score(np.array([True, False]), np.array([0, 1]), np.array([0.25, 0.75]), "soft") == 0.25
 
 

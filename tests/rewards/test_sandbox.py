@@ -318,6 +318,24 @@ def test_the_servers_of_a_killed_process_end_with_it(tmp_path):
     assert [pid for pid in below if alive(pid)] == []
 
 
+def test_threads_that_outlive_the_main_one_get_infra_and_do_not_hold_it_up(tmp_path):
+    script = textwrap.dedent("""
+        import os, threading, time, warnings
+        warnings.simplefilter("ignore")
+        from mimo_hf.rewards import Limits, Sandbox
+        sandbox = Sandbox(workers=1, limits=Limits(timeout_s=100))
+        sandbox.run("pass")
+        def program(): os.write(1, sandbox.run("import time; time.sleep(1e6)").status.encode() + b" ")
+        for _ in range(2):
+            threading.Thread(target=program).start()
+        time.sleep(0.3)
+    """)
+    path = tmp_path / "main.py"
+    path.write_text(script)
+    ended = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("infra infra ", "")
+
+
 def alive(pid):
     try:
         return stat(pid)[0] not in "ZX"
