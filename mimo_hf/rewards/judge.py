@@ -44,7 +44,7 @@ def judge_reward(
         ValueError: no column `label`, or a label that is neither 0 nor 1.
     """
     same_length(completions=completions, label=label)
-    labels = list(label)
+    labels = list(label)  # type: ignore[arg-type]  # None was refused
     for index, expected in enumerate(labels):
         if expected not in (0, 1):
             raise ValueError(f"`label` of row {index} must be 0 or 1, not {expected!r}.")

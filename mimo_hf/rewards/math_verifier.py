@@ -66,10 +66,11 @@ class MathReward:
         **columns: Any,
     ) -> list[float | None]:
         same_length(completions=completions, solution=solution)
-        golds = list(solution)
+        golds = list(solution)  # type: ignore[arg-type]  # None was refused
         texts = [after_thinking(completion_text(completion)) for completion in completions]
+        pairs = [(text, gold if isinstance(gold, str) else "") for text, gold in zip(texts, golds, strict=True)]
         pool = await asyncio.to_thread(self._ready)
-        wanted = dict.fromkeys(zip(texts, golds, strict=True))  # each pair once
+        wanted = dict.fromkeys(pairs)  # each pair once
         slots = asyncio.Semaphore(self.workers)
 
         async def one(text: str, gold: str) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class MathReward:
                 return await asyncio.to_thread(self._compare, pool, text, gold)
 
         answers = dict(zip(wanted, await asyncio.gather(*(one(*pair) for pair in wanted)), strict=True))
-        found = [answers[pair] for pair in zip(texts, golds, strict=True)]
+        found = [answers[pair] for pair in pairs]
         self._name_unreadable(found, golds)
         if log_metric is not None and found:
             for name, problem in (
@@ -118,7 +119,7 @@ class MathReward:
 
     def _compare(self, pool: ProgramPool, text: str, gold: str) -> dict[str, Any]:
         nothing: dict[str, Any] = {"gold": None, "answer": None, "right": None}
-        if not isinstance(gold, str) or not gold.strip():
+        if not gold.strip():
             return {**nothing, "problem": "gold"}
         result = pool.run(PROGRAM, json.dumps({"text": text, "gold": gold}), self.limits)
         if result.status != "ok":

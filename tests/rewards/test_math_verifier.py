@@ -114,11 +114,11 @@ def test_a_comparison_that_fails_or_lacks_memory_is_none_not_zero(math, monkeypa
 
 def test_a_gold_answer_that_cannot_be_read_names_its_row_once(math, caplog):
     logged = {}
-    golds = ["5", "###", "", None, r"\frac{1}{"]
-    found = call(math, boxed(*["5"] * 5), solution=golds, log_metric=logged.__setitem__)
-    assert found == [1.0, None, None, None, None]
-    assert logged["reward/gold_unparsable"] == pytest.approx(4 / 5)
-    for row, gold in ((1, "'###'"), (2, "''"), (3, "None"), (4, r"'\\frac{1}{'")):
+    golds = ["5", "###", "", None, r"\frac{1}{", ["5"]]
+    found = call(math, boxed(*["5"] * 6), solution=golds, log_metric=logged.__setitem__)
+    assert found == [1.0, None, None, None, None, None]
+    assert logged["reward/gold_unparsable"] == pytest.approx(5 / 6)
+    for row, gold in ((1, "'###'"), (2, "''"), (3, "None"), (4, r"'\\frac{1}{'"), (5, "['5']")):
         assert f"row {row} can't be read by math-verify, its reward is None: {gold}" in caplog.text
     caplog.clear()
     call(math, boxed("5"), solution=["###"])
