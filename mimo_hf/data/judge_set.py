@@ -38,14 +38,17 @@ def build_judge_set(
     pass_rate_high: float = 1.0,
     max_pairs_per_problem: int = 2,
     seed: int = 0,
+    hard_negative_key: Callable[[Candidate], Any] | None = None,
+    keep_unparseable: bool = False,
 ) -> "Dataset":
     """
     Labelled candidates, class-balanced within each problem, of problems that are neither hopeless nor solved.
 
     Dropped are candidates without a solution response, empty or over-long ones, those whose answer can't be parsed (they are
-    trivially wrong), and exact repetitions within a problem. A problem stays if its pass rate over the rest is strictly
-    between `pass_rate_low` and `pass_rate_high`. Wrong candidates with the more frequent wrong answers come first, as the
-    more plausible errors, and source models take turns. A problem's rows depend on its own candidates and the seed alone.
+    trivially wrong) or has no `solution` to compare it with, and exact repetitions within a problem. A problem stays if its pass
+    rate over the rest is strictly between `pass_rate_low` and `pass_rate_high`. Wrong candidates with the more frequent wrong
+    answers come first, as the more plausible errors, and source models take turns. A problem's rows depend on its own
+    candidates and the seed alone.
 
     Args:
         candidates: mappings with `problem_id`, `problem`, `completion`, `source_model` and `solution` (the right answer).
@@ -54,6 +57,9 @@ def build_judge_set(
         is_right: whether an answer equals the problem's `solution`.
         extract: the solution response in a completion, or None. `str.strip` for models that do not think.
         max_pairs_per_problem: right and wrong candidates each.
+        hard_negative_key: sort key of the wrong candidates (mappings with `candidate`, `answer`, `source_model`, `problem`,
+            `problem_id` and `solution`), the lowest first; None: as above.
+        keep_unparseable: keep candidates without an answer, as wrong ones.
 
     Returns:
         Columns `prompt`, `label` (1: right), `problem_id`, `candidate`, `source_model`, `pass_rate`, `solution` (for
@@ -69,14 +75,17 @@ def build_judge_set(
             f"`pass_rate_low` and `pass_rate_high` must be in [0, 1], the first below the second; got {pass_rate_low} and "
             f"{pass_rate_high}."
         )
+    if max_pairs_per_problem < 1:
+        raise ValueError(f"`max_pairs_per_problem` must be at least 1; got {max_pairs_per_problem}.")
     reasons: Counter[str] = Counter()
     problems: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for candidate in candidates:
         usable, reason = _usable(candidate, extract, parse_answer, count_tokens, max_candidate_tokens)
-        if usable is None:
-            reasons[reason] += 1
+        if usable is None or (usable["answer"] is None and not keep_unparseable):
+            reasons[reason or "no answer found"] += 1
         else:
-            usable["label"] = int(is_right(usable["answer"], candidate["solution"]))
+            answer = usable["answer"]
+            usable["label"] = int(answer is not None and is_right(answer, candidate["solution"]))
             problems[candidate["problem_id"]].append(usable)
 
     rows = []
@@ -90,7 +99,8 @@ def build_judge_set(
         if not pass_rate_low < pass_rate < pass_rate_high:
             reasons[f"pass rate of the problem not in ({pass_rate_low:g}, {pass_rate_high:g})"] += len(group)
             continue
-        for row in _balanced(group, max_pairs_per_problem, random.Random(f"{seed}:{problem_id}")):
+        rng = random.Random(f"{seed}:{problem_id}")
+        for row in _balanced(group, max_pairs_per_problem, hard_negative_key, rng):
             del row["answer"]
             prompt = make_prompt(row.pop("problem"), row["candidate"])
             rows.append({"prompt": prompt, "pass_rate": pass_rate, "task": "judge", **row})
@@ -128,20 +138,24 @@ def _usable(candidate, extract, parse_answer, count_tokens, max_tokens) -> tuple
         return None, "empty"
     if count_tokens(response) > max_tokens:
         return None, f"longer than {max_tokens} tokens"
-    answer = parse_answer(response)
-    if answer is None:
-        return None, "no answer found"
+    if candidate["solution"] is None:
+        return None, "no `solution` to compare with"
     kept = {name: candidate[name] for name in ("problem_id", "problem", "source_model", "solution")}
-    return {**kept, "candidate": response, "answer": answer}, ""
+    return {**kept, "candidate": response, "answer": parse_answer(response)}, ""
 
 
-def _balanced(group: list[dict[str, Any]], max_pairs: int, rng: random.Random) -> list[dict[str, Any]]:
+def _balanced(
+    group: list[dict[str, Any]],
+    max_pairs: int,
+    hard_negative_key: Callable[[Candidate], Any] | None,
+    rng: random.Random,
+) -> list[dict[str, Any]]:
     """As many right as wrong candidates, at most `max_pairs` of each, in random order."""
     group = rng.sample(group, len(group))
     right = [row for row in group if row["label"]]
     wrong = [row for row in group if not row["label"]]
     frequency = Counter(row["answer"] for row in wrong)
-    wrong.sort(key=lambda row: -frequency[row["answer"]])
+    wrong.sort(key=hard_negative_key or (lambda row: -frequency[row["answer"]]))
     count = min(len(right), len(wrong), max_pairs)
     chosen = _take_turns(right, count) + _take_turns(wrong, count)
     rng.shuffle(chosen)

@@ -157,7 +157,7 @@ def parse_pair(response: str) -> tuple[int, int] | None:
     """The pair of the last trial of a response that ends with `#`, in ascending order; None without an answer."""
     trials, _, rest = response.strip().rpartition("#")
     last = trials.split()[-4:]
-    if rest.strip() or len(last) < 4 or not (last[0].isdecimal() and last[1].isdecimal()):
+    if rest.strip() or len(last) < 4 or not all(number.isdecimal() and len(number) <= 9 for number in last[:2]):
         return None
     a, b = sorted((int(last[0]), int(last[1])))
     return a, b

@@ -16,8 +16,8 @@ NGRAM_SIZE = 13
 
 
 def keep_by_pass_rate(
-    strong_passes: Sequence[Sequence[bool]],
-    policy_passes: Sequence[Sequence[bool]],
+    strong_passes: Sequence[Sequence[bool | None]],
+    policy_passes: Sequence[Sequence[bool | None]],
     domain: str = "math",
     max_policy_pass_rate: float = 0.9,
 ) -> list[bool]:
@@ -28,12 +28,15 @@ def keep_by_pass_rate(
     of exactly this stays). Code: dropped if the strong model never passes, or if the policy always does.
 
     Args:
-        strong_passes, policy_passes: a problem's verdicts each; the paper uses 16 roll-outs. For code whose golden
-            solution is known, give its verdict, alone, as `strong_passes`.
+        strong_passes, policy_passes: a problem's verdicts each, None (not known) is left out; the paper uses 16 roll-outs. For
+            code whose golden solution is known, give its verdict, alone, as `strong_passes`.
+        max_policy_pass_rate: of the policy, in 0..1; for mathematics only.
 
     Raises:
         ValueError: for lists of unequal length, or a problem without a roll-out.
     """
+    if not 0 <= max_policy_pass_rate <= 1:
+        raise ValueError(f"`max_policy_pass_rate` must be in 0..1; got {max_policy_pass_rate!r}.")
     if domain not in DOMAINS:
         raise ValueError(f"`domain` must be one of {DOMAINS}; got {domain!r}.")
     if len(strong_passes) != len(policy_passes):
@@ -43,7 +46,8 @@ def keep_by_pass_rate(
         )
     kept = []
     for index, (strong, policy) in enumerate(zip(strong_passes, policy_passes, strict=True)):
-        if not len(strong) or not len(policy):
+        strong, policy = ([verdict for verdict in own if verdict is not None] for own in (strong, policy))
+        if not strong or not policy:
             raise ValueError(f"Problem {index} has no roll-outs of one of the models: sample some, or leave it out.")
         limit = max_policy_pass_rate * len(policy) if domain == "math" else len(policy) - 1
         kept.append(any(strong) and sum(map(bool, policy)) <= limit + 1e-9)
@@ -52,6 +56,8 @@ def keep_by_pass_rate(
 
 def word_ngrams(text: str, ngram_size: int = NGRAM_SIZE) -> set[tuple[str, ...]]:
     """N-grams of lower-case words and numbers; a shorter text is one n-gram by itself, an empty one has none."""
+    if ngram_size < 1:
+        raise ValueError(f"`ngram_size` must be at least 1; got {ngram_size!r}.")
     words = re.findall(r"\w+", text.lower())
     if not words:
         return set()

@@ -20,10 +20,10 @@ _CITATION = """\
 }"""
 _INPUTS = """
 Args:
-    predictions: what the verifier gave for each sample: 1 is right, less is wrong; NaN where it could say nothing, which leaves the
-        sample out.
+    predictions: what the verifier gave for each sample: 1 is right, less is wrong; None or NaN where it could say nothing, which
+        leaves the sample out.
     references: the problem of each sample.
-    k: numbers of samples, each from 1 to the number of verified samples of every problem.
+    k: number of samples, or several; each from 1 to the number of verified samples of every problem.
 Returns:
     pass@k for each k: mean over problems.
 """
@@ -42,16 +42,16 @@ class PassAtK(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: Sequence[float], references: Sequence[str], k: Sequence[int] = (1,)
+        self, predictions: Sequence[float | None], references: Sequence[str], k: int | Sequence[int] = (1,)
     ) -> dict[str, float]:
         problems = by_problem(predictions, references)
         results = {}
-        for draws in k:
+        for draws in (k,) if isinstance(k, int) else k:
             for problem, own in problems.items():
                 if not 1 <= draws <= len(own):
                     raise ValueError(
-                        f"`k` must lie in 1..{len(own)}, the verified samples of problem {problem!r}, not {draws!r}: draw more "
-                        "samples or ask for less."
+                        f"`k` is {draws!r}, but must be from 1 to {len(own)}, the number of verified samples of problem {problem!r}: "
+                        "draw more samples or ask for less."
                     )
             estimates = [pass_at_k(len(own), sum(verdict == 1 for verdict in own), draws) for own in problems.values()]
             results[f"pass@{draws}"] = sum(estimates) / len(estimates)
@@ -59,5 +59,14 @@ class PassAtK(evaluate.Metric):
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """1 - C(samples - right, k) / C(samples, k): the share of sets of k samples that hold a right one."""
-    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+    """
+    1 - C(samples - right, k) / C(samples, k): the share of sets of k samples that hold a right one, rounded once.
+
+    Raises:
+        ValueError: `right` is not in 0..samples, or `k` not in 1..samples.
+    """
+    if not 0 <= right <= samples or not 1 <= k <= samples:
+        raise ValueError(f"`right` must be in 0..{samples}, not {right!r}, and `k` in 1..{samples}, not {k!r}.")
+    few, many = sorted((right, k))  # the two may change places: the ratio has no more factors than the lesser
+    sets = math.perm(samples, few)
+    return (sets - math.perm(samples - many, few)) / sets

@@ -61,7 +61,7 @@ def passes(source: str, test: Test, sandbox: Sandbox) -> bool:
 
 def same_output(found: str, expected: str, tolerance: float = 0.0) -> bool:
     """Equal lines, but for white space at the ends of lines and of the output; with a tolerance, words that are numbers are near."""
-    ours, theirs = ([line.rstrip() for line in text.rstrip().splitlines()] for text in (found, expected))
+    ours, theirs = ([line.rstrip() for line in text.rstrip().split("\n")] for text in (found, expected))
     if ours == theirs:
         return True
     if not tolerance or len(ours) != len(theirs):
@@ -88,14 +88,38 @@ def same_value(found: Any, expected: Any, tolerance: float = 0.0) -> bool:
         )
     if isinstance(found, bool) or isinstance(expected, bool):
         return found is expected
-    return found == expected or (isinstance(found, int | float) and _near(found, expected, tolerance))
+    if found == expected or not tolerance:
+        return found == expected
+    return all(isinstance(value, int | float) for value in (found, expected)) and _near(found, expected, tolerance)
 
 
 def _near(found: Any, expected: Any, tolerance: float) -> bool:
     try:
         return math.isclose(float(found), float(expected), rel_tol=tolerance, abs_tol=tolerance)
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return False
+
+
+def _check(test: Test):
+    """ValueError unless a test is one that `passes` can judge: what is wrong with it must not count against a program."""
+    for name in ("input", "output"):
+        if not isinstance(test.get(name), str):
+            raise ValueError(f"`{name}` of a test must be a string, not {test.get(name)!r:.200}.")
+        if test.get("function"):
+            try:
+                value = json.loads(test[name])
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"`{name}` of a test with `function` must be JSON ({error}): {test[name]!r:.200}"
+                ) from error
+            if name == "input" and not isinstance(value, list):
+                raise ValueError(
+                    f"`input` of a test with `function` must be a list of arguments, not {test[name]!r:.200}."
+                )
+    if not 0 <= (test.get("float_tolerance") or 0.0) < math.inf:
+        raise ValueError(f"`float_tolerance` of a test must be a number from 0, not {test['float_tolerance']!r}.")
+    if test.get("timeout_s"):
+        Limits(timeout_s=test["timeout_s"])
 
 
 def passed_tests(
@@ -133,6 +157,8 @@ class CodeReward:
         keep_warm: keep the sandbox's processes for the next batch. Turn it off where a call must leave nothing behind, such as in
             an action of the scheduler.
 
+    A call may replace the scheme and the sandbox: `scheme`, `runner`.
+
     Logs `reward/infra_fail`, rows whose program could not be run, and `reward/no_code`, completions without code, as shares.
     """
 
@@ -164,11 +190,16 @@ class CodeReward:
         tests: Sequence[Sequence[Test]] | None = None,
         test_levels: Sequence[Sequence[int]] | None = None,
         level_scores: Sequence[Sequence[float]] | None = None,
+        scheme: str | None = None,
+        runner: Sandbox | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
+        if scheme is not None or runner is not None:
+            other = CodeReward(scheme or self.scheme, runner or self.sandbox, keep_warm=self.keep_warm)
+            return await other(prompts, completions, tests, test_levels, level_scores, log_metric=log_metric)
         same_length(completions=completions, tests=tests)
-        rows = self._rows(tests or (), test_levels, level_scores)
+        rows = self._rows(tests, test_levels, level_scores)
         programs = [last_code_block(completion_text(completion)) for completion in completions]
         sandbox = self.sandbox or shared_sandbox()
         # Samples of a group are often the same program: each is run once for each problem.
@@ -196,12 +227,14 @@ class CodeReward:
             log_metric("reward/no_code", sum(program is None for program in programs) / len(rewards))
         return rewards
 
-    def _rows(self, tests: Sequence[Sequence[Test]], test_levels: Any, scores: Any) -> list[tuple]:
+    def _rows(self, tests: Any, test_levels: Any, scores: Any) -> list[tuple]:
         rows = []
         for index, own in enumerate(tests):
             try:
-                levels = (test_levels[index] if test_levels is not None else None) or [0] * len(own)
-                worth = (scores[index] if scores is not None else None) or difficulty.level_scores(levels)
+                for test in own:
+                    _check(test)
+                levels = _row(test_levels, index) or [0] * len(own)
+                worth = _row(scores, index) or difficulty.level_scores(levels)
                 score([False] * len(own), levels, worth, self.scheme)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"tests, test_levels and level_scores of row {index}: {error}") from error
@@ -217,6 +250,11 @@ class CodeReward:
         except SandboxFailure:
             return None
         return score(verdicts, levels, worth, self.scheme)
+
+
+def _row(column: Sequence[Sequence[Any]] | None, index: int) -> list[Any]:
+    """A row of a column; empty if there is none."""
+    return [] if column is None or column[index] is None else list(column[index])
 
 
 def _key(row: tuple) -> str:

@@ -1,10 +1,10 @@
 """What a completion says: its text, and its last block of code."""
 
-import re
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})([^\n`]*)$", re.MULTILINE)
+PYTHON = ("python", "python3", "py")
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
@@ -27,7 +27,7 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
         if isinstance(content, str) or content is None:
             return content or ""
         if isinstance(content, Sequence):
-            return "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
+            return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
     raise TypeError(f"a completion must be a string or a list of messages with `content`, not {completion!r:.200}.")
 
 
@@ -38,19 +38,30 @@ def after_thinking(text: str) -> str:
 
 def last_code_block(text: str) -> str | None:
     """
-    The content of the last fenced block after the last `</think>`; a block that is never closed goes to the end of the text.
-    None where there is no fence.
+    The content of the last fenced block after the last `</think>`, less the fence's own indentation. A block that is never closed goes
+    to the next fence that names a language, or to the end of the text. None where there is no fence.
     """
-    text = after_thinking(text)
-    span, opening = None, None
-    for fence in _FENCE.finditer(text):
-        if opening is None:
-            opening = fence
-            span = (fence.end() + 1, len(text))
-        elif fence[1].startswith(opening[1]) and not fence[2].strip():
-            span = (opening.end() + 1, fence.start())
-            opening = None
-    return None if span is None else text[slice(*span)]
+    block: list[str] | None = None
+    opening = indentation = ""
+    for line in io.StringIO(after_thinking(text), newline="\n"):
+        fence, language = _fence(line)
+        if fence and (not opening or (language and fence.startswith(opening))):
+            block, opening, indentation = [], fence, line[: len(line) - len(line.lstrip())]
+        elif block is not None and opening and fence.startswith(opening):
+            opening = ""
+        elif block is not None and opening:
+            block.append(line.removeprefix(indentation))
+    return None if block is None else "".join(block)
+
+
+def _fence(line: str) -> tuple[str, str]:
+    """The marks of a line that opens or closes a block of code, and its words; after a text, of one that opens a block of Python."""
+    line = line.strip()
+    if not line.startswith(("```", "~~~")):
+        language = line.rpartition("```")[2].strip()
+        return ("```", language) if "```" in line and language.lower() in PYTHON else ("", "")
+    words = line.lstrip(line[0])
+    return ("", "") if "`" in words else (line[: len(line) - len(words)], words.strip())
 
 
 def same_length(**columns: Sequence[Any] | None):

@@ -41,19 +41,21 @@ def pass_rates(rollouts: Sequence[Sequence[bool | None]]) -> list[float]:
     Args:
         rollouts: one row a program, of all models, one verdict a test; None (not known) is left out.
     """
-    if not rollouts or len({len(row) for row in rollouts}) != 1:
+    if not len(rollouts) or len({len(row) for row in rollouts}) != 1:
         raise ValueError("`rollouts` must hold at least one row, all of one verdict a test.")
     rates = []
     for index, column in enumerate(zip(*rollouts, strict=True)):
-        known = [bool(verdict) for verdict in column if verdict is not None]
-        if not known:
-            raise ValueError(f"`rollouts` has no verdict on test {index}: run it again.")
-        rates.append(sum(known) / len(known))
+        known = [verdict for verdict in column if verdict is not None]
+        wrong = [verdict for verdict in known if verdict not in (0, 1)]
+        if wrong or not known:
+            seen = f"{wrong[0]!r}, which is not True, False or None" if wrong else "no verdict: run it again"
+            raise ValueError(f"`rollouts` has on test {index} {seen}.")
+        rates.append(sum(map(bool, known)) / len(known))
     return rates
 
 
 def assign_levels(
-    rates: Sequence[float],
+    pass_rates: Sequence[float],
     n_levels: int = 3,
     method: str = "thresholds",
     thresholds: Sequence[float] = (0.3, 0.7),
@@ -63,12 +65,12 @@ def assign_levels(
     the tests does not matter.
 
     Args:
-        rates: pass rate of each test, in 0..1.
+        pass_rates: of each test, in 0..1.
         n_levels: levels at most.
         method: "thresholds"; "jenks" (least squared deviation inside the levels); "quantile" (levels of about equal size).
         thresholds: rising, `n_levels - 1` of them; a rate that equals one belongs to the easier level.
     """
-    return _dense(_raw_levels(rates, n_levels, method, thresholds))
+    return _dense(_raw_levels(pass_rates, n_levels, method, thresholds))
 
 
 def level_scores(test_levels: Sequence[int], scores: str | Sequence[float] = "equal") -> list[float]:
@@ -77,26 +79,26 @@ def level_scores(test_levels: Sequence[int], scores: str | Sequence[float] = "eq
 
     Args:
         test_levels: level of each test, without gaps.
-        scores: "equal", "by_size" (in proportion to its tests), or a non-negative number for each level.
+        scores: "equal", "by_size" (in proportion to its tests), or a positive number for each level.
     """
     sizes = Counter(test_levels)
     if not sizes or sorted(sizes) != list(range(len(sizes))):
         raise ValueError(f"`test_levels` must use all levels from 0 to the highest, not {sorted(sizes)}.")
-    if scores == "equal":
+    if not isinstance(scores, str):
+        weights = [float(score) for score in scores]
+        if len(weights) != len(sizes) or not all(0 < weight < math.inf for weight in weights):
+            raise ValueError(f"`scores` must hold {len(sizes)} positive numbers, one for each level, not {scores!r}.")
+    elif scores == "equal":
         weights = [1.0] * len(sizes)
     elif scores == "by_size":
         weights = [float(sizes[level]) for level in range(len(sizes))]
-    elif isinstance(scores, str):
-        raise ValueError(f"`scores` must be equal, by_size or a number for each level, not {scores!r}.")
     else:
-        weights = [float(score) for score in scores]
-        if len(weights) != len(sizes) or not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
-            raise ValueError(f"`scores` must hold {len(sizes)} non-negative numbers, not all zero; not {scores!r}.")
+        raise ValueError(f"`scores` must be equal, by_size or a number for each level, not {scores!r}.")
     return [weight / sum(weights) for weight in weights]
 
 
 def grade_tests(
-    rates: Sequence[float],
+    pass_rates: Sequence[float],
     n_levels: int = 3,
     method: str = "thresholds",
     thresholds: Sequence[float] = (0.3, 0.7),
@@ -107,19 +109,19 @@ def grade_tests(
     Levels and scores of one problem's tests from their pass rates.
 
     Args:
-        rates, n_levels, method, thresholds: see `assign_levels`.
+        pass_rates, n_levels, method, thresholds: see `assign_levels`.
         scores: see `level_scores`; a number for each of the `n_levels`, rescaled over those that have tests.
         drop_unpassable: leave out tests that nobody ever passed: they may be broken.
     """
-    raw = _raw_levels(rates, n_levels, method, thresholds)
-    kept = [index for index, rate in enumerate(rates) if rate > 0 or not drop_unpassable]
-    if len(kept) < len(raw):
-        logger.warning("%d of %d tests were never passed and are left out.", len(raw) - len(kept), len(raw))
+    _check_rates(pass_rates)
+    kept = [index for index, rate in enumerate(pass_rates) if rate > 0 or not drop_unpassable]
     if not kept:
         raise ValueError(
-            "`rates` are all 0, and `drop_unpassable` leaves no test: drop the problem or mend its tests."
+            "`pass_rates` are all 0, and `drop_unpassable` leaves no test: drop the problem or mend its tests."
         )
-    raw = [raw[index] for index in kept]
+    if dropped := len(pass_rates) - len(kept):
+        logger.warning("%d of %d tests were never passed and are left out.", dropped, len(pass_rates))
+    raw = _raw_levels([pass_rates[index] for index in kept], n_levels, method, thresholds)
     levels = _dense(raw)
     if not isinstance(scores, str):
         if len(scores) != n_levels:
@@ -143,14 +145,15 @@ def score(
     """
     if scheme not in SCHEMES:
         raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
-    if len(passed) != len(test_levels) or not test_levels:
+    if len(passed) != len(test_levels) or not len(test_levels):
         raise ValueError(
             f"`passed` has {len(passed)} entries and `test_levels` {len(test_levels)}: one for each test."
         )
-    if sorted(set(test_levels)) != list(range(len(level_scores))) or abs(sum(level_scores) - 1) > 1e-6:
+    sums_to_1 = abs(sum(level_scores) - 1) <= 1e-6 and min(level_scores) > 0
+    if sorted(set(test_levels)) != list(range(len(level_scores))) or not sums_to_1:
         raise ValueError(
             f"`test_levels` use {sorted(set(test_levels))} and `level_scores` are {list(level_scores)}: every level from 0 needs a test "
-            "and a score, and the scores must sum to 1."
+            "and a score, and the scores must be positive and sum to 1."
         )
     if all(passed):
         return 1.0
@@ -162,15 +165,19 @@ def score(
         shares.append(sum(verdicts) / len(verdicts))
     if scheme == "strict":
         shares = [1.0] * len(list(itertools.takewhile(lambda share: share == 1.0, shares)))
-    return sum(worth * share for worth, share in zip(level_scores, shares, strict=False))
+    return float(sum(worth * share for worth, share in zip(level_scores, shares, strict=False)))
+
+
+def _check_rates(rates: Sequence[float]):
+    if not len(rates):
+        raise ValueError("`pass_rates` is empty: a problem needs at least one test.")
+    wrong = [rate for rate in rates if not 0 <= rate <= 1]  # NaN too
+    if wrong:
+        raise ValueError(f"`pass_rates` must lie in 0..1; {wrong[0]!r} does not.")
 
 
 def _raw_levels(rates: Sequence[float], n_levels: int, method: str, thresholds: Sequence[float]) -> list[int]:
-    if not len(rates):
-        raise ValueError("`rates` is empty: a problem needs at least one test.")
-    wrong = [rate for rate in rates if not 0 <= rate <= 1]  # NaN too
-    if wrong:
-        raise ValueError(f"`rates` must lie in 0..1; {wrong[0]!r} does not.")
+    _check_rates(rates)
     if n_levels < 1:
         raise ValueError(f"`n_levels` must be at least 1, not {n_levels!r}.")
     if method == "thresholds":

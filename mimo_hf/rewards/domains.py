@@ -25,13 +25,13 @@ class DomainReward:
         self.__name__ = "domain_reward"
 
     async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        domains = columns.get(self.column)
+        domains: Any = columns.get(self.column)
         same_length(completions=completions, **{self.column: domains})
         rows: dict[str, list[int]] = {}
-        for index, domain in enumerate(domains or ()):
+        for index, domain in enumerate(domains):
             if domain not in self.rewards:
                 raise ValueError(
-                    f"`{self.column}` of row {index} is {domain!r}; by_domain has rewards for {', '.join(sorted(self.rewards))}."
+                    f"`{self.column}` of row {index} is {domain!r}; by_domain has rewards for {', '.join(map(str, self.rewards))}."
                 )
             rows.setdefault(domain, []).append(index)
         columns = {"prompts": prompts, "completions": completions, **columns}

@@ -9,9 +9,9 @@ from .completions import after_thinking, completion_text, same_length
 
 __all__ = ["JUDGE_PROMPT_TEMPLATE", "judge_prompt", "judge_reward", "parse_verdict"]
 
-# Blanks of one line only, and no two runs of them side by side: a megabyte of blanks must not take quadratic time.
+# A run of blanks that may span lines stands in a lookahead, which gives nothing back: a megabyte of them must not be tried one by one.
 _VERDICT = re.compile(
-    r"^[^\S\n]*(?:\*\*)?Verdict[^\S\n]*[:=][^\S\n]*(?:\*+[^\S\n]*)?([01])(?!\w|\.\d)", re.IGNORECASE | re.MULTILINE
+    r"^[^\S\n]*(?:\*\*)?Verdict\s*[:=](?=(\s*\**\s*))\1(?P<verdict>[01])\b", re.IGNORECASE | re.MULTILINE
 )
 _BOXED = re.compile(r"\\boxed\{([01])\}")
 
@@ -24,13 +24,13 @@ def parse_verdict(text: str) -> int | None:
     `\\boxed{0}` or `\\boxed{1}`.
     """
     text = after_thinking(text)
-    verdicts = _VERDICT.findall(text) or _BOXED.findall(text)
+    lines = _VERDICT.finditer(text) if "verdict" in text.lower() else ()
+    verdicts = [line["verdict"] for line in lines] or _BOXED.findall(text)
     return int(verdicts[-1]) if verdicts else None
 
 
 def judge_reward(
-    prompts: Sequence[Any] | None = None,
-    completions: Sequence[Any] = (),
+    completions: Sequence[Any],
     label: Sequence[int] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     unparseable_reward: float = 0.0,
@@ -45,7 +45,7 @@ def judge_reward(
         ValueError: no column `label`, or a label that is neither 0 nor 1.
     """
     same_length(completions=completions, label=label)
-    labels = list(label or ())
+    labels = list(label)  # type: ignore[arg-type]  # None was refused
     for index, expected in enumerate(labels):
         if expected not in (0, 1):
             raise ValueError(f"`label` of row {index} must be 0 or 1, not {expected!r}.")

@@ -59,18 +59,18 @@ class MathReward:
 
     async def __call__(
         self,
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Any] = (),
+        completions: Sequence[Any],
         solution: Sequence[str] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
         same_length(completions=completions, solution=solution)
-        golds = list(solution or ())
+        golds = list(solution)  # type: ignore[arg-type]  # None was refused
         texts = [after_thinking(completion_text(completion)) for completion in completions]
+        pairs = [(text, gold if isinstance(gold, str) else "") for text, gold in zip(texts, golds, strict=True)]
         pool = await asyncio.to_thread(self._ready)
-        wanted = dict.fromkeys(zip(texts, golds, strict=True))  # each pair once
+        wanted = dict.fromkeys(pairs)  # each pair once
         slots = asyncio.Semaphore(self.workers)
 
         async def one(text: str, gold: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class MathReward:
                 return await asyncio.to_thread(self._compare, pool, text, gold)
 
         answers = dict(zip(wanted, await asyncio.gather(*(one(*pair) for pair in wanted)), strict=True))
-        found = [answers[pair] for pair in zip(texts, golds, strict=True)]
+        found = [answers[pair] for pair in pairs]
         self._name_unreadable(found, golds)
         if log_metric is not None and found:
             for name, problem in (
@@ -96,10 +96,8 @@ class MathReward:
 
     def close(self):
         """Ends the processes; the next call starts new ones."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-            self._pool = None
+        if self._pool is not None:
+            self._pool.close()
 
     def _ready(self) -> ProgramPool:
         with self._lock:
@@ -113,6 +111,7 @@ class MathReward:
                 try:
                     pool.check()
                 except ServerLost as error:
+                    pool.close()
                     raise RuntimeError(f"the verifier of mathematics could not be started: {error}") from error
                 atexit.register(pool.close)
                 self._pool = pool
@@ -120,7 +119,7 @@ class MathReward:
 
     def _compare(self, pool: ProgramPool, text: str, gold: str) -> dict[str, Any]:
         nothing: dict[str, Any] = {"gold": None, "answer": None, "right": None}
-        if not isinstance(gold, str) or not gold.strip():
+        if not gold.strip():
             return {**nothing, "problem": "gold"}
         result = pool.run(PROGRAM, json.dumps({"text": text, "gold": gold}), self.limits)
         if result.status != "ok":
@@ -139,9 +138,10 @@ class MathReward:
                 )
 
 
-def _command(channel: int) -> list[str]:
+def _command(channel: int) -> tuple[list[str], str]:
     folder = tempfile.mkdtemp(prefix="mimo-program-")
-    return [sys.executable, "-m", "mimo_hf.rewards.program_server", str(channel), folder, str(NO_UID), MODULE]
+    words = [sys.executable, "-m", "mimo_hf.rewards.program_server", str(channel), folder, str(NO_UID), MODULE]
+    return words, folder
 
 
 math_verify_reward = MathReward()

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+# The words that start a server on the socket of the given number, and the folder on this machine that is to go with it, if any.
+Command = Callable[[int], tuple[list[str], str | None]]
 GRACE_S = 0.75
 START_S = 60.0
 
@@ -37,8 +39,10 @@ class Limits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"`{name}` of Limits must be a positive number, not {value!r}.")
+            kinds = int | float if name == "timeout_s" else int
+            if not isinstance(value, kinds) or not 0 < value < math.inf:
+                number = "number" if name == "timeout_s" else "int"
+                raise ValueError(f"`{name}` of Limits must be a positive {number}, not {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -65,57 +69,56 @@ class ServerLost(RuntimeError):
 
 
 class _Server:
-    """One process of `program_server.py` and the socket to it."""
+    """One process of `program_server.py` and the socket to it. Once it has ended, `left` gets the folder that went with it."""
 
-    def __init__(self, command: Callable[[int], list[str]], environment: dict[str, str]):
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = command(theirs.fileno())
+    def __init__(self, command: Command, environment: dict[str, str], left: list[str]):
         self.clean = True
-        self.stderr = os.memfd_create("stderr")
-        try:
-            self.process = subprocess.Popen(
-                words,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self.stderr,
-                start_new_session=True,
-                env=environment,
-            )
-        except OSError as error:
-            self.channel.close()
-            os.close(self.stderr)
-            raise ServerLost(f"{words[0]} could not be started: {error}") from error
-        finally:
-            theirs.close()
-        self.channel.settimeout(START_S)
-        try:
-            ready = self.channel.recv(16)
-        except OSError:
-            ready = b""
-        if ready != b"ready":
-            self.channel.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(1)
-            said = os.pread(self.stderr, 2000, 0).decode(errors="replace").strip()
-            self.close()
-            raise ServerLost(f"{words[0]} did not start a program server: {said or 'it said nothing'}")
+        with contextlib.ExitStack() as undo:
+            try:
+                self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(self.channel.close)
+                with theirs:
+                    words, folder = command(theirs.fileno())
+                    if folder is not None:
+                        undo.callback(left.append, folder)
+                    stderr = os.memfd_create("stderr")
+                    undo.callback(os.close, stderr)
+                    self.process = subprocess.Popen(
+                        words,
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=stderr,
+                        start_new_session=True,
+                        env=environment,
+                    )
+            except OSError as error:
+                raise ServerLost(f"a program server could not be started: {error}") from error
+            undo.callback(self._end)
+            self.channel.settimeout(START_S)
+            try:
+                ready = self.channel.recv(16)
+            except OSError:
+                ready = b""
+            if ready != b"ready":
+                self.channel.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(1)
+                said = os.pread(stderr, 2000, 0).decode(errors="replace").strip()
+                raise ServerLost(f"{words[0]} did not start a program server: {said or 'it said nothing'}")
+            self._undo = undo.pop_all()
 
     def run(self, source: bytes, stdin: bytes, limits: Limits, call: bool) -> Result:
         """TimeoutError if no answer comes in time, ServerLost if none will; the server is of no use afterwards."""
-        files = [os.memfd_create(name) for name in ("source", "stdin", "stdout", "stderr")]
+        files: list[int] = []
         try:
-            for file, content in zip(files, (source, stdin), strict=False):
-                _write(file, content)
+            for name, content in (("source", source), ("stdin", stdin), ("stdout", b""), ("stderr", b"")):
+                files.append(os.memfd_create(name))
+                _write(files[-1], content)
             request = {"timeout_s": limits.timeout_s, "rlimits": _rlimits(limits), "call": call}
             self.channel.settimeout(limits.timeout_s + GRACE_S)
-            try:
-                socket.send_fds(self.channel, [json.dumps(request).encode()], files)
-                reply = self.channel.recv(1 << 16)
-            except TimeoutError:
-                raise
-            except OSError as error:
-                raise ServerLost(f"the program server went away: {error}") from error
+            socket.send_fds(self.channel, [json.dumps(request).encode()], files)
+            reply = self.channel.recv(1 << 16)
             if not reply:
                 raise ServerLost("the program server ended while it ran a program.")
             answer = json.loads(reply)
@@ -123,12 +126,22 @@ class _Server:
             out = os.pread(files[2], limits.output_bytes, 0).decode(errors="replace")
             size = os.fstat(files[3]).st_size
             said = os.pread(files[3], 2000, max(0, size - 2000)).decode(errors="replace")
+            if not answer["entered"]:
+                raise ServerLost(f"the program server could not start the program: {said}")
             return Result(_status(answer, said), out, said, answer["duration_s"])
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ServerLost(f"the program could not be handed to its server: {error}") from error
         finally:
             for file in files:
                 os.close(file)
 
     def close(self):
+        """Ends the process and all it has started."""
+        self._undo.close()
+
+    def _end(self):
         """The server ends itself and all it has started once its channel closes; by force if it does not."""
         self.channel.close()
         try:
@@ -138,7 +151,12 @@ class _Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
-        os.close(self.stderr)
+
+
+def _remove(folder: str):
+    if os.path.exists(folder):  # the server could not; nor can rmtree, if the trees in it are thousands deep
+        subprocess.run(["chmod", "-R", "u+rwX", folder], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["rm", "-rf", folder], check=False)
 
 
 def _write(file: int, content: bytes):
@@ -164,9 +182,11 @@ def _status(answer: dict, said: str) -> str:
         return "timeout"
     if answer["status"] == -signal.SIGXFSZ:
         return "output_limit"
+    if answer["status"] == 0:
+        return "ok"
     if answer["status"] == -signal.SIGKILL or said.rstrip().rpartition("\n")[2].startswith("MemoryError"):
         return "memory"
-    return "runtime_error" if answer["status"] else "ok"
+    return "runtime_error"
 
 
 def _children(pid: int) -> list[int]:
@@ -179,12 +199,12 @@ def _children(pid: int) -> list[int]:
 class ProgramPool:
     """
     Args:
-        command: the words that start a server on the socket of the given number.
+        command: what starts a server (see `Command`).
         workers: programs that run at once.
         environment: of the servers.
     """
 
-    def __init__(self, command: Callable[[int], list[str]], workers: int, environment: dict[str, str]):
+    def __init__(self, command: Command, workers: int, environment: dict[str, str]):
         if workers < 1:
             raise ValueError(f"`workers` must be at least 1, not {workers!r}.")
         self.command, self.workers, self.environment = command, workers, environment
@@ -200,11 +220,16 @@ class ProgramPool:
             self._slots: queue.LifoQueue[_Server | None] = queue.LifoQueue()
             for _ in range(self.workers):
                 self._slots.put(None)
-            # Servers die with the thread that started them (PR_SET_PDEATHSIG), so one that stays starts them all.
-            self._starter = ThreadPoolExecutor(1, "mimo-program-starter")
+            self._left: list[str] = []
+            self._closing = threading.Lock()
+            self._starter = _starter()
 
     def _start(self) -> _Server:
-        return self._starter.submit(_Server, self.command, self.environment).result()
+        try:
+            starting = self._starter.submit(_Server, self.command, self.environment, self._left)
+        except RuntimeError as error:  # the main thread has ended, and executors with it
+            raise ServerLost(f"no program server is started any more: {error}") from error
+        return starting.result()
 
     def check(self):
         """Starts a server if none is warm; ServerLost if that can't be done."""
@@ -255,12 +280,26 @@ class ProgramPool:
         return result, None
 
     def close(self):
-        """Ends all servers; the next program starts new ones."""
+        """Ends all servers, each when its program has ended, and removes their folders; the next program starts new ones."""
         if self._pid != os.getpid():
             return
-        for _ in range(self.workers):
-            server = self._slots.get()
-            if server is not None:
-                server.close()
-        self._starter.shutdown()
-        self._pid = 0
+        taken = 0
+        with self._closing:  # two at once would wait for each other's servers
+            try:
+                while taken < self.workers:
+                    server = self._slots.get()
+                    taken += 1
+                    if server is not None:
+                        server.close()
+                self._starter.shutdown()
+                self._starter = _starter()
+                while self._left:
+                    _remove(self._left.pop())
+            finally:
+                for _ in range(taken):
+                    self._slots.put(None)
+
+
+def _starter() -> ThreadPoolExecutor:
+    """Servers die with the thread that started them (PR_SET_PDEATHSIG), so one that stays starts them all."""
+    return ThreadPoolExecutor(1, "mimo-program-starter")

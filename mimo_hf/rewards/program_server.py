@@ -35,11 +35,16 @@ def serve(channel, folder, uid):
             return None
         request = json.loads(message)
         begin = time.monotonic()
+        entered, enters = os.pipe()
         pid = os.fork()
         if pid == 0:
             channel.close()
-            return enter(request, files, folder, uid), request
-        for file in files:
+            os.close(entered)
+            source = enter(request, files, folder, uid)
+            os.write(enters, b"1")
+            os.close(enters)
+            return source, request
+        for file in (enters, *files):
             os.close(file)
         how = wait(pid, channel, request["timeout_s"])
         status, usage = end_everything(pid)
@@ -49,7 +54,9 @@ def serve(channel, folder, uid):
             "duration_s": time.monotonic() - begin,
             "peak_bytes": usage.ru_maxrss * 1024,
             "clean": clean(folder),
+            "entered": os.read(entered, 1) == b"1",  # else it failed before the first word of the program
         }
+        os.close(entered)
         if how == "abandoned":
             return None
         channel.send(json.dumps(reply).encode())
@@ -69,8 +76,11 @@ def enter(request, files, folder, uid):
     for name, value in request["rlimits"].items():
         number = getattr(resource, f"RLIMIT_{name}")
         _, hard = resource.getrlimit(number)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (value, value))
+        # At the hard limit of CPU time comes SIGKILL, which says less than the SIGXCPU of the soft one.
+        limits = (value, value + 1 if name == "CPU" else value)
+        resource.setrlimit(
+            number, limits if hard == resource.RLIM_INFINITY else tuple(min(limit, hard) for limit in limits)
+        )
     os.chdir(folder)
     if uid != NO_UID:
         os.setgroups([])

@@ -83,7 +83,6 @@ class Sandbox:
         self.limits = limits or Limits()
         self._pool: ProgramPool | None = None
         self._lock = threading.Lock()
-        self._folders: list[str] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {"backend": self.backend, "workers": self.workers, "limits": self.limits, "python": self.python}
@@ -123,15 +122,9 @@ class Sandbox:
         return self.backend == "bwrap"
 
     def close(self):
-        """Ends all processes and removes all folders; the next program starts anew."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-            self._pool = None
-            for folder in self._folders:
-                if os.path.exists(folder):  # rmtree gives up on trees that are thousands deep
-                    subprocess.run(["rm", "-rf", folder], check=False)
-            self._folders = []
+        """Ends all processes, each when its program has ended, and removes their folders; the next program starts anew."""
+        if self._pool is not None:
+            self._pool.close()
 
     def _ready(self) -> ProgramPool:
         with self._lock:
@@ -187,14 +180,15 @@ class Sandbox:
                     "an interpreter that all users can read, or don't run as root."
                 )
             interpreter = fallback
-        return ProgramPool(functools.partial(self._subprocess_command, interpreter), self.workers, {})
+        return ProgramPool(functools.partial(subprocess_command, interpreter), self.workers, {})
 
-    def _subprocess_command(self, interpreter: Interpreter, channel: int) -> list[str]:
-        folder, uid = tempfile.mkdtemp(prefix="mimo-program-"), program_uid()
-        self._folders.append(folder)
-        if uid != program_server.NO_UID:
-            os.chown(folder, uid, uid)
-        return [interpreter.executable, *FLAGS, SERVER, str(channel), folder, str(uid)]
+
+def subprocess_command(interpreter: Interpreter, channel: int) -> tuple[list[str], str]:
+    """A server in this machine's own namespaces, with a folder for its programs."""
+    folder, uid = tempfile.mkdtemp(prefix="mimo-program-"), program_uid()
+    if uid != program_server.NO_UID:
+        os.chown(folder, uid, uid)
+    return [interpreter.executable, *FLAGS, SERVER, str(channel), folder, str(uid)], folder
 
 
 def program_uid() -> int:
@@ -204,7 +198,7 @@ def program_uid() -> int:
     return FIRST_UID + (os.getpid() * 64 + next(_COUNTER)) % UIDS
 
 
-def bubblewrap_command(path: str, interpreter: Interpreter, channel: int) -> list[str]:
+def bubblewrap_command(path: str, interpreter: Interpreter, channel: int) -> tuple[list[str], None]:
     """bwrap and a server as the first process of its namespaces: no signal from inside can end it."""
     words = [path, "--die-with-parent", "--new-session", "--as-pid-1", *NAMESPACES, "--hostname", "sandbox"]
     words += ["--cap-drop", "ALL"]
@@ -221,7 +215,8 @@ def bubblewrap_command(path: str, interpreter: Interpreter, channel: int) -> lis
     words += ["--ro-bind", SERVER, "/program_server.py", "--proc", "/proc", "--dev", "/dev"]
     words += ["--perms", "1777", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
     words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
-    return [*words, interpreter.executable, *FLAGS, "/program_server.py", str(channel), "/tmp", str(program_uid())]
+    words += [interpreter.executable, *FLAGS, "/program_server.py", str(channel), "/tmp", str(program_uid())]
+    return words, None
 
 
 @functools.cache

@@ -141,3 +141,28 @@ def test_auc_is_the_share_of_pairs():
 def test_only_what_follows_the_last_thought_is_a_solution_response():
     assert solution_response("<think>a</think> b </think>\n c ") == "c"
     assert solution_response("<think>a") is None
+
+
+def test_a_key_of_ones_own_chooses_the_wrong_candidates():
+    candidates = [candidate(7), candidate(1), *[candidate(2, words=f"so{n}") for n in range(3)]]
+    rows = build(candidates, max_pairs_per_problem=1, hard_negative_key=lambda row: (row["label"], row["answer"]))
+    assert sorted(row["candidate"][-1] for row in rows) == ["1", "7"]
+
+
+def test_candidates_without_an_answer_are_wrong_ones_if_they_are_kept():
+    candidates = [candidate(7), candidate("x")]
+    with pytest.raises(ValueError, match="1  no answer found"):
+        build(candidates)
+    rows = build(candidates, keep_unparseable=True)
+    assert {row["candidate"]: row["label"] for row in rows} == {"so 7": 1, "so x": 0}
+
+
+def test_a_problem_without_a_solution_is_named_as_the_reason():
+    with pytest.raises(ValueError, match="2  no `solution` to compare with"):
+        build([{**candidate(7), "solution": None}, {**candidate(2), "solution": None}])
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_at_least_one_pair_is_asked_for(count):
+    with pytest.raises(ValueError, match="`max_pairs_per_problem` must be at least 1"):
+        build([candidate(7), candidate(2)], max_pairs_per_problem=count)

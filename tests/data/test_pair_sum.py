@@ -120,6 +120,7 @@ def test_prompts_have_no_answer(problems):
         ("", None),
         ("y 1 9 #", None),
         ("x y z y #", None),
+        (f"{9:05000} 1 10 y #", None),
     ],
 )
 def test_answers_are_parsed(response, pair):

@@ -45,3 +45,17 @@ def test_problems_of_the_evaluation_set_go():
     rows = Dataset.from_dict({"prompt": ["what is two plus two", "What is two plus three?", "how much is nine"]})
     kept = decontaminate(rows, ["Q: what is two plus two?"], ngram_size=5)
     assert kept["prompt"] == rows["prompt"][1:]
+
+
+def test_verdicts_that_are_not_known_are_left_out():
+    assert keep_by_pass_rate([[None, True]], [[True] * 9 + [None] * 7]) == [False]
+    assert keep_by_pass_rate([[None, True]], [[True] * 9 + [False] + [None] * 6]) == [True]
+    with pytest.raises(ValueError, match="Problem 1"):
+        keep_by_pass_rate([[True], [None]], [[True], [True]])
+
+
+def test_a_share_in_percent_and_ngrams_of_no_words_are_refused():
+    with pytest.raises(ValueError, match="`max_policy_pass_rate`"):
+        keep_by_pass_rate([[True]], [[True]], max_policy_pass_rate=90)
+    with pytest.raises(ValueError, match="`ngram_size`"):
+        drop_duplicates(Dataset.from_list([{"prompt": "a b"}, {"prompt": "c d"}]), ngram_size=0)

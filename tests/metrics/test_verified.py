@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import evaluate
 import numpy as np
 import pytest
 
 from mimo_hf.metrics.pass_at_k import PassAtK, pass_at_k
-from mimo_hf.metrics.verified_accuracy import VerifiedAccuracy, verdicts
+from mimo_hf.metrics.verified_accuracy import VerifiedAccuracy
 
 
 def test_accuracy_is_the_mean_over_problems_not_over_samples():
@@ -21,14 +22,14 @@ def test_accuracy_is_the_mean_over_problems_not_over_samples():
 
 
 def test_a_sample_without_a_verdict_is_left_out_and_counted():
-    found = VerifiedAccuracy().compute(predictions=verdicts([1.0, None, None, 0.5]), references=["a", "a", "b", "c"])
+    found = VerifiedAccuracy().compute(predictions=[1.0, None, math.nan, 0.5], references=["a", "a", "b", "c"])
     assert found["verified_accuracy"] == pytest.approx(0.75)
     assert found["problems"] == 2
     assert found["unverified"] == pytest.approx(0.5)
 
 
 def test_nothing_verified_is_no_accuracy():
-    found = VerifiedAccuracy().compute(predictions=verdicts([None, None]), references=["a", "b"])
+    found = VerifiedAccuracy().compute(predictions=[None, math.nan], references=["a", "b"])
     assert math.isnan(found["verified_accuracy"])
     assert math.isnan(found["standard_error"])
     assert found["unverified"] == 1
@@ -50,6 +51,34 @@ def test_pass_at_k_is_averaged_over_problems_and_only_full_marks_are_right():
     found = PassAtK().compute(predictions=predictions, references=references, k=[1, 2])
     assert found["pass@1"] == pytest.approx((1 / 3 + 0 + 1) / 3)
     assert found["pass@2"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "right", "k"),
+    [(10**17, 1, 1), (10**9, 3, 2), (10**6, 10, 10**5), (10**6, 10**5, 10), (5000, 40, 4980)],
+)
+def test_pass_at_k_is_exact_for_many_samples(samples, right, k):
+    none = Fraction(1)
+    for index in range(min(right, k)):
+        none *= Fraction(max(samples - max(right, k) - index, 0), samples - index)
+    assert pass_at_k(samples, right, k) == float(1 - none)
+
+
+@pytest.mark.parametrize(("right", "k"), [(6, 1), (-1, 1), (1, 0), (1, 6)])
+def test_pass_at_k_of_more_than_there_is_is_refused(right, k):
+    with pytest.raises(ValueError, match="`right` must be in"):
+        pass_at_k(5, right, k)
+
+
+def test_one_number_of_draws_is_enough():
+    found = PassAtK().compute(predictions=[1, None, 0], references=["a", "a", "a"], k=2)
+    assert found == {"pass@2": 1.0}
+
+
+@pytest.mark.parametrize("metric", [VerifiedAccuracy, PassAtK])
+def test_no_samples_at_all_are_refused(metric):
+    with pytest.raises(ValueError, match="`predictions` is empty"):
+        metric().compute(predictions=[], references=[])
 
 
 @pytest.mark.parametrize("k", [0, 3])

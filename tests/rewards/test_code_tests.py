@@ -5,6 +5,7 @@ import json
 import pickle
 import threading
 
+import numpy as np
 import pytest
 
 from mimo_hf.rewards import CodeReward, code_tests as rewards, grade_tests, pass_rates, passed_tests, soft_code_reward
@@ -205,6 +206,7 @@ def test_methods_lists_and_missing_functions(any_sandbox):
         ("1  2", "1 2", 0, False), ("1\n\n2", "1\n2", 0, False), ("", "", 0, True), ("1.0", "1", 0, False), ("0.3000001", "0.3", 0, False),
         ("0.3000001", "0.3", 1e-6, True), ("x 0.30001", "x 0.3", 1e-6, False), ("1e9", "1000000001", 1e-6, True), ("nan", "1", 1e-6, False),
         ("x 1", "y 1", 1e-6, False), ("1 2", "1", 1e-6, False), ("inf", "1", 0.5, False), ("1_0", "10", 0, False),
+        ("a\u2028b", "a\nb", 0, False), ("1\x0b2", "1\n2", 0, False), ("1\x0c\n", "1", 0, True),
     ],
 )  # fmt: skip
 def test_outputs_are_compared_line_by_line(found, expected, tolerance, same):
@@ -217,6 +219,7 @@ def test_outputs_are_compared_line_by_line(found, expected, tolerance, same):
         (1, 1, 0, True), (1.0, 1, 0, True), (True, 1, 0, False), (1, True, 0, False), ([1, [2]], [1, [2]], 0, True), ([1], [1, 2], 0, False),
         ({"a": 1}, {"a": 1}, 0, True), ({"a": 1, "b": 2}, {"a": 1}, 0, False), (0.1 + 0.2, 0.3, 0, False), ([0.1 + 0.2], [0.3], 1e-9, True),
         (None, None, 0, True), (None, 0, 0.1, False), ("1", 1, 1, False), (float("nan"), 1, 1, False), (None, False, 0, False),
+        (1, "1", 0, False), (1, "1", 1, False), (2**53 + 1, 2**53, 0, False), (2**53 + 1, 2**53, 1e-9, True), (1e400, 10**400, 1, False),
     ],
 )  # fmt: skip
 def test_values_are_compared_as_json(found, expected, tolerance, same):
@@ -298,3 +301,49 @@ def test_the_question_is_json(any_sandbox):
     text = 'a\n"b"\u2028\''
     test = {"function": "same", "input": json.dumps([text]), "output": json.dumps(text)}
     assert call(CodeReward("soft", any_sandbox), [fenced("def same(x): return x")], tests=[[test]]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ({"input": "1"}, "`output` of a test must be a string, not None"),
+        ({"input": 1, "output": "1"}, "`input` of a test must be a string, not 1"),
+        ({**FUNCTION, "output": "five"}, "`output` of a test with `function` must be JSON"),
+        ({**FUNCTION, "input": "2, 3"}, "`input` of a test with `function` must be JSON"),
+        ({**FUNCTION, "input": "2"}, "must be a list of arguments"),
+        ({**FUNCTION, "float_tolerance": -1}, "`float_tolerance`"),
+        ({**FUNCTION, "float_tolerance": float("nan")}, "`float_tolerance`"),
+        ({**FUNCTION, "timeout_s": -1}, "`timeout_s`"),
+    ],
+)
+def test_a_test_that_cannot_be_judged_names_its_row_and_is_no_wrong_answer(test, words):
+    good = {"input": "1", "output": "1", "function": None, "float_tolerance": None, "timeout_s": None}
+    with pytest.raises(ValueError, match="row 1") as error:
+        call(CodeReward("soft", Recorder()), [fenced("n")] * 2, tests=[[good], [good, test]])
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"), [("vanilla", 0), ("strict", 0.75), ("soft", 0.75 + 0.25 * 0), (None, 0.75)]
+)
+def test_a_call_may_choose_its_scheme_and_its_runner(scheme, expected):
+    runner = Recorder()
+    columns = {"tests": [TESTS], "test_levels": [LEVELS], "level_scores": [WORTH]}
+    own = CodeReward("strict", Recorder())
+    assert call(own, [fenced("n * n if n < 4 else 0")], scheme=scheme, runner=runner, **columns) == [expected]
+    assert runner.runs
+    assert not own.sandbox.runs
+    with pytest.raises(ValueError, match="`scheme`"):
+        call(own, [fenced("n")], scheme="hard", **columns)
+
+
+def test_levels_and_scores_may_be_arrays():
+    reward = CodeReward("soft", Recorder())
+    found = call(
+        reward,
+        [fenced("n * n if n < 4 else 0")],
+        tests=[TESTS],
+        test_levels=np.array([LEVELS]),
+        level_scores=np.array([WORTH]),
+    )
+    assert found == [0.75]

@@ -16,7 +16,13 @@ from mimo_hf.rewards.completions import completion_text, last_code_block
         ("```python\na\n```\nrather\n```python\nb", "b"),
         ("~~~\na\n~~~", "a\n"),
         ("````\n```\na\n```\n````", "```\na\n```\n"),
-        ("  ```python\n  a\n  ```", "  a\n"),
+        ("  ```python\n  if a:\n      b\n  ```", "if a:\n    b\n"),
+        ("```python\na\n\nSo:\n```python\nb\n```", "b\n"),
+        ("````\n```python\na\n````", "```python\na\n"),
+        ("So it is ```python\na\n```\nThat is all.", "a\n"),
+        ("```\na\n```\nI put it between ``` and ```.", "a\n"),
+        ("```python\r\na\r\n```\r\n", "a\r\n"),
+        ("```python\na = '```'\nb = 1 # ```\n```", "a = '```'\nb = 1 # ```\n"),
         ("<think>```\na\n```</think>\n```\nb\n```", "b\n"),
         ("<think>```\na\n```</think> none", None),
         ("no code", None),
@@ -50,3 +56,20 @@ def test_a_conversation_says_what_its_last_assistant_message_says():
     assert completion_text("plain") == "plain"
     with pytest.raises(TypeError, match="completion"):
         completion_text(None)
+
+
+@pytest.mark.parametrize(
+    "text", ["~" * 5_000_000 + "`", "`" * 5_000_000 + "x`", "```\n" * 1_000_000, " " * 5_000_000 + "```"]
+)
+def test_megabytes_of_marks_are_read_at_once(text):
+    assert last_code_block(text) in (None, "")
+
+
+def test_parts_without_a_text_are_passed_over():
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "image", "text": None},
+        {"type": "image"},
+        {"type": "text", "text": "b"},
+    ]
+    assert completion_text([{"role": "assistant", "content": parts}]) == "ab"

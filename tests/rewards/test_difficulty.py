@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 
 from mimo_hf.rewards import assign_levels, grade_tests, level_scores, pass_rates, score
@@ -174,3 +175,35 @@ def test_pass_rates_are_means_over_all_programs_that_were_run():
 def test_scores_of_what_does_not_fit_together_are_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         score(*arguments)
+
+
+def test_arrays_are_as_good_as_lists():
+    rates = pass_rates(np.array([[1, 0], [1, 1]]))
+    assert rates == [1.0, 0.5]
+    assert assign_levels(pass_rates=np.array(rates)) == [0, 1]
+    assert grade_tests(pass_rates=np.array(rates), scores=np.array([1, 2, 1])).level_scores == pytest.approx(
+        [1 / 3, 2 / 3]
+    )
+    assert isinstance(score([False], [0], [1.0]), float)
+    assert score(np.array([True, False]), np.array([0, 1]), np.array([0.25, 0.75]), "soft") == 0.25
+
+
+@pytest.mark.parametrize("verdict", [float("nan"), 0.5, "no"])
+def test_what_is_no_verdict_is_no_pass(verdict):
+    with pytest.raises(ValueError, match="`rollouts` has on test 1 "):
+        pass_rates([[True, verdict]])
+
+
+@pytest.mark.parametrize("worth", [[1.0, 0.0], [1.5, -0.5], [float("nan"), 1.0]])
+def test_a_level_that_is_worth_nothing_would_give_full_marks_for_a_failure(worth):
+    with pytest.raises(ValueError, match="positive"):
+        score([True, False], [0, 1], worth)
+    with pytest.raises(ValueError, match="positive"):
+        level_scores([0, 1], worth)
+
+
+def test_tests_that_are_left_out_do_not_bend_the_levels_of_the_rest():
+    rest = [0.9, 0.8, 0.5, 0.45]
+    for method in ("jenks", "quantile"):
+        graded = grade_tests([0.0, 0.0, *rest], 2, method, drop_unpassable=True)
+        assert graded.test_levels == assign_levels(rest, 2, method) == [0, 0, 1, 1]

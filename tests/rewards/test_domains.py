@@ -2,9 +2,10 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
-from mimo_hf.rewards import by_domain, domain_reward
+from mimo_hf.rewards import by_domain, domain_reward, judge_reward
 
 from .conftest import call
 
@@ -93,3 +94,11 @@ def test_the_ready_made_one_knows_mathematics_code_and_verdicts():
     assert inspect.iscoroutinefunction(domain_reward.__call__)
     found = call(domain_reward, ["Verdict: 1", "Verdict: 1"], domain=["judge", "judge"], label=[1, 0])
     assert found == [1.0, 0.0]
+
+
+def test_columns_may_be_arrays():
+    reward = by_domain({"judge": judge_reward, 1: judge_reward})
+    columns = {"domain": np.array(["judge", "judge"]), "label": np.array([1, 0])}
+    assert call(reward, ["Verdict: 1"] * 2, **columns) == [1.0, 0.0]
+    with pytest.raises(ValueError, match="rewards for judge, 1"):
+        call(reward, ["Verdict: 1"], domain=["law"], label=[1])

@@ -1,8 +1,13 @@
 """Final answers against gold answers, and what happens when the comparison does not end."""
 
+import glob
+import os
 import pickle
+import signal
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,11 +114,11 @@ def test_a_comparison_that_fails_or_lacks_memory_is_none_not_zero(math, monkeypa
 
 def test_a_gold_answer_that_cannot_be_read_names_its_row_once(math, caplog):
     logged = {}
-    golds = ["5", "###", "", None, r"\frac{1}{"]
-    found = call(math, boxed(*["5"] * 5), solution=golds, log_metric=logged.__setitem__)
-    assert found == [1.0, None, None, None, None]
-    assert logged["reward/gold_unparsable"] == pytest.approx(4 / 5)
-    for row, gold in ((1, "'###'"), (2, "''"), (3, "None"), (4, r"'\\frac{1}{'")):
+    golds = ["5", "###", "", None, r"\frac{1}{", ["5"]]
+    found = call(math, boxed(*["5"] * 6), solution=golds, log_metric=logged.__setitem__)
+    assert found == [1.0, None, None, None, None, None]
+    assert logged["reward/gold_unparsable"] == pytest.approx(5 / 6)
+    for row, gold in ((1, "'###'"), (2, "''"), (3, "None"), (4, r"'\\frac{1}{'"), (5, "['5']")):
         assert f"row {row} can't be read by math-verify, its reward is None: {gold}" in caplog.text
     caplog.clear()
     call(math, boxed("5"), solution=["###"])
@@ -152,3 +157,18 @@ def test_without_math_verify_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"mimo-hf\[math\]"):
         call(MathReward(), boxed("5"), solution=["5"])
+
+
+def test_a_process_that_was_killed_leaves_no_folder():
+    pattern = os.path.join(tempfile.gettempdir(), "mimo-program-*")
+    before = set(glob.glob(pattern))
+    reward = MathReward(workers=1)
+    assert call(reward, boxed("5"), solution=["5"]) == [1.0]
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [pid for path in children for pid in path.read_text().split()]
+    for pid in pids:
+        if b"verify_answer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
+    assert call(reward, boxed("5"), solution=["5"]) == [1.0]
+    reward.close()
+    assert set(glob.glob(pattern)) - before == set()

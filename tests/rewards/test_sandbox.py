@@ -256,8 +256,7 @@ def os_servers():
 def test_two_hundred_runs_leave_no_process_no_folder_and_no_open_file(backend):
     def census():
         gc.collect()  # what earlier tests dropped must not go in between
-        folders = set(glob.glob(os.path.join(tempfile.gettempdir(), "mimo-program-*")))
-        return len(os.listdir("/proc/self/fd")), set(tree(os.getpid())), folders
+        return len(os.listdir("/proc/self/fd")), set(tree(os.getpid())), folders()
 
     with open_sandbox(backend) as warm:
         warm.run("pass")
@@ -265,10 +264,10 @@ def test_two_hundred_runs_leave_no_process_no_folder_and_no_open_file(backend):
     with open_sandbox(backend, workers=2) as opened:
         for index in range(200):
             opened.run("open('f', 'w').write('x')" if index % 20 else DAEMON, "7")
-    files, processes, folders = census()
+    files, processes, left = census()
     assert files <= before[0]
     assert processes - before[1] == set()
-    assert folders - before[2] == set()
+    assert left - before[2] == set()
 
 
 def test_no_more_programs_run_at_once_than_there_are_workers(any_sandbox):
@@ -319,6 +318,24 @@ def test_the_servers_of_a_killed_process_end_with_it(tmp_path):
     assert [pid for pid in below if alive(pid)] == []
 
 
+def test_threads_that_outlive_the_main_one_get_infra_and_do_not_hold_it_up(tmp_path):
+    script = textwrap.dedent("""
+        import os, threading, time, warnings
+        warnings.simplefilter("ignore")
+        from mimo_hf.rewards import Limits, Sandbox
+        sandbox = Sandbox(workers=1, limits=Limits(timeout_s=100))
+        sandbox.run("pass")
+        def program(): os.write(1, sandbox.run("import time; time.sleep(1e6)").status.encode() + b" ")
+        for _ in range(2):
+            threading.Thread(target=program).start()
+        time.sleep(0.3)
+    """)
+    path = tmp_path / "main.py"
+    path.write_text(script)
+    ended = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("infra infra ", "")
+
+
 def alive(pid):
     try:
         return stat(pid)[0] not in "ZX"
@@ -341,7 +358,7 @@ def test_a_server_that_cannot_start_again_makes_the_row_infra_not_wrong(any_sand
         for pid in tree(os.getpid()):
             if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
-        monkeypatch.setattr(broken._pool, "command", lambda channel: ["/no/such/program"])
+        monkeypatch.setattr(broken._pool, "command", lambda channel: (["/no/such/program"], None))
         result = broken.run(ANSWER, "7")
     assert result.status == "infra"
     assert "/no/such/program" in result.stderr
@@ -394,10 +411,148 @@ def test_a_sandbox_pickles_without_its_processes(any_sandbox):
         assert copy.run(ANSWER, "7").stdout == "8\n"
 
 
-@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "1"])
 def test_limits_are_positive_numbers(value):
     with pytest.raises(ValueError, match="timeout_s"):
         Limits(timeout_s=value)
+
+
+@pytest.mark.parametrize("name", ["memory_bytes", "output_bytes", "processes"])
+def test_limits_of_things_that_are_counted_are_whole(name):
+    with pytest.raises(ValueError, match=f"`{name}` of Limits must be a positive int, not 1000.0"):
+        Limits(**{name: 1e3})
+
+
+def test_a_program_that_survives_a_lack_of_memory_is_right(sandbox):
+    source = "import traceback\ntry: x = bytearray(10**11)\nexcept MemoryError: traceback.print_exc()\n"
+    result = sandbox.run(source + ANSWER, "7")
+    assert (result.status, result.stdout) == ("ok", "8\n")
+    assert result.stderr.endswith("MemoryError\n")
+
+
+def test_cpu_time_ends_with_the_signal_that_says_so(sandbox):
+    """At the hard limit comes SIGKILL, as for a lack of memory."""
+    soft, hard = map(
+        int, sandbox.run("import resource; print(*resource.getrlimit(resource.RLIMIT_CPU))").stdout.split()
+    )
+    assert LIMITS.timeout_s < soft < hard
+
+
+def folders():
+    return set(glob.glob(os.path.join(tempfile.gettempdir(), "mimo-program-*")))
+
+
+def test_a_program_that_never_began_is_not_wrong():
+    """Somebody may clear the folder of temporary files."""
+    with open_sandbox("subprocess") as opened:
+        before = folders()
+        opened.run("pass")
+        (own,) = folders() - before
+        os.rmdir(own)
+        assert opened.run(ANSWER, "7").stdout == "8\n"  # on a new server
+
+
+def test_where_no_program_can_begin_the_row_is_infra(monkeypatch):
+    with open_sandbox("subprocess") as opened:
+        opened.run("pass")
+        monkeypatch.setattr("mimo_hf.rewards.program_pool._rlimits", lambda limits: {"NO_SUCH_LIMIT": 1})
+        result = opened.run(ANSWER, "7")
+    assert result.status == "infra"
+    assert "RLIMIT_NO_SUCH_LIMIT" in result.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_program_cannot_pretend_that_it_never_began(sandbox, status):
+    source = (
+        f"import os\nfor n in range(3, 64):\n    try: os.write(n, b'0')\n    except OSError: pass\nos._exit({status})"
+    )
+    assert sandbox.run(source).status == ("runtime_error" if status else "ok")
+
+
+def test_a_full_disk_is_infra(monkeypatch, tmp_path):
+    with open_sandbox("subprocess") as opened:
+        opened.run("pass")
+        for pid in tree(os.getpid()):
+            if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+        result = opened.run(ANSWER, "7")
+    assert result.status == "infra"
+    assert "nowhere" in result.stderr
+
+
+def test_a_machine_without_descriptors_is_infra(any_sandbox, monkeypatch):
+    with Sandbox(any_sandbox.backend, workers=1, limits=LIMITS) as opened:
+        opened.run("pass")
+
+        def exhausted(name):
+            raise OSError(24, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "memfd_create", exhausted)
+            result = opened.run(ANSWER, "7")
+        assert (result.status, "Too many open files" in result.stderr) == ("infra", True)
+        assert opened.run(ANSWER, "7").stdout == "8\n"
+
+
+def test_a_server_that_was_killed_leaves_no_folder():
+    before = folders()
+    with open_sandbox("subprocess") as opened:
+        opened.run("pass")
+        for pid in tree(os.getpid()):
+            if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        assert opened.run(ANSWER, "7").stdout == "8\n"
+    assert folders() - before == set()
+
+
+def test_a_fork_that_closes_its_copy_takes_nothing_from_the_original():
+    with open_sandbox("subprocess") as opened:
+        opened.run("pass")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                opened.close()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        before = folders()
+        result = opened.run(ANSWER, "7")
+        assert (result.status, result.stdout) == ("ok", "8\n")
+        assert folders() == before
+
+
+def test_a_fork_runs_programs_of_its_own(any_sandbox):
+    any_sandbox.run("pass")
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writes, any_sandbox.run(ANSWER, "7").stdout.encode())
+            any_sandbox.close()
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with open(reads) as answer:
+        assert answer.read() == "8\n"
+    os.waitpid(pid, 0)
+    assert any_sandbox.run(ANSWER, "8").stdout == "9\n"
+
+
+def test_to_close_while_programs_run_and_wait_stops_none_of_them(any_sandbox):
+    limits = replace(LIMITS, timeout_s=20)
+    with Sandbox(any_sandbox.backend, workers=1, limits=limits) as opened, ThreadPoolExecutor(4) as threads:
+        jobs = [
+            (opened.run, "import time; time.sleep(0.5); print(8)"),
+            (opened.close,),
+            (opened.run, ANSWER, "7"),
+            (opened.close,),
+        ]
+        begun = []
+        for function, *arguments in jobs:
+            begun.append(threads.submit(function, *arguments))
+            time.sleep(0.1)  # each waits for the one before
+        assert [begun[index].result(60).stdout for index in (0, 2)] == ["8\n", "8\n"]
 
 
 @pytest.mark.parametrize(("argument", "options"), [("backend", {"backend": "docker"}), ("workers", {"workers": 0})])
