@@ -6,10 +6,12 @@ JudgeRLVR from problems to a trained model: collect, build, judge, generate, eva
 
 With `--stage mixed`, a step of this name takes the place of judge and generate: rows of both kinds, in as many steps as both
 together. Each step has a folder below `output_dir`. The same command after an interruption skips what is done and resumes the training
-that was running, with the weights of an undisturbed run.
+that was running, with the weights of an undisturbed run. With `--step collect`, then `--step build` and so on, every step has a
+process of its own, which gives all of its memory back.
 """
 
 import copy
+import gc
 import importlib
 import json
 import os
@@ -68,6 +70,9 @@ class JudgeRLVRPipelineConfig:
         stage_handoff (`str`, *optional*, defaults to `"continue"`):
             With an adapter: `"continue"` trains the judge's adapter on, `"merge"` adds it to the weights and starts a
             new one.
+        step (`str`, *optional*):
+            The only step to run in this process: `"collect"`, `"build"`, `"judge"`, `"generate"` (or `"mixed"`), or
+            `"eval"`. Those before it must be done. If `None`, all that are not done are run.
         restart (`bool`, *optional*, defaults to `False`):
             Whether to make steps anew whose inputs have changed, instead of refusing.
     """
@@ -116,6 +121,13 @@ class JudgeRLVRPipelineConfig:
             "choices": HAND_OVERS,
         },
     )
+    step: str | None = field(
+        default=None,
+        metadata={
+            "help": "The only step to run in this process: 'collect', 'build', 'judge', 'generate' (or 'mixed'), or "
+            "'eval'. Those before it must be done. If None, all that are not done are run."
+        },
+    )
     restart: bool = field(
         default=False,
         metadata={"help": "Whether to make steps anew whose inputs have changed, instead of refusing."},
@@ -141,12 +153,22 @@ def run_judge_rlvr(
 
     Returns:
         `accuracy` and `mean_length` (tokens) on the test problems, of the model at the start and after each training, by its
-        step's name.
+        step's name; nothing if `pipeline.step` is one before `"eval"`.
 
     Raises:
         RuntimeError: if another run works in `output_dir`, or the judge lacks skill (see `JudgeRLVRConfig`).
-        ValueError: if a step's folder was made from other inputs.
+        ValueError: if a step's folder was made from other inputs, or a step before `pipeline.step` is not done.
     """
+    if training.stage == "judge":
+        raise ValueError(
+            "The pipeline sets `stage` itself: leave it out, or set it to 'mixed' for both tasks in one training. To judge only, "
+            "set `step='judge'`."
+        )
+    if training.use_vllm and training.vllm_mode == "colocate" and pipeline.step is None:
+        raise ValueError(
+            "A vLLM engine in the trainer's process keeps its memory when a stage ends: run the steps as processes of their own, "
+            "with `step` (see its help), or set vllm_mode='server'."
+        )
     if training.world_size > 1:
         raise ValueError(
             "The pipeline runs on one process. With several, train the stages one by one with JudgeRLVRTrainer, from the data "
@@ -171,8 +193,7 @@ class _Pipeline:
 
     def run(self) -> dict[str, dict[str, float]]:
         common = {"seed": self.training.seed, "temperature": self.training.temperature}
-        choice = asdict(self.options)
-        del choice["restart"]
+        choice = {name: value for name, value in asdict(self.options).items() if name not in ("restart", "step")}
         trainer = {k: v for k, v in self.training.to_dict().items() if k not in ("output_dir", "logging_dir")}
         steps: list[tuple[str, Any, Callable[[StepFolder], None]]] = [
             ("collect", [common, choice["candidates_per_problem"]], self.collect),
@@ -180,13 +201,21 @@ class _Pipeline:
             *self._trainings([choice, trainer, str(self.peft_config)]),
             ("eval", [], self.evaluate),
         ]
+        names, only = [name for name, *_ in steps], self.options.step
+        if only not in (None, *names):
+            raise ValueError(f"`step` must be one of {', '.join(names)}; got {only!r}.")
         for name, inputs, make in steps:
             folder = StepFolder(self.root, name, [self._hash, inputs], self.training.seed, self.options.restart)
             if not folder.is_done:
+                if only not in (None, name):
+                    raise ValueError(f"The step {only!r} needs the step {name!r}, which is not done: run it first.")
                 folder.mark("running")
                 set_seed(self.training.seed)
                 make(folder)
                 folder.mark("done")
+                _free_memory()
+            if name == only != "eval":
+                return {}
             self._hash = folder.inputs_sha256
         return json.loads((self.root / "eval" / "metrics.json").read_text(encoding="utf-8"))
 
@@ -334,6 +363,13 @@ class _Pipeline:
         return [self.tokenizer.batch_decode(responses, skip_special_tokens=True) for responses in samples]
 
 
+def _free_memory() -> None:
+    """Of a trainer, whose parts refer to each other, so that the next stage's model does not stand beside this one's."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _load(path: str, is_adapter: bool = False):
     if is_adapter:
         from peft import AutoPeftModelForCausalLM
@@ -371,7 +407,8 @@ def _read(checkpoint: str, name: str) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     parser = TrlParser((JudgeRLVRPipelineConfig, JudgeRLVRConfig, ModelConfig))
     metrics = run_judge_rlvr(*parser.parse_args_and_config(arguments))
-    print(f"{'model':10} {'accuracy':>9} {'mean length':>12}")
+    if metrics:
+        print(f"{'model':10} {'accuracy':>9} {'mean length':>12}")
     for name, values in metrics.items():
         print(f"{name:10} {values['accuracy']:9.3f} {values['mean_length']:12.1f}")
 

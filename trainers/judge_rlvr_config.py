@@ -37,8 +37,8 @@ class JudgeRLVRConfig(MiMoRLConfig):
         mixed_judge_fraction (`float`, *optional*, defaults to `0.5`):
             Share of judge rows in the data of the stage `"mixed"` that the pipeline makes (see [`mix_tasks`]).
         unparseable_reward (`float`, *optional*, defaults to `0.0`):
-            Reward of a completion without a verdict, for reward functions with a parameter of this name, such as
-            [`~mimo_hf.rewards.judge_reward`].
+            Reward of a completion without a verdict, below 1. It is passed to reward functions with a parameter of this
+            name, such as [`~mimo_hf.rewards.judge_reward`].
 
         > Parameters that control the skill gate
 
@@ -85,8 +85,8 @@ class JudgeRLVRConfig(MiMoRLConfig):
     unparseable_reward: float = field(
         default=0.0,
         metadata={
-            "help": "Reward of a completion without a verdict, for reward functions with a parameter of this name, such "
-            "as [~mimo_hf.rewards.judge_reward]."
+            "help": "Reward of a completion without a verdict, below 1. It is passed to reward functions with a parameter of "
+            "this name, such as [~mimo_hf.rewards.judge_reward]."
         },
     )
     judge_min_gap: float = field(
@@ -135,6 +135,10 @@ class JudgeRLVRConfig(MiMoRLConfig):
         if not 0 < self.mixed_judge_fraction < 1:
             raise ValueError(
                 f"`mixed_judge_fraction` must be strictly between 0 and 1; got {self.mixed_judge_fraction}."
+            )
+        if not self.unparseable_reward < 1:
+            raise ValueError(
+                f"`unparseable_reward` must be below 1, the reward of a right verdict; got {self.unparseable_reward}."
             )
         if self.judge_patience is not None and self.judge_patience < 2:
             raise ValueError(

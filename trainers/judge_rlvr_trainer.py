@@ -78,7 +78,7 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             _check_gate_rows(eval_dataset, stage)
         if isinstance(reward_funcs, Mapping):
             reward_funcs = _rewards_by_task(reward_funcs, stage)
-        if args is not None:
+        if args is not None and stage != "generate":
             reward_funcs = _bind_unparseable_reward(reward_funcs, args.unparseable_reward)
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
         self._gaps: list[float] = []  # of each generation, until the patience ends
@@ -306,7 +306,14 @@ def _bind_unparseable_reward(reward_funcs: Any, value: float) -> Any:
             return function
         return functools.partial(function, unparseable_reward=value) if takes_it else function
 
-    return list(map(bind, reward_funcs)) if isinstance(reward_funcs, list) else bind(reward_funcs)
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    bound = list(map(bind, functions))
+    if value and all(new is old for new, old in zip(bound, functions, strict=True)):
+        raise ValueError(
+            f"unparseable_reward={value} has no effect: no reward function has a parameter `unparseable_reward`. Give the one of "
+            "the verdicts this parameter, or leave the option at 0."
+        )
+    return bound if isinstance(reward_funcs, list) else bound[0]
 
 
 def _rewards_by_task(rewards: Mapping[str, Any], stage: str) -> list[Callable]:

@@ -1,10 +1,9 @@
 """Reward functions that raise: the rows at fault are left out, the others keep their rewards."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from trl.trainer.utils import is_async_callable
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 
 def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> Callable:
@@ -42,10 +41,7 @@ def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> C
 
         guarded = score
 
-    named = function
-    while isinstance(named, functools.partial):
-        named = named.func
-    guarded.__name__ = getattr(named, "__name__", type(named).__name__)
+    guarded.__name__ = get_callable_name(function)
     return guarded
 
 

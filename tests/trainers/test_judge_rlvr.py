@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
@@ -98,6 +99,46 @@ def test_both_tasks_in_one_training(toy, tmp_path, capsys):
     state = json.loads((tmp_path / "a" / "mixed" / "training" / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["global_step"] == 3
     assert any("judge/gap" in entry for entry in state["log_history"])
+
+
+def test_steps_can_be_processes_of_their_own(toy, tmp_path, capsys):
+    undisturbed = run(toy, tmp_path / "a")
+    folder = ["--output_dir", str(tmp_path / "b")]
+    with pytest.raises(ValueError, match="The step 'judge' needs the step 'collect', which is not done"):
+        judge_rlvr.main([*toy, *folder, "--step", "judge"])
+    capsys.readouterr()
+    for step in STEPS:
+        printed = capsys.readouterr().out
+        assert "mean length" not in printed
+        judge_rlvr.main([*toy, *folder, "--step", step])
+    assert "mean length" in capsys.readouterr().out
+    for stage, weights in undisturbed.items():
+        own = load_file(tmp_path / "b" / stage / "model" / "model.safetensors")
+        assert all(torch.equal(own[name], value) for name, value in weights.items())
+    with pytest.raises(ValueError, match="`step` must be one of collect, build, judge, generate, eval; got 'mixed'"):
+        judge_rlvr.main([*toy, *folder, "--step", "mixed"])
+
+
+def test_a_stage_of_ones_own_is_refused(toy, tmp_path):
+    with pytest.raises(ValueError, match="The pipeline sets `stage` itself"):
+        judge_rlvr.main([*toy, "--output_dir", str(tmp_path / "a"), "--stage", "judge"])
+
+
+def test_a_stage_frees_its_model(toy, tmp_path, monkeypatch):
+    models, load = [], judge_rlvr._load
+
+    def recording(*arguments, **options):
+        assert [model for model in models if model() is not None] == []
+        loaded = load(*arguments, **options)
+        models.append(weakref.ref(loaded))
+        return loaded
+
+    monkeypatch.setattr(judge_rlvr, "_load", recording)
+    monkeypatch.setattr(
+        judge_rlvr._Pipeline, "evaluate", lambda self, folder: write_whole(folder.path / "metrics.json", "{}")
+    )
+    run(toy, tmp_path / "a", "--judge_steps", "1", "--generate_steps", "1")
+    assert len(models) == 3
 
 
 @pytest.mark.slow

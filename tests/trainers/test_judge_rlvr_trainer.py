@@ -243,3 +243,5 @@ def test_a_missing_verdict_is_worth_what_the_option_says(make_trainer, metric):
     trainer.train()
     assert metric(trainer, "rewards/three_valued/mean") == [-0.5]
     assert judge_reward(completions=["Verdict: 1", "no idea"], label=[1, 1], unparseable_reward=-0.5) == [1.0, -0.5]
+    with pytest.raises(ValueError, match=r"unparseable_reward=-0\.5 has no effect"):
+        make_judge(make_trainer, knows, unparseable_reward=-0.5)

@@ -90,6 +90,7 @@ def test_impossible_options_are_refused(tmp_path, options, message):
         ({"on_low_skill": "hope"}, "`on_low_skill` must be one of"),
         ({"judge_min_gap": 2}, "`judge_min_gap` is a difference of probabilities"),
         ({"mixed_judge_fraction": 1}, "`mixed_judge_fraction` must be strictly between 0 and 1; got 1"),
+        ({"unparseable_reward": 1.0}, "`unparseable_reward` must be below 1"),
         ({"judge_patience": 1}, "`judge_patience` must be at least 2 steps"),
         ({"judge_gate_rows": -1}, "`judge_gate_rows` must be 0"),
         ({"judge_prompt_template": "{problem}"}, "must contain {problem} and {solution}; it lacks {solution}"),
