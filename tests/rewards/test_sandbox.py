@@ -336,6 +336,12 @@ def test_threads_that_outlive_the_main_one_get_infra_and_do_not_hold_it_up(tmp_p
     assert (ended.stdout, ended.stderr) == ("infra infra ", "")
 
 
+def kill_servers():
+    for pid in tree(os.getpid()):
+        if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+
+
 def alive(pid):
     try:
         return stat(pid)[0] not in "ZX"
@@ -345,9 +351,7 @@ def alive(pid):
 
 def test_a_lost_server_is_replaced_and_the_program_runs_again(any_sandbox):
     any_sandbox.run(ANSWER, "1")
-    for pid in tree(os.getpid()):
-        if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    kill_servers()
     result = any_sandbox.run(ANSWER, "7", replace(LIMITS, timeout_s=20))
     assert (result.status, result.stdout) == ("ok", "8\n")
 
@@ -355,9 +359,7 @@ def test_a_lost_server_is_replaced_and_the_program_runs_again(any_sandbox):
 def test_a_server_that_cannot_start_again_makes_the_row_infra_not_wrong(any_sandbox, monkeypatch):
     with Sandbox(any_sandbox.backend, workers=1, limits=LIMITS) as broken:
         assert broken.run("pass").status == "ok"
-        for pid in tree(os.getpid()):
-            if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        kill_servers()
         monkeypatch.setattr(broken._pool, "command", lambda channel: (["/no/such/program"], None))
         result = broken.run(ANSWER, "7")
     assert result.status == "infra"
@@ -472,9 +474,7 @@ def test_a_program_cannot_pretend_that_it_never_began(sandbox, status):
 def test_a_full_disk_is_infra(monkeypatch, tmp_path):
     with open_sandbox("subprocess") as opened:
         opened.run("pass")
-        for pid in tree(os.getpid()):
-            if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        kill_servers()
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
         result = opened.run(ANSWER, "7")
     assert result.status == "infra"
@@ -499,9 +499,7 @@ def test_a_server_that_was_killed_leaves_no_folder():
     before = folders()
     with open_sandbox("subprocess") as opened:
         opened.run("pass")
-        for pid in tree(os.getpid()):
-            if alive(pid) and b"program_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        kill_servers()
         assert opened.run(ANSWER, "7").stdout == "8\n"
     assert folders() - before == set()
 
