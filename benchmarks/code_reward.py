@@ -195,7 +195,7 @@ def measure_sandbox(programs: int, repeats: int) -> list[dict]:
                 rates.append(programs / (time.perf_counter() - begin))
             reward = CodeReward("soft", sandbox)
             completions = [f"```python\n{as_python(row['solution'])}```" for row in problems]
-            assert asyncio.run(reward(None, completions, tests=problems["tests"])) == [1.0] * len(problems)
+            assert asyncio.run(reward(completions, tests=problems["tests"])) == [1.0] * len(problems)
         rows.append(
             {
                 "backend": backend, "workers": 1, "programs_a_second": statistics.median(rates), "range": [min(rates), max(rates)],

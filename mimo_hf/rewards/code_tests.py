@@ -185,7 +185,6 @@ class CodeReward:
 
     async def __call__(
         self,
-        prompts: Sequence[Any] | None = None,
         completions: Sequence[Any] = (),
         tests: Sequence[Sequence[Test]] | None = None,
         test_levels: Sequence[Sequence[int]] | None = None,
@@ -197,7 +196,7 @@ class CodeReward:
     ) -> list[float | None]:
         if scheme is not None or runner is not None:
             other = CodeReward(scheme or self.scheme, runner or self.sandbox, keep_warm=self.keep_warm)
-            return await other(prompts, completions, tests, test_levels, level_scores, log_metric=log_metric)
+            return await other(completions, tests, test_levels, level_scores, log_metric=log_metric)
         same_length(completions=completions, tests=tests)
         rows = self._rows(tests, test_levels, level_scores)
         programs = [last_code_block(completion_text(completion)) for completion in completions]

@@ -24,7 +24,9 @@ class DomainReward:
         self.rewards, self.column = dict(rewards), column
         self.__name__ = "domain_reward"
 
-    async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    async def __call__(
+        self, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
+    ) -> list[float | None]:
         domains: Any = columns.get(self.column)
         same_length(completions=completions, **{self.column: domains})
         rows: dict[str, list[int]] = {}

@@ -34,7 +34,7 @@ def test_pipelines_earn_in_their_interpreter_what_they_earn_in_the_sandbox(bench
         warnings.simplefilter("ignore")
         with bench.Sandbox(workers=1) as sandbox:
             completions = [f"```python\n{as_python(program)}```" for program in programs]
-            boxed = asyncio.run(bench.CodeReward(scheme, sandbox)(None, completions, **columns))
+            boxed = asyncio.run(bench.CodeReward(scheme, sandbox)(completions, **columns))
     assert boxed == direct
     assert direct[0] == 1
     assert min(direct) < 1

@@ -247,7 +247,7 @@ def test_it_works_in_a_thread_with_a_loop_of_its_own(any_sandbox):
 def test_two_calls_may_share_a_sandbox(any_sandbox):
     async def both():
         strict, soft = CodeReward("strict", any_sandbox), CodeReward("soft", any_sandbox)
-        return await asyncio.gather(*(r(None, [RIGHT, UP_TO_3], tests=[TESTS] * 2) for r in (strict, soft)))
+        return await asyncio.gather(*(r([RIGHT, UP_TO_3], tests=[TESTS] * 2) for r in (strict, soft)))
 
     assert asyncio.run(both()) == [[1, 0], [1, 0.75]]
 
