@@ -14,7 +14,6 @@ import copy
 import gc
 import importlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,8 +23,6 @@ from typing import Any
 import torch
 from datasets import Dataset, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from mimo_hf.data import build_judge_set
@@ -34,7 +31,7 @@ from mimo_hf.data.judge_set import solution_response
 
 from .judge_rlvr_config import JudgeRLVRConfig
 from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over, mix_tasks
-from .mimo_rl_trainer import STATE_FILE
+from .mimo_rl_trainer import STATE_FILE, last_whole_checkpoint
 from .sampling import sample_responses
 from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json, write_whole
 
@@ -332,8 +329,8 @@ class _Pipeline:
             processing_class=self.tokenizer,
             peft_config=peft_config,
         )
-        checkpoint = _last_whole_checkpoint(args.output_dir)
-        if checkpoint and _read(checkpoint, STATE_FILE)["ended"]:
+        checkpoint = last_whole_checkpoint(args.output_dir)
+        if checkpoint and json.loads(Path(checkpoint, STATE_FILE).read_text(encoding="utf-8"))["ended"]:
             # `Trainer.train` would take a step more, and does not know that a training had stopped for lack of a gradient.
             trainer._load_from_checkpoint(checkpoint)
         else:
@@ -386,22 +383,6 @@ def _import(path: str | None) -> Callable:
         raise ValueError(
             f"{path!r} is no dotted path of a function, such as 'my_module.my_function': {error}"
         ) from error
-
-
-def _last_whole_checkpoint(folder: str) -> str | None:
-    """The last checkpoint that was written to its end; younger ones are removed."""
-    while os.path.isdir(folder) and (checkpoint := get_last_checkpoint(folder)):
-        try:
-            _read(checkpoint, TRAINER_STATE_NAME)
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-        else:
-            return checkpoint
-    return None
-
-
-def _read(checkpoint: str, name: str) -> dict[str, Any]:
-    return json.loads(Path(checkpoint, name).read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> None:

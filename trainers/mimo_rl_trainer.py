@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import math
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 try:
@@ -50,6 +52,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
       from the same gathered rewards, so they take the same number of rounds.
     - `_calculate_rewards`: keeps the gathered rewards. A reward function that raises does so for the rows at fault only:
       they are left out of their group and counted in the metric `reward/errors`.
+    - `train`: `resume_from_checkpoint=True` passes over a checkpoint that was not written to its end.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`, `_get_train_sampler`: the state of the draws, the dataloader's
       permutation, and the generated rows that are still to be trained on. A resumed run ends with the weights of an
       undisturbed one, wherever the save falls (`GRPOTrainer` itself needs a save between two generations of its first
@@ -386,6 +389,16 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._train_sampler = super()._get_train_sampler(dataset)
         return self._train_sampler
 
+    def train(self, resume_from_checkpoint=None, **options):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"There is no whole checkpoint in output_dir={self.args.output_dir!r} to resume from: start without "
+                    "`resume_from_checkpoint`, or give the path of one."
+                )
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         try:
@@ -436,12 +449,15 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             )
             return
         self._carried_groups = state["carried_groups"]
-        generated, carried = (Path(checkpoint, self._file_of_process(what)) for what in ("generated", "carried"))
-        device = self.accelerator.device
-        if generated.exists():
-            self._buffered_inputs = torch.load(generated, map_location=device, weights_only=True)
-        if carried.exists():
-            self._carried = torch.load(carried, map_location=device, weights_only=True)
+        # Files that the state does not speak of are of a save that was cut off.
+        if self._step % (self.args.steps_per_generation * self.num_iterations):
+            self._buffered_inputs = self._load_tensors(checkpoint, "generated")
+        if self._carried_groups[self.accelerator.process_index]:
+            self._carried = self._load_tensors(checkpoint, "carried")
+
+    def _load_tensors(self, checkpoint: str, what: str) -> Any:
+        path = Path(checkpoint, self._file_of_process(what))
+        return torch.load(path, map_location=self.accelerator.device, weights_only=True)
 
     def _sampling_state(self) -> dict[str, Any]:
         """What a resumed run needs beside TRL's own state and this process's tensors, for JSON."""
@@ -460,6 +476,20 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
 
     def _file_of_process(self, what: str) -> str:
         return f"mimo_{what}_{self.accelerator.process_index}.pt"
+
+
+def last_whole_checkpoint(folder: str) -> str | None:
+    """The last checkpoint in the folder that was written to its end; None if there is none."""
+    pattern = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+    steps = sorted(int(match[1]) for path in Path(folder).glob("*") if (match := pattern.fullmatch(path.name)))
+    for step in reversed(steps):
+        checkpoint = Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        try:
+            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
 
 
 def _disk_is_full(error: Exception, folder: str) -> bool:

@@ -213,13 +213,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_whole(path, None)
     assert path.read_text() == "old"
-
-
-def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path):
-    for step, content in ((1, "{}"), (2, '{"half'), (3, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if content is not None:
-            (folder / "trainer_state.json").write_text(content)
-    assert judge_rlvr._last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-1")
-    assert judge_rlvr._last_whole_checkpoint(str(tmp_path / "absent")) is None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mimo_hf.trainers.mimo_rl_trainer import last_whole_checkpoint
+
 WORKER = Path(__file__).parent / "_distributed.py"
 
 
@@ -46,6 +48,26 @@ def test_a_checkpoint_of_another_trainer_is_resumed_with_a_warning(make_trainer,
     make_trainer(grpo=True, **options).train()
     make_trainer(dynamic_sampling=True, **options).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     assert any("has no mimo_sampler_state.json" in record.message for record in caplog.records)
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(make_trainer, weights, assert_same_weights, tmp_path):
+    options = {"dynamic_sampling": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    undisturbed = make_trainer(("mixed", "wrong"), **options)
+    undisturbed.train()
+    run = tmp_path / "run"
+    (run / "checkpoint-4" / "trainer_state.json").unlink()
+    (run / "checkpoint-3" / "trainer_state.json").write_text('{"half')
+    for name in ("generated", "carried"):  # of a save that was cut off
+        (run / "checkpoint-2" / f"mimo_{name}_0.pt").write_bytes(b"half")
+    assert last_whole_checkpoint(str(run)) == str(run / "checkpoint-2")
+    resumed = make_trainer(("mixed", "wrong"), **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(weights(undisturbed), weights(resumed))
+    assert last_whole_checkpoint(str(run)) == str(run / "checkpoint-4")
+
+    assert last_whole_checkpoint(str(tmp_path / "absent")) is None
+    with pytest.raises(ValueError, match="There is no whole checkpoint in output_dir="):
+        make_trainer(("mixed",), **options, output="empty").train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_of_more_processes_is_resumed_with_a_warning(make_trainer, tmp_path, caplog):
