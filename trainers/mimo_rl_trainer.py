@@ -9,7 +9,6 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ except ImportError as error:
     raise ImportError("mimo_hf.trainers needs TRL: pip install 'mimo-hf[trl]'") from error
 
 from .engine_rollout import EngineRollout, GenerateFn
-from .group_batch import concatenate, failed_groups, informative_groups, solved_groups, take_groups
+from .group_batch import concatenate, take_groups
 from .mimo_rl_config import MiMoRLConfig
 from .prompt_sampler import PromptSampler
 from .reward_guard import guard_reward
+from .sampling_rounds import Round, Selection, expected_keep_rate, select
 from .step_folder import write_whole
 
 logger = logging.getLogger(__name__)
@@ -157,9 +157,9 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         """Rewards of rows on this process, `[rows, functions]`, by TRL's own scoring."""
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
-    def make_round(self, batch: dict[str, Any], rewards: torch.Tensor, exempt: torch.Tensor | None) -> "_Round":
+    def make_round(self, batch: dict[str, Any], rewards: torch.Tensor, exempt: torch.Tensor | None) -> Round:
         world_size = self.accelerator.num_processes
-        return _Round(batch, rewards, self.reward_weights, self.num_generations, world_size, exempt)
+        return Round(batch, rewards, self.reward_weights, self.num_generations, world_size, exempt)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._engine is not None and self._engine.rewards is not None:
@@ -188,7 +188,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         if self._engine is not None:
             return self._generate_with_engine(self._engine, needed, columns)
         carried = torch.tensor(self._carried_groups)
-        rounds: list[_Round] = []
+        rounds: list[Round] = []
         rewards: list[torch.Tensor] = []
         # At least one, so that no batch is made of the rest of the last one alone.
         num_groups, from_pool = max(1, needed - int(carried.min())), 0
@@ -216,10 +216,10 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 missing = max(missing, 1)
             if not sampling or missing <= 0 or len(rounds) == self.args.max_sampling_rounds:
                 break
-            num_groups = min(needed, math.ceil(missing / _expected_keep_rate(rounds)))
+            num_groups = min(needed, math.ceil(missing / expected_keep_rate(rounds)))
 
         self._check_something_was_scored(rewards)
-        selections = [_select(rounds, needed, rank, int(carried[rank])) for rank in range(world_size)]
+        selections = [select(rounds, needed, rank, int(carried[rank])) for rank in range(world_size)]
         self._log_rounds(rounds, selections, needed, sampler.pool_size, from_pool)
         if not sampling:
             return batch
@@ -300,7 +300,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         rows = [self.train_dataset[index] for index in indices[start : start + share]]
         return [{name: row[name] for name in columns} for row in rows for _ in range(self.num_generations)]
 
-    def _join(self, rounds: Sequence["_Round"], groups_by_round: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    def _join(self, rounds: Sequence[Round], groups_by_round: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """The rows of this process's groups, in order; empty if there are none."""
         parts = []
         for round_, groups in zip(rounds, groups_by_round, strict=True):
@@ -314,7 +314,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         return concatenate(parts, self._tokenizer.pad_token_id) if parts else {}
 
     def _assemble(
-        self, rounds: Sequence["_Round"], selection: "_Selection", carried: dict[str, torch.Tensor]
+        self, rounds: Sequence[Round], selection: Selection, carried: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """What was carried over, then the selected groups, then groups of zero advantage."""
         parts = [carried, self._join(rounds, selection.kept), self._join(rounds, selection.filling)]
@@ -328,8 +328,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
 
     def _log_rounds(
         self,
-        rounds: Sequence["_Round"],
-        selections: Sequence["_Selection"],
+        rounds: Sequence[Round],
+        selections: Sequence[Selection],
         needed: int,
         pool_size: int,
         from_pool: int,
@@ -368,7 +368,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             logger.warning("%s The rest of the batch has zero advantage (said once).", message)
             self._warned = True
 
-    def _stop_without_gradient(self, rounds: Sequence["_Round"]):
+    def _stop_without_gradient(self, rounds: Sequence[Round]):
         generated = sum(round_.informative.numel() for round_ in rounds)
         right = sum(int(round_.solved.sum()) for round_ in rounds)
         wrong = sum(int(round_.failed.sum()) for round_ in rounds)
@@ -497,76 +497,6 @@ def _disk_is_full(error: Exception, folder: str) -> bool:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return True
     return shutil.disk_usage(folder).free < FULL_DISK
-
-
-class _Round:
-    """
-    What one round generated: this process's rows, and what all processes know of every group, `[world, groups]`.
-
-    Attributes:
-        kept: the groups that dynamic sampling keeps: the informative ones, and those that are `exempt`.
-    """
-
-    def __init__(
-        self,
-        batch,
-        rewards: torch.Tensor,
-        weights: torch.Tensor,
-        num_generations: int,
-        world_size: int,
-        exempt: torch.Tensor | None = None,
-    ):
-        self.batch = batch
-        rewards = rewards.detach().cpu().view(world_size, -1, num_generations, rewards.size(-1))
-        total = (rewards * weights.cpu()).nansum(-1)
-        total[rewards.isnan().all(-1)] = torch.nan
-        self.informative = informative_groups(total)
-        self.solved = solved_groups(rewards)
-        self.failed = failed_groups(rewards)
-        self.kept = self.informative if exempt is None else self.informative | exempt.view(world_size, -1)
-
-
-@dataclass
-class _Selection:
-    """
-    The groups of a process's batch, by round: `carried` ones come first, then `kept`, the first in the order in which they
-    were started, then `filling` ones of no use. `surplus` are informative groups beyond the batch, at most a batch of them.
-    """
-
-    carried: int
-    kept: list[list[int]]
-    filling: list[list[int]]
-    surplus: list[list[int]]
-    num_informative: int  # of the kept ones
-
-    @property
-    def num_surplus(self) -> int:
-        return sum(map(len, self.surplus))
-
-
-def _select(rounds: Sequence[_Round], needed: int, rank: int, carried: int) -> _Selection:
-    groups = [(index, group) for index, round_ in enumerate(rounds) for group in range(round_.kept.size(1))]
-    informative = {place for place in groups if rounds[place[0]].informative[rank, place[1]]}
-    kept = [place for place in groups if rounds[place[0]].kept[rank, place[1]]]
-    room = needed - carried
-    chosen = kept[:room]
-    if room and not carried and informative and not informative & set(chosen):
-        # Exempt groups have filled the batch: one that has a gradient takes the place of the last.
-        chosen[-1] = min(informative)
-    filling = [place for place in groups if place not in kept][: room - len(chosen)]
-    surplus = sorted(informative - set(chosen))[:needed]
-
-    def by_round(places: Sequence[tuple[int, int]]) -> list[list[int]]:
-        return [[group for index, group in places if index == number] for number in range(len(rounds))]
-
-    num_informative = len(informative & set(chosen))
-    return _Selection(carried, by_round(chosen), by_round(filling), by_round(surplus), num_informative)
-
-
-def _expected_keep_rate(rounds: Sequence[_Round]) -> float:
-    """Mean of a Beta(1, 1) prior after the groups so far: how many of the next will be kept."""
-    kept = sum(int(round_.kept.sum()) for round_ in rounds)
-    return (1 + kept) / (2 + sum(round_.kept.numel() for round_ in rounds))
 
 
 def _check_engine(args: MiMoRLConfig, options: Mapping[str, Any]):

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from trl import GRPOConfig
 
 from mimo_hf.trainers import DynamicSamplingGRPOTrainer
-from mimo_hf.trainers.mimo_rl_trainer import _Round, _select
+from mimo_hf.trainers.sampling_rounds import Round, select
 
 
 def trained(make_trainer, *arguments, **options):
@@ -151,8 +151,8 @@ def test_rounding_errors_of_equal_rewards_are_no_advantage(make_trainer):
         "advantages": torch.tensor([1.0, -1.0, 1.0, -1.0] + [1e-4] * 4),
     }
     rewards = torch.tensor([[1.0], [0.0], [1.0], [0.0]] + [[0.7]] * 4)
-    rounds = [_Round(batch, rewards, torch.ones(1), 4, 1)]
-    merged = trainer._assemble(rounds, _select(rounds, needed=2, rank=0, carried=0), {})
+    rounds = [Round(batch, rewards, torch.ones(1), 4, 1)]
+    merged = trainer._assemble(rounds, select(rounds, needed=2, rank=0, carried=0), {})
     assert merged["advantages"].tolist() == [1.0, -1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0]
 
 
@@ -197,9 +197,9 @@ def test_a_selection_is_what_a_walk_over_the_groups_gives(seed):
     for _ in range(3):
         rewards = torch.randint(0, 2, (2 * 3 * 2, 1), generator=generator).float()
         exempt = torch.rand(2 * 3, generator=generator) < 0.2
-        rounds.append(_Round({}, rewards, torch.ones(1), 2, 2, exempt))
+        rounds.append(Round({}, rewards, torch.ones(1), 2, 2, exempt))
     for rank in range(2):
-        found = _select(rounds, needed, rank, carried)
+        found = select(rounds, needed, rank, carried)
         groups = [(index, group) for index in range(3) for group in range(3)]
         kept = [place for place in groups if rounds[place[0]].kept[rank, place[1]]]
         is_informative = [bool(rounds[index].informative[rank, group]) for index, group in groups]
