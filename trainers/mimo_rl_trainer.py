@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import textwrap
@@ -17,7 +18,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 try:
     from trl import GRPOTrainer
@@ -52,7 +54,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
       from the same gathered rewards, so they take the same number of rounds.
     - `_calculate_rewards`: keeps the gathered rewards. A reward function that raises does so for the rows at fault only:
       they are left out of their group and counted in the metric `reward/errors`.
-    - `train`: `resume_from_checkpoint=True` passes over a checkpoint that was not written to its end.
+    - `train`: `resume_from_checkpoint=True` passes over a checkpoint that was not written to its end; one with all
+      steps is only loaded.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`, `_get_train_sampler`: the state of the draws, the dataloader's
       permutation, and the generated rows that are still to be trained on. A resumed run ends with the weights of an
       undisturbed one, wherever the save falls (`GRPOTrainer` itself needs a save between two generations of its first
@@ -397,6 +400,15 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                     f"There is no whole checkpoint in output_dir={self.args.output_dir!r} to resume from: start without "
                     "`resume_from_checkpoint`, or give the path of one."
                 )
+        if resume_from_checkpoint:
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
+            if 0 < self.args.max_steps <= state.global_step:  # Trainer would take a step more
+                logger.warning(
+                    "%s has all max_steps=%d steps: it is only loaded.", resume_from_checkpoint, self.args.max_steps
+                )
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
 
     def _save_checkpoint(self, model, trial):

@@ -70,6 +70,16 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(make_trainer, weights
         make_trainer(("mixed",), **options, output="empty").train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_with_all_steps_is_only_loaded(make_trainer, weights, assert_same_weights):
+    options = {"dynamic_sampling": True, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
+    undisturbed, resumed = (make_trainer(**options, max_steps=2) for _ in range(2))
+    undisturbed.train()
+    assert resumed.train(resume_from_checkpoint=True).global_step == 2
+    assert_same_weights(weights(undisturbed), weights(resumed))
+    longer = make_trainer(**options, max_steps=3)
+    assert longer.train(resume_from_checkpoint=True).global_step == 3
+
+
 def test_a_checkpoint_of_more_processes_is_resumed_with_a_warning(make_trainer, tmp_path, caplog):
     options = {"dynamic_sampling": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
     make_trainer(**options).train()
