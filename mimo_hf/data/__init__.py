@@ -11,7 +11,7 @@ from .judge_set import build_judge_set, length_auc
 from .linear_equations import linear_equation_problems
 from .needle import needle_vocabulary, needles_in_code
 from .pair_sum import pair_sum_problems
-from .problem_filter import decontaminate, drop_duplicates, keep_by_pass_rate
+from .problem_filter import decontaminate, drop_duplicates, drop_unverifiable, keep_by_pass_rate
 from .staged_programs import staged_programs
 from .stdlib_code import held_out_files, is_held_out, stdlib_code
 from .tagged_chain import relayed_chain, tagged_chain
@@ -22,6 +22,7 @@ __all__ = [
     "countdown",
     "decontaminate",
     "drop_duplicates",
+    "drop_unverifiable",
     "held_out_files",
     "is_held_out",
     "keep_by_pass_rate",

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 DOMAINS = ("math", "code")
 NGRAM_SIZE = 13
+PROOF = re.compile(r"\b(?:prove|proof|show that)\b", re.IGNORECASE)
+OPTIONS = re.compile(r"(?:\(A\)|\bA[.)]).+?(?:\(B\)|\bB[.)]).+?(?:\(C\)|\bC[.)])", re.DOTALL)
+LETTER = re.compile(r"\(?[A-E]\)?\.?")
 
 
 def keep_by_pass_rate(
@@ -52,6 +55,36 @@ def keep_by_pass_rate(
         limit = max_policy_pass_rate * len(policy) if domain == "math" else len(policy) - 1
         kept.append(any(strong) and sum(map(bool, policy)) <= limit + 1e-9)
     return kept
+
+
+def drop_unverifiable(
+    dataset: "Dataset", domain: str = "math", column: str = "prompt", answer_column: str | None = None
+) -> "Dataset":
+    """
+    The problems whose answers a rule can check. How the paper finds the others is not published; this is our choice.
+
+    Mathematics: drops proofs (the problem says "prove" or "show that") and multiple choice (it has options (A), (B), (C) in this order,
+    or its answer is one letter from A to E), and problems without an answer. Code: drops problems without tests.
+
+    Args:
+        column: of the problems' texts, for mathematics.
+        answer_column: of the answers (mathematics) or of the lists of tests (code); None: `"solution"` or `"tests"`.
+    """
+    if domain not in DOMAINS:
+        raise ValueError(f"`domain` must be one of {DOMAINS}; got {domain!r}.")
+    answers = dataset[answer_column or ("solution" if domain == "math" else "tests")]
+    if domain == "code":
+        return dataset.select([index for index, tests in enumerate(answers) if tests is not None and len(tests)])
+    return dataset.select(
+        [
+            index
+            for index, (text, answer) in enumerate(zip(dataset[column], answers, strict=True))
+            if str(answer or "").strip()
+            and not PROOF.search(text)
+            and not OPTIONS.search(text)
+            and not LETTER.fullmatch(str(answer).strip())
+        ]
+    )
 
 
 def word_ngrams(text: str, ngram_size: int = NGRAM_SIZE) -> set[tuple[str, ...]]:

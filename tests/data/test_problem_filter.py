@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from mimo_hf.data import decontaminate, drop_duplicates, keep_by_pass_rate
+from mimo_hf.data import decontaminate, drop_duplicates, drop_unverifiable, keep_by_pass_rate
 from mimo_hf.data.problem_filter import word_ngrams
 
 
@@ -59,3 +59,31 @@ def test_a_share_in_percent_and_ngrams_of_no_words_are_refused():
         keep_by_pass_rate([[True]], [[True]], max_policy_pass_rate=90)
     with pytest.raises(ValueError, match="`ngram_size`"):
         drop_duplicates(Dataset.from_list([{"prompt": "a b"}, {"prompt": "c d"}]), ngram_size=0)
+
+
+def test_proofs_multiple_choice_and_problems_without_an_answer_go():
+    rows = {
+        "What is 2 + 3?": "5",
+        "Prove that 2 is prime.": "see above",
+        "Show that x = 3.": "3",
+        "Improve the bound. What is it?": "7",  # no proof
+        "Which is even?\n(A) 1\n(B) 2\n(C) 3": "2",
+        "Which is even? A. 1 B. 2 C. 3 D. 5": "2",
+        "Which one is even?": "(B)",
+        "Points A, B and C lie on a line (C between A and B). How long is AB?": "4",
+        "What is 1 + 1?": "",
+        "What is 1 + 2?": None,
+    }
+    kept = drop_unverifiable(Dataset.from_dict({"prompt": list(rows), "solution": list(rows.values())}))
+    assert [kept["prompt"][index][:12] for index in range(len(kept))] == [
+        "What is 2 + ",
+        "Improve the ",
+        "Points A, B ",
+    ]
+
+
+def test_code_without_tests_goes():
+    rows = Dataset.from_list([{"prompt": "a", "tests": [{"input": "1"}]}, {"prompt": "b", "tests": []}])
+    assert drop_unverifiable(rows, "code")["prompt"] == ["a"]
+    with pytest.raises(ValueError, match="`domain` must be one of"):
+        drop_unverifiable(rows, "law")
