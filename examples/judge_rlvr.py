@@ -7,7 +7,7 @@ The model (100,000 weights) first imitates demonstrations that doubt right pairs
 generate only, and once to judge pairs before it generates. Printed are accuracy and length on test problems. A first look in
 seconds, with a model that has learned nothing yet:
 
-    python examples/judge_rlvr.py --warm_start_steps 5 --judge_steps 2 --generate_steps 2 --num_test 16
+    python examples/judge_rlvr.py --warm_start_steps 5 --doubt_steps 2 --judge_steps 2 --generate_steps 2 --num_prompts 4 --num_test 16
 """
 
 import random
@@ -34,6 +34,7 @@ class ScriptArguments:
     )
     judge_steps: int = field(default=30, metadata={"help": "Steps of the stage 'judge'."})
     generate_steps: int = field(default=10, metadata={"help": "Steps of the stage 'generate', of both models."})
+    num_prompts: int = field(default=32, metadata={"help": "Prompts of a reinforcement step, eight responses each."})
     num_test: int = field(default=256, metadata={"help": "Solutions sampled to measure a model."})
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
 
@@ -96,7 +97,7 @@ def train_stage(
         max_steps=steps,
         learning_rate=3e-4,
         lr_scheduler_type="constant",
-        per_device_train_batch_size=256,
+        per_device_train_batch_size=8 * arguments.num_prompts,
         num_generations=8,
         max_completion_length=96,
         judge_max_completion_length=30,

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "judge_rlvr.py"
 
 @pytest.mark.slow
 def test_the_first_look_prints_all_four_models(tmp_path):
-    options = "--warm_start_steps 5 --doubt_steps 2 --judge_steps 1 --generate_steps 1 --num_test 8"
+    options = "--warm_start_steps 5 --doubt_steps 2 --judge_steps 1 --generate_steps 1 --num_prompts 2 --num_test 8"
     result = subprocess.run(
         [sys.executable, SCRIPT, *options.split(), "--output_dir", tmp_path],
         capture_output=True,
