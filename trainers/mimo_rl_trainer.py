@@ -431,6 +431,8 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
 
     def _save_sampling_state(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)  # of an earlier save into this folder
         if self._step % (self.args.steps_per_generation * self.num_iterations):
             torch.save(self._buffered_inputs, folder / self._file_of_process("generated"))
         if self._carried:

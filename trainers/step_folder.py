@@ -61,11 +61,14 @@ class StepFolder:
 def write_whole(path: Path, text: str) -> None:
     """Writes the file or, if that fails or the process dies, leaves what was there."""
     part = path.with_name(f"{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sha256_of_json(value: Any) -> str:

@@ -213,3 +213,4 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_whole(path, None)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

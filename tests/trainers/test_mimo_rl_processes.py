@@ -70,6 +70,20 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(make_trainer, weights
         make_trainer(("mixed",), **options, output="empty").train(resume_from_checkpoint=True)
 
 
+def test_a_save_into_an_old_folder_is_not_whole_until_it_ends(make_trainer, tmp_path, monkeypatch):
+    options = {"dynamic_sampling": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    make_trainer(**options).train()
+    resumed = make_trainer(**options)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resumed, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert last_whole_checkpoint(str(tmp_path / "run")) == str(tmp_path / "run" / "checkpoint-1")
+
+
 def test_a_checkpoint_with_all_steps_is_only_loaded(make_trainer, weights, assert_same_weights):
     options = {"dynamic_sampling": True, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
     undisturbed, resumed = (make_trainer(**options, max_steps=2) for _ in range(2))
