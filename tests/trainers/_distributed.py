@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 spec = importlib.util.spec_from_file_location("trainer_helpers", Path(__file__).parent / "conftest.py")
 helpers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(helpers)
@@ -71,3 +73,6 @@ result = {
     "weights": sum(float(value.double().abs().sum()) for value in helpers.copy_weights(trainer).values()),
 }
 (folder / f"{trainer.accelerator.process_index}.json").write_text(json.dumps(result))
+# Without this, gloo's threads may abort a process that ends before the other.
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
