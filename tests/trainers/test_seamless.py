@@ -555,8 +555,16 @@ def test_run_passes_errors_on():
     assert list(engine.returned) == ["bad"]
 
 
+@pytest.fixture
+def interruptible():
+    """A shell's background job ignores SIGINT, and Python with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("in_notebook", [False, True])
-def test_an_interrupt_cancels_run_and_keeps_the_prompts(in_notebook):
+def test_an_interrupt_cancels_run_and_keeps_the_prompts(in_notebook, interruptible):
     ended = []
 
     async def generate(prompt):
