@@ -27,10 +27,13 @@ def sample_responses(
         batch_size: prompts a call of `generate`.
 
     Returns:
-        Token ids by prompt and sample: the end token is the last one unless the response was cut at `max_new_tokens`.
+        Token ids by prompt and sample: the last one is an end token, the tokenizer's or one of the model's generation config,
+        unless the response was cut at `max_new_tokens`.
     """
     if tokenizer.padding_side != "left":
         raise ValueError("`tokenizer` must pad on the left to continue prompts: set tokenizer.padding_side = 'left'.")
+    own = model.generation_config.eos_token_id
+    ends: set[int] = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     was_training = model.training
     model.eval()
     responses: list[list[int]] = []
@@ -50,12 +53,13 @@ def sample_responses(
             max_new_tokens=max_new_tokens,
             num_return_sequences=num_samples,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(ends),
         )
-        responses += [_until(row, tokenizer.eos_token_id) for row in output[:, inputs.input_ids.size(1) :].tolist()]
+        responses += [_until(row, ends) for row in output[:, inputs.input_ids.size(1) :].tolist()]
     model.train(was_training)
     return [responses[first : first + num_samples] for first in range(0, len(responses), num_samples)]
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+def _until(tokens: list[int], ends: set[int]) -> list[int]:
+    length = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:length]

@@ -58,3 +58,12 @@ def test_padding_on_the_right_is_refused(policy):
     tokenizer.padding_side = "right"
     with pytest.raises(ValueError, match="padding_side = 'left'"):
         sample_responses(model, tokenizer, ["1"], max_new_tokens=2)
+
+
+def test_responses_end_with_any_end_token_of_the_model(policy):
+    model, tokenizer = policy
+    model.generation_config.eos_token_id = [1, 5, 6]
+    torch.manual_seed(0)
+    flat = [ids for (ids,) in sample_responses(model, tokenizer, ["1 2 3"] * 100, max_new_tokens=8)]
+    assert {ids[-1] for ids in flat if len(ids) < 8} == {1, 5, 6}
+    assert not any({1, 5, 6} & set(ids[:-1]) for ids in flat)
