@@ -7,6 +7,9 @@ A trainer takes any causal language model and never imports `mimo_hf.modeling`. 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+if __name__ != "mimo_hf.trainers":
+    raise ImportError(f"{__name__} is called mimo_hf.trainers: under two names there would be two of each class.")
+
 _HOME = {
     "DynamicSamplingGRPOTrainer": "mimo_rl_trainer",
     "JudgeRLVRConfig": "judge_rlvr_config",
