@@ -7,7 +7,7 @@ from collections import deque
 from heapq import heappop, heappush
 from pathlib import Path
 
-from _record import RESULTS
+from _record import RESULTS, force_option
 
 from mimo_hf.scheduler.trace import Trace
 from mimo_hf.scheduler.types import ElasticRange
@@ -22,6 +22,7 @@ def parse(doc: str, **defaults: float) -> argparse.Namespace:
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default benchmarks/results")
+    force_option(parser)
     return parser.parse_args()
 
 

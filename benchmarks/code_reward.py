@@ -17,13 +17,17 @@ import asyncio
 import copy
 import itertools
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
-from _record import record
+from _record import force_option, record
+from _timing import STEADY, in_turn, ratio_of
 from datasets import Dataset
 from rich.console import Console
 from rich.progress import track
@@ -173,35 +177,45 @@ def measure_schemes(seeds: int, steps: int | None) -> dict:
     return {"seeds": seeds, "group": GROUP, "prompts_a_step": PROMPTS, "schemes": table, "runs": rows}
 
 
+def bare_interpreter(source: str, stdin: str) -> str:
+    """The floor: a program in an interpreter of its own, with no protection at all."""
+    command = [sys.executable, "-I", "-S", "-c", source]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+
+
 def measure_sandbox(programs: int, repeats: int) -> list[dict]:
+    """Every backend that is here and the bare interpreter, in turn; each time in a round runs `programs` of them."""
     problems = staged_programs(16)
-    rows = []
-    for backend in ("bwrap", "subprocess"):
-        begin = time.perf_counter()
-        with Sandbox(backend, workers=1) as sandbox:
+    first_s: dict[str, float] = {}
+    run: dict[str, Callable[[str, str], str]] = {"bare interpreter": bare_interpreter}
+
+    def round_of(name: str):
+        for row in itertools.islice(itertools.cycle(problems), programs):
+            stdout = run[name](as_python(row["solution"]), row["tests"][-1]["input"])
+            assert stdout.strip() == row["tests"][-1]["output"]
+
+    with ExitStack() as stack:
+        for backend in ("bwrap", "subprocess"):
+            begin = time.perf_counter()
+            sandbox = stack.enter_context(Sandbox(backend, workers=1))
             try:
                 sandbox.run("pass")
             except OSError as error:
                 console.print(f"{backend}: {error}")
                 continue
-            first_s = time.perf_counter() - begin
-            rates = []
-            for repeat in range(repeats):
-                begin = time.perf_counter()
-                for index in range(programs):
-                    row = problems[(index + repeat) % len(problems)]
-                    result = sandbox.run(as_python(row["solution"]), row["tests"][-1]["input"])
-                    assert result.stdout.strip() == row["tests"][-1]["output"]
-                rates.append(programs / (time.perf_counter() - begin))
+            first_s[backend] = time.perf_counter() - begin
+            run[backend] = lambda source, stdin, sandbox=sandbox: sandbox.run(source, stdin).stdout
             reward = CodeReward("soft", sandbox)
             completions = [f"```python\n{as_python(row['solution'])}```" for row in problems]
             assert asyncio.run(reward(completions, tests=problems["tests"])) == [1.0] * len(problems)
-        rows.append(
-            {
-                "backend": backend, "workers": 1, "programs_a_second": statistics.median(rates), "range": [min(rates), max(rates)],
-                "first_program_s": first_s,
-            }
-        )  # fmt: skip
+        seconds = in_turn({name: partial(round_of, name) for name in run}, repeats)
+    rows = []
+    for name, spent in seconds.items():
+        ratio = ratio_of(seconds["bare interpreter"], spent)
+        row = {"backend": name, "workers": 1, "programs_a_second": programs / statistics.median(spent)}
+        row |= {"range": [programs / max(spent), programs / min(spent)], "first_program_s": first_s.get(name)}
+        row |= {f"over_bare_{key}": value for key, value in ratio.items()}
+        rows.append(row | {"repeats": repeats, "steady": ratio["spread"] <= STEADY})
     return rows
 
 
@@ -211,13 +225,14 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each run (default: 60 and 200)")
     parser.add_argument("--programs", type=int, default=200)
+    force_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if "sandbox" in options.sections:
         rows = measure_sandbox(options.programs, repeats=5)
-        record("code_reward_sandbox", {"sandbox": rows}, seed=0)
+        record("code_reward_sandbox", {"sandbox": rows}, seed=0, timed=True, force=options.force)
     if "schemes" in options.sections:
-        record("code_reward", measure_schemes(options.seeds, options.steps), seed=0)
+        record("code_reward", measure_schemes(options.seeds, options.steps), seed=0, timed=False)
 
 
 if __name__ == "__main__":

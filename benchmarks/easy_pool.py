@@ -87,7 +87,8 @@ def main():
         "learn": LEARN,
         "most_groups": MOST,
     }
-    record("easy_pool", {"limits": list(LIMITS), "settings": settings, "seeds": options.seeds, "table": table}, seed=0)
+    payload = {"limits": list(LIMITS), "settings": settings, "seeds": options.seeds, "table": table}
+    record("easy_pool", payload, seed=0, timed=False)
 
 
 if __name__ == "__main__":

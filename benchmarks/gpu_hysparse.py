@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from _record import record
+from _record import force_option, record
 from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -168,6 +168,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--training-tokens", type=int, nargs="+", default=[8192, 32768])
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--seed", type=int, default=0)
+    force_option(parser)
     parser.add_argument("--quick", action="store_true", help="160 tokens")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -190,7 +191,7 @@ def main(argv: list[str] | None = None):
     payload |= {"forward_and_backward": rows(args.training_tokens, gradients), "goals": goals(prefill, decoding)}
     console.print_json(data=payload)
     if args.device == "cuda" and not args.quick:
-        console.print(f"wrote {record('gpu_hysparse', payload, seed=args.seed).name}")
+        console.print(f"wrote {record('gpu_hysparse', payload, seed=args.seed, timed=True, force=args.force).name}")
 
 
 if __name__ == "__main__":

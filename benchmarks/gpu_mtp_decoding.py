@@ -10,7 +10,7 @@ The paper reports a speed-up of 2.6 at an acceptance length of 3.6 (arXiv 2601.0
 import argparse
 
 import torch
-from _record import record
+from _record import force_option, record
 from mtp_decoding import console, dense_model, forced_acceptance
 
 
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--new-tokens", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    force_option(parser)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
     if args.quick:
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None):
         )
     console.print_json(data=payload)
     if args.device == "cuda" and not args.quick:
-        console.print(f"wrote {record('gpu_mtp_decoding', payload, seed=args.seed).name}")
+        console.print(
+            f"wrote {record('gpu_mtp_decoding', payload, seed=args.seed, timed=True, force=args.force).name}"
+        )
 
 
 if __name__ == "__main__":

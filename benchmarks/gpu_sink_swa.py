@@ -15,7 +15,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from _record import record
+from _record import force_option, record
 from rich.console import Console
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 from torch.utils.benchmark import Timer
@@ -142,6 +142,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 8192, 32768])
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--seed", type=int, default=0)
+    force_option(parser)
     parser.add_argument("--quick", action="store_true", help="160 tokens")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None):
     payload["decoding"] = [measure(workload, forward, args.device, args.seconds) for workload in decoding]
     console.print_json(data=payload)
     if args.device == "cuda" and not args.quick:
-        console.print(f"wrote {record('gpu_sink_swa', payload, seed=args.seed).name}")
+        console.print(f"wrote {record('gpu_sink_swa', payload, seed=args.seed, timed=True, force=args.force).name}")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 
 import torch
 from _hysparse_arms import arm_config, num_parameters
-from _record import record
+from _record import force_option, record
+from _timing import STEADY, Load, in_turn, ratio_of
 from rich.console import Console
-from rich.progress import track
 
 from mimo_hf.modeling.hysparse import HySparseCache, HySparseConfig, HySparseForCausalLM
 
@@ -44,17 +44,16 @@ def filled_cache(config: HySparseConfig, context: int) -> HySparseCache:
 
 @torch.no_grad()
 def decode_ratio(shape: dict, context: int, steps: int) -> dict:
-    """Medians of `steps` steps of each model, in turn."""
+    """Medians of `steps` steps of each model, in turn, and of their ratios."""
     models = {arm: HySparseForCausalLM(arm_config(arm, shape, 512)).eval() for arm in ("full", "hysparse")}
     caches = {arm: filled_cache(model.config, context) for arm, model in models.items()}
-    times: dict[str, list[float]] = {arm: [] for arm in models}
     token = torch.zeros(1, 1, dtype=torch.long)
-    for step in track(range(-3, steps), "decoding", console=console):
-        for arm, model in models.items():
-            started = time.perf_counter()
-            model(token, past_key_values=caches[arm])
-            if step >= 0:
-                times[arm].append(time.perf_counter() - started)
+    load = Load()
+    with console.status(f"decoding, {steps} steps of each model"):
+        # The caches grow alike: one token of each model a turn.
+        ways = {arm: partial(model, token, past_key_values=caches[arm]) for arm, model in models.items()}
+        times = in_turn(ways, steps, warmups=3)
+    ratio = ratio_of(times["full"], times["hysparse"])
     medians = {arm: statistics.median(values) for arm, values in times.items()}
     return {
         "layers": shape["num_hidden_layers"],
@@ -63,7 +62,11 @@ def decode_ratio(shape: dict, context: int, steps: int) -> dict:
         "steps": steps,
         "full_ms": round(1e3 * medians["full"], 2),
         "hysparse_ms": round(1e3 * medians["hysparse"], 2),
-        "full_over_hysparse": round(medians["full"] / medians["hysparse"], 3),
+        "full_over_hysparse": round(ratio["ratio"], 3),
+        **{f"full_over_hysparse_{name}": round(ratio[f"ratio_{name}"], 3) for name in ("min", "max")},
+        "spread": round(ratio["spread"], 3),
+        "steady": ratio["spread"] <= STEADY,
+        "busy_cores_elsewhere": load.figures()["busy_cores_elsewhere"],
         "full_cache_bytes": caches["full"].nbytes,
         "hysparse_cache_bytes": caches["hysparse"].nbytes,
     }
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> dict | None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument("--prefill-alone", choices=["full", "hysparse"], help=argparse.SUPPRESS)
     parser.add_argument("--context", type=int, default=16_384, help=argparse.SUPPRESS)
+    force_option(parser)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     if args.prefill_alone:
@@ -129,7 +133,7 @@ def main(argv: list[str] | None = None) -> dict | None:
         ],
     }
     if not args.quick:
-        console.print(f"wrote {record('hysparse_cpu', payload, seed=0).name}")
+        console.print(f"wrote {record('hysparse_cpu', payload, seed=0, timed=True, force=args.force).name}")
     console.print_json(data=payload)
     return payload
 

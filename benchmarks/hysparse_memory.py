@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> dict:
         },
     }
     if not args.quick:
-        console.print(f"wrote {record('hysparse_memory', payload, seed=0).name}")
+        console.print(f"wrote {record('hysparse_memory', payload, seed=0, timed=False).name}")
     console.print_json(data=payload)
     return payload
 

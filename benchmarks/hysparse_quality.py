@@ -163,7 +163,7 @@ class Study:
         if self.small or not self.runs or all(on_disk.get(name) == value for name, value in payload.items()):
             return
         staging = self.folder / f".{self.path.stem}"
-        written = record(self.path.stem, payload, folder=staging, command=self.command())
+        written = record(self.path.stem, payload, folder=staging, command=self.command(), timed=False)
         os.replace(written, self.path)
         staging.rmdir()
         if payload["by_context"]:

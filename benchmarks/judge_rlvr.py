@@ -289,7 +289,8 @@ def write(name: str, domain: Domain, runs: list[dict], folder: Path) -> None:
         "table": summary(runs),
         "runs": runs,
     }
-    record(f"judge_rlvr_{name}", payload, folder=folder, command=f"python benchmarks/judge_rlvr.py --domains {name}")
+    command = f"python benchmarks/judge_rlvr.py --domains {name}"
+    record(f"judge_rlvr_{name}", payload, folder=folder, command=command, timed=False)
     shown = {row["arm"] + f" {row['point']}" * bool(row["point"]): row for row in payload["table"]}
     pareto_plot(shown, folder / f"judge_rlvr_{name}.svg")
     for value, label in (("accuracy", "accuracy"), ("mean_length", "mean length, tokens")):

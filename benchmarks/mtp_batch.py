@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import mtp_decoding
 import torch
-from _record import record
+from _record import force_option, record
 from mtp_decoding import acceptance_schedule, console, decoding_ratio, dense_model, held_out_prompts
 from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -102,12 +102,13 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--new-tokens", type=int, default=96, help="tokens a row (default: %(default)s)")
     parser.add_argument("--context", type=int, default=128, help="prompt of the dense model (default: %(default)s)")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="timed runs, of which the median (default: %(default)s)"
+        "--repeats", type=int, default=5, help="timed runs, of which the median (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="short runs of a small model, to see that it runs")
     parser.add_argument("--name", default="mtp_batch", help="name of the JSON under benchmarks/results")
+    force_option(parser)
     args = parser.parse_args(argv)
     layers, hidden = 24, 512
     if args.quick:
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None):
             "new_tokens": args.new_tokens,
             "batches": rows,
         }
-    path = record(args.name, payload, seed=args.seed)
+    path = record(args.name, payload, seed=args.seed, timed=True, force=args.force)
     console.print(f"wrote {path.name}")
     console.print_json(data=payload)
 

@@ -21,7 +21,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from _record import record
+from _record import force_option, record
+from _timing import ratio_of, steady_ratio
 from rich.console import Console
 from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, Glm4MoeConfig, Glm4MoeForCausalLM
@@ -218,14 +219,16 @@ def timing_of(owner, name: str):
 
 
 def decoding_ratio(model, prompt, new_tokens: int, repeats: int, **arguments) -> dict:
-    """Plain and MTP decoding in turn (medians), then both once more with a watch on the trunk."""
+    """Plain and MTP decoding in turn, then both once more with a watch on the trunk."""
     arguments |= {"max_new_tokens": new_tokens, "do_sample": False}
-    seconds: dict[str, list[float]] = {"plain": [], "mtp": []}
-    for _ in range(repeats):
-        spent, expected = timed(lambda: model.generate(prompt, **arguments))
-        seconds["plain"].append(spent)
-        spent, seen = timed(lambda: model.generate(prompt, use_mtp=True, **arguments))
-        seconds["mtp"].append(spent)
+    outputs = {}
+
+    def decode(name: str, **more):
+        outputs[name] = model.generate(prompt, **arguments, **more)
+        synchronize()
+
+    ways = {"plain": lambda: decode("plain"), "mtp": lambda: decode("mtp", use_mtp=True)}
+    ratio, seconds = steady_ratio(ways, "plain", "mtp", repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     with timing_of(type(model), "forward") as steps:
         model.generate(prompt, **arguments)
@@ -235,11 +238,11 @@ def decoding_ratio(model, prompt, new_tokens: int, repeats: int, **arguments) ->
     outside = (spent - sum(passes)) / rounds
     emitted = prompt.shape[0] * new_tokens
     return {
-        "outputs_equal": torch.equal(expected, seen),
+        "outputs_equal": torch.equal(outputs["plain"], outputs["mtp"]),
         "acceptance_length": model.mtp_statistics.acceptance_length,
         "plain_tokens_per_s": emitted / median["plain"],
         "mtp_tokens_per_s": emitted / median["mtp"],
-        "ratio": median["plain"] / median["mtp"],
+        **ratio,
         "trunk_step_ms": 1e3 * step,
         "trunk_pass_with_drafts_ms": 1e3 * statistics.median(passes[1:]),
         "draft_ms_per_round": 1e3 * model.mtp_statistics.draft_time_s / rounds,
@@ -345,15 +348,19 @@ def measure_overhead(new_tokens: int, repeats: int) -> dict:
         for _ in range(repeats + 1):
             runs["mimo_hf"].append(overhead_ms(ours, MTPCandidateGenerator, prompt, new_tokens))
             runs["transformers"].append(overhead_ms(theirs, UpstreamCandidateGenerator, prompt, new_tokens))
-    medians = {
-        name: {key: statistics.median(run[key] for run in some[1:]) for key in ("drafting_ms", "outside_trunk_ms")}
+    columns = {
+        name: {key: [run[key] for run in some[1:]] for key in ("drafting_ms", "outside_trunk_ms")}
         for name, some in runs.items()
     }
+    medians = {name: {key: statistics.median(column) for key, column in of.items()} for name, of in columns.items()}
+    drafting, outside = (
+        ratio_of(columns["mimo_hf"][key], columns["transformers"][key]) for key in ("drafting_ms", "outside_trunk_ms")
+    )
     return {
         "shape": shape,
         "per_round": medians,
-        "drafting_ratio": medians["mimo_hf"]["drafting_ms"] / medians["transformers"]["drafting_ms"],
-        "outside_trunk_ratio": medians["mimo_hf"]["outside_trunk_ms"] / medians["transformers"]["outside_trunk_ms"],
+        "drafting": drafting,
+        "outside_trunk": outside,
         "note": "transformers reads its heads from disk in every generate call; here it gets them from memory instead",
     }
 
@@ -370,6 +377,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few prompts and a small model, to see that it runs")
     parser.add_argument("--name", default="mtp_decoding", help="name of the JSON under benchmarks/results")
+    force_option(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.prompts, args.new_tokens, args.repeats = 4, 48, 1
@@ -383,7 +391,7 @@ def main(argv: list[str] | None = None):
         payload["speed"] = measure_speed(args.new_tokens, args.repeats, args.quick)
     if "overhead" in args.sections:
         payload["overhead"] = measure_overhead(args.new_tokens, args.repeats)
-    path = record(args.name, payload, seed=args.seed)
+    path = record(args.name, payload, seed=args.seed, timed=True, force=args.force)
     console.print(f"wrote {path.name}")
     console.print_json(data=payload)
 

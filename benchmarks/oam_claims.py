@@ -235,7 +235,7 @@ def main():
     for claim in claims:
         print(f"{claim['verdict']:>10}  {claim['paper']}: {claim['claim']}\n            {claim['condition']}")
     if not args.dry_run:
-        print(f"wrote {record('oam_claims', {'claims': claims, **tables}, seed=args.seed)}")
+        print(f"wrote {record('oam_claims', {'claims': claims, **tables}, seed=args.seed, timed=False)}")
 
 
 if __name__ == "__main__":

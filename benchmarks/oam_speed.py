@@ -12,30 +12,17 @@ path, which no exact channel can leave out, are timed beside it.
 """
 
 import argparse
-import os
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from _record import record
+from _record import force_option, record
+from _timing import in_turn, ratio_of, steady_ratio
 
 from mimo_hf.oam import SCHEMES, UCA, LinkGeometry, Pose, field_map, simulate_link
 
 NUM_ELEMENTS = 8
 PLAIN_AND_ANGLE = ("plain", "bepre_angle")
-
-
-def seconds(*functions: Callable, repeats: int) -> list[float]:
-    """Median time of a call of each function; they take turns, after a round that warms up."""
-    times: list[list[float]] = [[] for _ in functions]
-    for i in range(repeats + 1):
-        for function, spent in zip(functions, times, strict=True):
-            started = time.perf_counter()
-            function()
-            if i:
-                spent.append(time.perf_counter() - started)
-    return [statistics.median(spent) for spent in times]
 
 
 def random_link(num_links: int, seed: int) -> LinkGeometry:
@@ -88,9 +75,12 @@ def measure_batches(num_links: int, repeats: int, seed: int) -> dict:
     def evaluate():
         return simulate_link(link, 20.0, PLAIN_AND_ANGLE)
 
-    batch_s, loop_s = seconds(
-        evaluate, lambda: [simulate_link(one, 20.0, PLAIN_AND_ANGLE) for one in loop], repeats=repeats
-    )
+    def evaluate_loop():
+        return [simulate_link(one, 20.0, PLAIN_AND_ANGLE) for one in loop]
+
+    ratio, seconds = steady_ratio({"batch": evaluate, "loop": evaluate_loop}, "loop", "batch", repeats)
+    batch_s, loop_s = (statistics.median(seconds[name]) for name in ("batch", "loop"))
+    per_link = num_links / len(loop)  # the loop takes a part of the links
     batch = evaluate()
     worst = max(
         abs(float(batch[scheme][i]) - float(value))
@@ -102,9 +92,11 @@ def measure_batches(num_links: int, repeats: int, seed: int) -> dict:
         "link_evaluations_per_s": num_links / batch_s,
         "microseconds_per_link": batch_s / num_links * 1e6,
         "microseconds_per_link_in_a_loop": loop_s / len(loop) * 1e6,
-        "times_faster_than_the_loop": loop_s / len(loop) * num_links / batch_s,
+        "times_faster_than_the_loop": per_link * ratio["ratio"],
+        "times_faster_min": per_link * ratio["ratio_min"],
+        "times_faster_max": per_link * ratio["ratio_max"],
+        **{name: ratio[name] for name in ("spread", "steady", "attempts", "repeats", "busy_cores_elsewhere")},
         "largest_difference_bit_s_hz": worst,
-        "load_average_then": os.getloadavg()[0],
     }
 
 
@@ -117,20 +109,22 @@ def measure_floor(num_links: int, repeats: int, seed: int, chunk: int = 2730) ->
         ("with BePre by SVD", (*PLAIN_AND_ANGLE, "bepre_svd"), (3, 1, 0, 0)),
         ("all schemes and capacities", SCHEMES, (5, 1, 1, 1)),
     ):
-        whole, floor, roots = seconds(
-            lambda schemes=schemes: simulate_link(link, 20.0, schemes),
-            transforms(num_chunks, chunk, *calls),
-            paths(num_chunks, chunk),
-            repeats=repeats,
-        )
+        ways = {
+            "whole": lambda schemes=schemes: simulate_link(link, 20.0, schemes),
+            "floor": transforms(num_chunks, chunk, *calls),
+            "roots": paths(num_chunks, chunk),
+        }
+        ratio, seconds = steady_ratio(ways, "whole", "floor", repeats)
+        whole, floor, roots = (statistics.median(seconds[name]) for name in ways)
+        both = [sum(pair) for pair in zip(seconds["floor"], seconds["roots"], strict=True)]
         rows.append(
             {
                 "evaluation": name,
                 "microseconds_per_link": whole / num_links * 1e6,
                 "svd_and_fft_alone": floor / num_links * 1e6,
                 "root_sine_and_cosine_alone": roots / num_links * 1e6,
-                "ratio": whole / floor,
-                "ratio_with_root_sine_and_cosine": whole / (floor + roots),
+                **ratio,
+                "ratio_with_root_sine_and_cosine": ratio_of(seconds["whole"], both)["ratio"],
             }
         )
     return rows
@@ -142,12 +136,16 @@ def measure_grids(repeats: int) -> dict:
     ring = UCA(16, 0.5)
     link = LinkGeometry(ring, ring, Pose.from_angles(50.0, tilt_rad=tilt), wavelength_m=0.01)
     snr_db = torch.linspace(0, 40, 9, dtype=torch.float64)
-    sweep_s, field_s = seconds(
-        lambda: simulate_link(link, snr_db),
-        lambda: field_map(ring, distance_m=50.0, extent_m=2.0, num_pixels=256, wavelength_m=0.01),
-        repeats=repeats,
+    seconds = in_turn(
+        {
+            "tilt_61_by_snr_9_all_schemes_16_elements": lambda: simulate_link(link, snr_db),
+            "field_map_256_all_16_modes": lambda: field_map(
+                ring, distance_m=50.0, extent_m=2.0, num_pixels=256, wavelength_m=0.01
+            ),
+        },
+        repeats,
     )
-    return {"tilt_61_by_snr_9_all_schemes_16_elements_s": sweep_s, "field_map_256_all_16_modes_s": field_s}
+    return {f"{name}_s": statistics.median(spent) for name, spent in seconds.items()}
 
 
 def main():
@@ -155,6 +153,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="few links and repeats; writes nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    force_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     num_links, repeats = (4096, 1) if args.quick else (65_536, 15)
@@ -175,7 +174,7 @@ def main():
     for name, value in results["grids"].items():
         print(f"{name.replace('_', ' ')}: {value:.3g}")
     if not args.quick:
-        print(f"wrote {record('oam_speed', results, seed=args.seed)}")
+        print(f"wrote {record('oam_speed', results, seed=args.seed, timed=True, force=args.force)}")
 
 
 if __name__ == "__main__":

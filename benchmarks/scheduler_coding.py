@@ -159,7 +159,7 @@ def main():
         "noise": noise(traces, (loads[1], loads[3])),
         "sweep": [flat(row) for row in rows],
     }
-    path = record("scheduler_coding", payload, seed=0, folder=args.out)
+    path = record("scheduler_coding", payload, seed=0, folder=args.out, timed=False)
     for row in payload["against_pods"]:
         print(row)
     print(payload["saving"], f"\nwrote {path}")

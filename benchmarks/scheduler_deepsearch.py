@@ -10,7 +10,6 @@ the limit and learns from refusals, and without one; and the simulator runs the 
 """
 
 import asyncio
-import os
 import random
 import statistics
 import tempfile
@@ -176,11 +175,10 @@ def main():
         "tasks": TASKS,
         "judges": JUDGES,
         "runs": rows,
-        "load_average_then": os.getloadavg()[0],
         "live_trajectories": args.live_trajectories,
         "live": live_rows(args.seeds, args.live_trajectories, args.live_rate),
     }
-    print(f"wrote {record('scheduler_deepsearch', payload, seed=0, folder=args.out)}")
+    print(f"wrote {record('scheduler_deepsearch', payload, seed=0, folder=args.out, timed=True, force=args.force)}")
 
 
 if __name__ == "__main__":

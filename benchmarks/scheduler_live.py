@@ -172,13 +172,12 @@ def main():
         "seeds": args.seeds,
         "trajectories": args.trajectories,
         "actions_per_seed": sum(map(len, plans[0])),
-        "load_average_then": os.getloadavg()[0],
         "burn": burned,
         "wait_on_four_counted_cores": rows,
     }
     for row in [*burned, *rows]:
         print(row)
-    print(f"wrote {record('scheduler_live', payload, seed=0, folder=args.out)}")
+    print(f"wrote {record('scheduler_live', payload, seed=0, folder=args.out, timed=True, force=args.force)}")
 
 
 if __name__ == "__main__":

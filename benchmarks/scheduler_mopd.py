@@ -9,7 +9,6 @@ processor, four small language models of which the byte budget holds four or two
 
 import asyncio
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -148,11 +147,10 @@ def main():
         "services": 9,
         "gpus_each": 4,
         "runs": rows,
-        "load_average_then": os.getloadavg()[0],
         "live_requests": args.live_requests,
         "live": live_rows(args.seeds, args.live_requests, args.live_rate, args.live_width),
     }
-    print(f"wrote {record('scheduler_mopd', payload, seed=0, folder=args.out)}")
+    print(f"wrote {record('scheduler_mopd', payload, seed=0, folder=args.out, timed=True, force=args.force)}")
 
 
 if __name__ == "__main__":

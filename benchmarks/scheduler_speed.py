@@ -6,7 +6,6 @@ Speed of the simulator and of the live scheduler.
 
 import asyncio
 import math
-import os
 import random
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ from functools import partial
 
 from _record import record
 from _scheduler import parse
+from _timing import STEADY, ratio_of
 
 from mimo_hf.scheduler import Action, ActionScheduler, Command, ElasticRange, SchedulerConfig
 from mimo_hf.scheduler.executors.local import LocalExecutor
@@ -32,11 +32,11 @@ print(len(trace.records), time.perf_counter() - begin, time.process_time() - use
 """
 
 
-def simulator(workload, policy, count, cores):
-    """In a process of its own, for its memory."""
+def simulator(workload, policy, count, cores, repeats=3):
+    """Each time in a process of its own, for its memory."""
     command = [sys.executable, "-c", SIMULATION, workload, policy, str(count), str(cores)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    actions, seconds, processor_s, gib = map(float, done.stdout.split())
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(repeats)]
+    actions, seconds, processor_s, gib = (statistics.median(map(float, column)) for column in zip(*runs, strict=True))
     return {
         "workload": workload,
         "policy": policy,
@@ -44,6 +44,7 @@ def simulator(workload, policy, count, cores):
         "actions": int(actions),
         "wall_s": seconds,
         "processor_s": processor_s,
+        "processor_s_range": [min(float(run[2]) for run in runs), max(float(run[2]) for run in runs)],
         "actions_per_processor_s": actions / processor_s,
         "peak_gib": gib,
     }
@@ -60,6 +61,41 @@ async def no_ops(count):
         begin = time.perf_counter()
         await scheduler.map([Action("n", nothing, {"cpu": 1}) for _ in range(count)])
         return count / (time.perf_counter() - begin)
+
+
+async def bare_tasks(count):
+    """The floor of `no_ops`: tasks of the event loop and nothing else."""
+    begin = time.perf_counter()
+    await asyncio.gather(*[asyncio.create_task(nothing()) for _ in range(count)])
+    return count / (time.perf_counter() - begin)
+
+
+def no_op_rates(count, repeats=5):
+    """Medians of both, which take turns, and how many bare tasks fit into the time of one no-op action."""
+    ours, bare = [], []
+    for _ in range(repeats):
+        ours.append(asyncio.run(no_ops(count)))
+        bare.append(asyncio.run(bare_tasks(count)))
+    ratio = ratio_of(bare, ours)
+    return {
+        "no_ops_per_s": statistics.median(ours),
+        "no_ops_per_s_range": [min(ours), max(ours)],
+        "bare_tasks_per_s": statistics.median(bare),
+        **{f"bare_tasks_a_no_op_{name}": value for name, value in ratio.items()},
+        "repeats": repeats,
+        "steady": ratio["spread"] <= STEADY,
+    }
+
+
+def decision_times(policy, queued, repeats=3):
+    runs = [asyncio.run(decisions(policy, queued)) for _ in range(repeats)]
+    p99 = sorted(run["p99_ms"] for run in runs)
+    return runs[0] | {
+        "p50_ms": statistics.median(run["p50_ms"] for run in runs),
+        "p99_ms": statistics.median(p99),
+        "p99_ms_range": [p99[0], p99[-1]],
+        "repeats": repeats,
+    }
 
 
 async def decisions(policy, queued, count=1000):
@@ -118,22 +154,19 @@ def main():
     args = parse(__doc__, scale=1.0)
     full = int(1_000_000 * args.scale)
     payload = {
-        "load_average_then": os.getloadavg()[0],
         "simulator": [
             simulator("poisson", "fifo1", full, 8),
             simulator("poisson", "price", full, 8),
             simulator("coding", "price", int(64_500 * args.scale), 40_000),
             simulator("coding", "evict", int(13_600 * args.scale), 3_840),
         ],
-        "live_no_ops_per_s": statistics.median(asyncio.run(no_ops(int(20_000 * args.scale))) for _ in range(3)),
-        "decisions": [
-            asyncio.run(decisions(policy, int(10_000 * args.scale))) for policy in ("price", "fifo4", "evict")
-        ],
+        "live_no_ops": no_op_rates(int(20_000 * args.scale)),
+        "decisions": [decision_times(policy, int(10_000 * args.scale)) for policy in ("price", "fifo4", "evict")],
         "commands": asyncio.run(commands(int(300 * args.scale))),
     }
     for name, value in payload.items():
         print(name, value)
-    print(f"wrote {record('scheduler_speed', payload, seed=0, folder=args.out)}")
+    print(f"wrote {record('scheduler_speed', payload, seed=0, folder=args.out, timed=True, force=args.force)}")
 
 
 if __name__ == "__main__":

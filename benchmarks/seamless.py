@@ -284,6 +284,7 @@ def main():
         "seamless",
         {**about, "simulated": rows, "reported_by_the_paper": paper, f"sweep_with_{SWEEP_NEEDED}_groups": sweep},
         seed=0,
+        timed=False,
     )
     plot(rows[:-1], RESULTS / "seamless.svg")
 

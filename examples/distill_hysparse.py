@@ -331,6 +331,7 @@ def main(arguments: ScriptArguments):
         },
         seed=arguments.seed,
         folder=Path(arguments.output_dir),
+        timed=False,
     )
     report(arms, full_layers, path)
 

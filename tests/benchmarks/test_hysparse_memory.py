@@ -27,7 +27,7 @@ def test_decoding_of_both_models_is_timed_on_full_caches():
 
     row = hysparse_cpu.decode_ratio({**hysparse_cpu.SHAPES["80b"], "sliding_window": 16}, context=200, steps=2)
     assert (row["layers"], row["full_layers"]) == (13, 2)
-    assert row["full_over_hysparse"] == pytest.approx(row["full_ms"] / row["hysparse_ms"], rel=0.01)
+    assert row["full_over_hysparse_min"] <= row["full_over_hysparse"] <= row["full_over_hysparse_max"]
     assert row["full_cache_bytes"] == 13 * 205 * 2 * 128 * 4
     assert row["hysparse_cache_bytes"] == (2 * 205 + 11 * 15) * 2 * 128 * 4
 

@@ -23,6 +23,11 @@ def test_plain_figures_tables_and_nested_objects(tmp_path):
     assert "| 2 | none | 1, 2 |" in page
 
 
+def test_timings_of_a_busy_machine_are_not_on_the_page(tmp_path):
+    (tmp_path / "speed.busy.json").write_text("{}")
+    assert "speed" not in report.page(tmp_path)
+
+
 def test_a_cell_stays_short():
     assert report.show([1, 2.5, None]) == "1, 2.5, none"
     assert report.show(list(range(20))) == "0, ... 19 (20 in all)"
