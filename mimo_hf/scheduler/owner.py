@@ -4,20 +4,77 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ADDRESS_VARIABLE = "MIMO_SCHED_ADDR"
 LOCK_VARIABLE = "MIMO_SCHED_LOCK"
 SOCKET_PREFIX = "mimo-sched-"
 
 
+class UntrustedLock(PermissionError):
+    """The lock, or its folder, is not this user's alone: whoever can write it decides to whom we unpickle."""
+
+
 def lock_path() -> Path:
-    """`$MIMO_SCHED_LOCK`, else a file of this user in the temporary folder."""
-    default = Path(tempfile.gettempdir()) / f"mimo-scheduler-{os.getuid()}.lock"
-    return Path(os.environ.get(LOCK_VARIABLE, default))
+    """
+    `$MIMO_SCHED_LOCK`, else a file in a folder that only this user can enter: in `$XDG_RUNTIME_DIR`, else in the temporary folder.
+
+    Raises:
+        UntrustedLock: the folder is another user's, a link, or open to others.
+    """
+    if chosen := os.environ.get(LOCK_VARIABLE):
+        return Path(chosen)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime or tempfile.gettempdir()) / f"mimo-scheduler-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UntrustedLock(
+            f"{folder} can't be made: {error.strerror}. Set {LOCK_VARIABLE} to a file of yours."
+        ) from None
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise UntrustedLock(
+            f"{folder} must be a folder of user {os.getuid()} that nobody else can enter (mode 0700); it is {_described(found)}. "
+            f"Remove it, or set {LOCK_VARIABLE} to a file in a folder of yours."
+        )
+    return folder / "lock"
+
+
+def _open_lock(path: Path, flags: int, mode: str) -> IO[str]:
+    """
+    The lock file, without following a link.
+
+    Raises:
+        FileNotFoundError: there is none, and `flags` makes none.
+        UntrustedLock: it is not a plain file of this user under this one name.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # ELOOP: a link
+        raise UntrustedLock(
+            f"the lock {path} can't be opened: {error.strerror}. Remove it, or set {LOCK_VARIABLE} to a file of yours."
+        ) from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_nlink != 1 or found.st_mode & 0o022:
+        os.close(descriptor)
+        raise UntrustedLock(
+            f"the lock {path} must be a plain file of user {os.getuid()} that nobody else can write; it is {_described(found)}. "
+            f"Remove it, or set {LOCK_VARIABLE} to a file of yours."
+        )
+    return os.fdopen(descriptor, mode, encoding="utf-8")
+
+
+def _described(found: os.stat_result) -> str:
+    return f"{stat.filemode(found.st_mode)}, of user {found.st_uid}, under {found.st_nlink} name(s)"
 
 
 def process_start(pid: int) -> str:
@@ -41,7 +98,7 @@ class Ownership:
 
     def __init__(self, address: str):
         self.path = lock_path()
-        self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  held as long as the lock
+        self._file = _open_lock(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, "a+")  # held as long as the lock
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -74,10 +131,16 @@ class Ownership:
 
 
 def current_owner() -> dict[str, Any] | None:
-    """{"pid", "start", "address"} of the living owner; None without one."""
+    """
+    {"pid", "start", "address"} of the living owner; None without one.
+
+    Raises:
+        UntrustedLock: another user could have written what the lock says.
+    """
     try:
-        owner = json.loads(lock_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with _open_lock(lock_path(), os.O_RDONLY, "r") as file:
+            owner = json.load(file)
+    except (FileNotFoundError, ValueError):
         return None
     return owner if process_start(owner["pid"]) == owner["start"] else None
 

@@ -13,7 +13,7 @@ from .config import settings
 from .errors import SchedulerError
 from .owner import SOCKET_PREFIX
 from .types import Action
-from .wire import frame, read_frame
+from .wire import check_peer, frame, read_frame
 
 
 class Server:
@@ -37,6 +37,11 @@ class Server:
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         """Actions of a client that goes away are cancelled: nobody is left to take their results."""
+        try:
+            check_peer(writer)
+        except PermissionError:
+            writer.close()
+            return
         self._writers.add(writer)
         running: dict[int, asyncio.Task] = {}
         try:

@@ -1,7 +1,10 @@
 """What clients and the scheduler say to each other: pickled requests and answers over a socket of this user."""
 
 import asyncio
+import os
 import pickle
+import socket
+import struct
 from dataclasses import fields
 from typing import Any
 
@@ -26,9 +29,30 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, str, bytes]:
     return pickle.loads(await reader.readexactly(size))
 
 
+def check_peer(writer: asyncio.StreamWriter):
+    """
+    To be called before a byte is unpickled, on both sides: pickles are code.
+
+    Raises:
+        PermissionError: the process at the other end is another user's.
+    """
+    peer = writer.get_extra_info("socket")
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if uid != os.getuid():
+        raise PermissionError(
+            f"the other end of the scheduler's socket is a process of user {uid}, not {os.getuid()}."
+        )
+
+
 async def open_address(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connects to "unix:/path"."""
     kind, _, path = address.partition(":")
     if kind != "unix" or not path:
         raise ValueError(f"scheduler address {address!r}: unix:/path is known; it is what `scheduler.address` shows.")
-    return await asyncio.open_unix_connection(path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        check_peer(writer)
+    except PermissionError:
+        writer.close()
+        raise
+    return reader, writer

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -25,13 +26,16 @@ from .worker import LENGTH
 
 _NAMES = itertools.count()
 
+IMAGE = re.compile(
+    r"[a-zA-Z0-9][\w.-]*(:\d+)?(/[a-z0-9][\w.-]*)*(:[\w][\w.-]{0,127})?(@[a-z0-9+.]+:[0-9a-fA-F]{32,})?"
+)
 SANDBOXES: dict[str, tuple[str, ...]] = {
     "none": (),
     "bwrap": (
         "bwrap", "--die-with-parent", "--unshare-all", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/bin", "/bin",
         "--ro-bind-try", "/lib", "/lib", "--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/etc/alternatives",
         "/etc/alternatives", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--bind", "{cwd}", "{cwd}",
-        "--chdir", "{cwd}",
+        "--chdir", "{cwd}", "--",
     ),
 }  # fmt: skip
 
@@ -43,6 +47,10 @@ def sandbox(spec: str) -> tuple[str, ...]:
     """
     kind, _, image = spec.partition(":")
     if kind in ("docker", "podman") and image:
+        if not IMAGE.fullmatch(image):  # an option of docker's would pass for one
+            raise ValueError(
+                f"`sandbox={spec!r}`: {image!r} is no image name, such as python:3.12 or host:5000/team/image@sha256:..."
+            )
         words: tuple[str, ...] = (
             kind, "run", "--rm", "-i", "--init", "--name=mimo-{tag}", "--network=none", "--cpus={cores}", "{env}", "{limits}",
             "-v", "{cwd}:{cwd}", "-w", "{cwd}", image,
