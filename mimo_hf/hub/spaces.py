@@ -74,4 +74,4 @@ def launch(name: str, *, port: int | None = None, host: str = "127.0.0.1", **opt
     module = load(name)
     demo = module.build_demo()
     arguments = {**module.LAUNCH, "server_name": host, "server_port": port, **options}
-    return demo.queue().launch(**arguments)
+    return demo.launch(**arguments)

@@ -52,6 +52,7 @@ VIEWS: dict[str, Callable[[Settings], str]] = {
     "mimo": oam_rates.mimo,
     "oem": oam_rates.oem,
 }
+MAX_WAITING = 64  # events: a crowd is told to come back instead of filling the memory
 NAMES = [name for name in CONTROLS if name != "tab"]
 CSS = (FOLDER / "style.css").read_text(encoding="utf-8")
 LANGUAGE = "<script>document.documentElement.lang = 'en'</script>"
@@ -124,7 +125,7 @@ def build_demo() -> gr.Blocks:
         _events(demo, controls, items, tab, show, outputs, link, copy)
         for endpoint in ENDPOINTS:
             gr.api(endpoint, api_name=endpoint.__name__, concurrency_id="oam", concurrency_limit=1)
-    return demo
+    return demo.queue(default_concurrency_limit=1, max_size=MAX_WAITING)
 
 
 def _sidebar(controls: dict[str, Any], start: Settings):
@@ -225,6 +226,7 @@ def _events(demo, controls, items, tab, show, outputs, link, copy):
 
 
 LAUNCH = {
+    "max_file_size": 0,  # nothing here takes a file, so nobody uploads one
     "css": CSS,
     "head": LANGUAGE,
     "theme": theme(),
@@ -234,4 +236,4 @@ LAUNCH = {
 demo = build_demo()
 
 if __name__ == "__main__":
-    demo.queue(default_concurrency_limit=1).launch(**LAUNCH)
+    demo.launch(**LAUNCH)

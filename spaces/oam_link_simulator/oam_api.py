@@ -1,8 +1,12 @@
 """The Space's typed API: the experiments of `mimo-hf oam` with plain numbers in and JSON out, within bounds."""
 
+import inspect
 import json
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import gradio as gr
 
@@ -12,6 +16,64 @@ from mimo_hf.oam.config import LinkConfig, OEMConfig, Result
 from mimo_hf.oam.experiments import run_ber, run_field, run_simulate, run_sweep
 
 MAX_ELEMENTS, MAX_STEPS, MAX_PIXELS, MAX_BITS, MAX_OEM_ELEMENTS = 32, 1001, 128, 4_000_000, 128
+# What an integer may be, whatever the endpoint; experiments ask for more, such as at least two elements.
+INTEGERS = {
+    "num_tx": (1, MAX_ELEMENTS), "num_rx": (1, MAX_ELEMENTS), "num_elements": (1, MAX_ELEMENTS), "num": (2, MAX_STEPS),
+    "mode": (-MAX_ELEMENTS, MAX_ELEMENTS), "num_pixels": (2, MAX_PIXELS), "rows": (1, 16), "columns": (1, 16),
+    "num_draws": (2, 500), "order": (2, 64), "num_symbols": (1, MAX_BITS), "seed": (0, 2**31 - 1),
+}  # fmt: skip
+MAX_CHARACTERS = 40
+
+
+def bounded(endpoint: Callable[..., dict]) -> Callable[..., dict]:
+    """`endpoint`, whose arguments are looked at before anything is computed: their types, finite numbers, integers in bounds."""
+    signature, hints = inspect.signature(endpoint), get_type_hints(endpoint)
+
+    @wraps(endpoint)
+    def looked_at(*args: Any, **kwargs: Any) -> dict:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        try:
+            values = {name: _typed(name, hints[name], value) for name, value in given.arguments.items()}
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return endpoint(**values)
+
+    return looked_at
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    kinds = get_args(hint) or (hint,)
+    if value is None and NoneType in kinds:
+        return None
+    if str in kinds:
+        if not isinstance(value, str):
+            raise ValueError(f"`{name}` must be a text; got {_shown(value)}.")
+        if len(value) > MAX_CHARACTERS:
+            raise ValueError(f"`{name}` must be one of a few words; got {len(value)} characters.")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"`{name}` must be a number; got {_shown(value)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite; got {value}.")
+    if int not in kinds:
+        if abs(value) > 1e15:
+            raise ValueError(f"`{name}` must be a length, an angle or a level; got a number above 1e15.")
+        return float(value)
+    if value != int(value):
+        raise ValueError(f"`{name}` must be a whole number; got {value:g}.")
+    least, most = INTEGERS[name]
+    if value > most:
+        raise ValueError(f"`{name}` is capped at {most} here; got {_shown(value)}. Use `mimo-hf oam` for more.")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}; got {_shown(value)}.")
+    return int(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 10**15 else "a number of more than 15 digits"
+    return f"{value:g}" if isinstance(value, float) else f"a {type(value).__name__}"
 
 
 def _within(name: str, value: float, most: float):
@@ -25,12 +87,6 @@ def _answer(run: Callable[[], Result]) -> dict:
         return json.loads(as_json(run()))
     except (ValueError, TypeError) as error:
         raise gr.Error(str(error), print_exception=False) from error
-
-
-def _link(**settings: Any) -> LinkConfig:
-    for name in ("num_tx", "num_rx"):
-        _within(name, settings.get(name, 0), MAX_ELEMENTS)
-    return LinkConfig(**settings)
 
 
 def simulate(
@@ -72,7 +128,7 @@ def simulate(
         power: over the modes: equal or waterfill.
     """
     settings = dict(locals())
-    return _answer(lambda: run_simulate(_link(**settings)))
+    return _answer(lambda: run_simulate(LinkConfig(**settings)))
 
 
 def sweep(
@@ -105,10 +161,9 @@ def sweep(
     """
 
     def run() -> Result:
-        _within("num", num, MAX_STEPS)
         link = _ring_link(num_elements, radius_m, distance_m, tilt_deg)
         return run_sweep(
-            _link(**link, snr_db=snr_db, snr_reference=snr_reference, power=power), param, start, stop, num
+            LinkConfig(**link, snr_db=snr_db, snr_reference=snr_reference, power=power), param, start, stop, num
         )
 
     return _answer(run)
@@ -139,8 +194,7 @@ def field(
     """
 
     def run() -> Result:
-        _within("num_pixels", num_pixels, MAX_PIXELS)
-        return run_field(_link(**_ring_link(num_elements, radius_m, distance_m)), mode, extent_m, num_pixels)
+        return run_field(LinkConfig(**_ring_link(num_elements, radius_m, distance_m)), mode, extent_m, num_pixels)
 
     return _answer(run)
 
@@ -200,8 +254,7 @@ def dof(
     """
 
     def run() -> Result:
-        _within("num_draws", num_draws, 500)
-        link = _link(**_ring_link(num_elements, radius_m, distance_m))
+        link = LinkConfig(**_ring_link(num_elements, radius_m, distance_m))
         return run_dof(link, (distance_m,), (snr_db,), num_draws=num_draws, seed=seed)
 
     return _answer(run)
@@ -237,7 +290,7 @@ def ber(
     """
 
     def run() -> Result:
-        link = _link(**_ring_link(num_elements, radius_m, distance_m, tilt_deg))
+        link = LinkConfig(**_ring_link(num_elements, radius_m, distance_m, tilt_deg))
         _within("bits", num_symbols * num_elements * max(1, order.bit_length() - 1), MAX_BITS)
         return run_ber(
             link,
@@ -253,4 +306,4 @@ def ber(
     return _answer(run)
 
 
-ENDPOINTS = (simulate, sweep, field, oem, dof, ber)
+ENDPOINTS = tuple(map(bounded, (simulate, sweep, field, oem, dof, ber)))

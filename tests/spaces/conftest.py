@@ -137,7 +137,7 @@ def oam_url() -> Iterator[str]:
     pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mimo-hf[spaces]'")
     from mimo_hf.hub import spaces
 
-    demo = spaces.load("oam").build_demo().queue()
+    demo = spaces.load("oam").build_demo()
     options = {**spaces.load("oam").LAUNCH, "prevent_thread_lock": True, "quiet": True}
     _, url, _ = demo.launch(server_name="127.0.0.1", server_port=free_port(), **options)
     yield url

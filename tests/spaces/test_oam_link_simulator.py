@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -15,13 +16,15 @@ import yaml
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mimo-hf[spaces]'")
 import gradio_client
+import httpx
 from gradio_client.exceptions import AppError
 
 from mimo_hf.hub import spaces
 from mimo_hf.oam.presets import PRESETS
 
 app = spaces.load("oam")
-from oam_charts import (  # noqa: E402  found by the Space's own folder, which loading it adds to the path
+import oam_api  # noqa: E402  found by the Space's own folder, which loading it adds to the path
+from oam_charts import (  # noqa: E402
     BACKGROUND,
     COLORS,
     MUTED,
@@ -347,6 +350,23 @@ def test_an_endpoint_answers_its_defaults_in_plain_json(client, name):
     json.dumps(answer, allow_nan=False)
 
 
+def test_a_whole_number_may_be_written_with_a_point(client):
+    assert client.predict(num_tx=4.0, num_rx=4, api_name="/simulate")["parameters"]["num_tx"] == 4
+
+
+def test_every_integer_of_every_endpoint_has_bounds():
+    for endpoint in oam_api.ENDPOINTS:
+        hints = typing.get_type_hints(endpoint)
+        integers = [name for name, hint in hints.items() if hint is int]
+        assert set(integers) <= set(oam_api.INTEGERS), endpoint.__name__
+
+
+def test_nothing_can_be_uploaded_and_the_queue_is_bounded(client, oam_url):
+    answer = httpx.post(f"{oam_url.rstrip('/')}/gradio_api/upload", files={"files": ("a.txt", b"some text")})
+    assert answer.status_code == 413
+    assert app.build_demo()._queue.max_size == app.MAX_WAITING
+
+
 def test_the_api_gives_the_numbers_of_the_library(client):
     answer = client.predict(tilt_deg=10, tilt_azimuth_deg=25, api_name="/simulate")
     found = answer["summary"]["spectral_efficiency_bit_s_hz"]
@@ -361,12 +381,24 @@ def test_the_api_gives_the_numbers_of_the_library(client):
         ("simulate", {"freq_ghz": 30.0, "wavelength_m": 0.01}, "exactly one"),
         ("simulate", {"distance_m": 0.0}, "at least one wavelength"),
         ("simulate", {"num_tx": 1}, "num_elements"),
+        ("simulate", {"num_tx": 8.5}, "`num_tx` must be a whole number; got 8.5"),
+        ("simulate", {"num_tx": "8"}, "`num_tx` must be a number; got a str"),
+        ("simulate", {"num_tx": [8, 8]}, "`num_tx` must be a number; got a list"),
+        ("simulate", {"num_tx": True}, "`num_tx` must be a number; got a bool"),
+        ("simulate", {"num_tx": None}, "`num_tx` must be a number; got a NoneType"),
+        ("simulate", {"snr_db": {"a": 1}}, "`snr_db` must be a number; got a dict"),
+        ("simulate", {"snr_db": 1e300}, "`snr_db` must be .* got a number above 1e15"),
+        ("simulate", {"power": 3}, "`power` must be a text; got 3"),
+        ("simulate", {"power": "x" * 1000}, "`power` must be one of a few words; got 1000 characters"),
+        ("oem", {"rows": -1}, "`rows` must be at least 1; got -1"),
+        ("oem", {"rows": 10**30}, "`rows` is capped at 16 here; got a number of more than 15 digits"),
+        ("ber", {"seed": -1}, "`seed` must be at least 0"),
         ("simulate", {"num_tx": 64}, "capped at 32"),
         ("sweep", {"num": 10_000}, "capped at 1001"),
         ("sweep", {"param": "colour"}, "param"),
         ("field", {"mode": 9}, "mode"),
         ("oem", {"focal_length_m": 1.0, "radius_m": 0.004}, "kR must exceed"),
-        ("oem", {"rows": 16}, "capped at 128"),
+        ("oem", {"rows": 16, "columns": 16}, "capped at 128"),
         ("ber", {"order": 5}, "order"),
         ("ber", {"num_symbols": 10_000_000}, "capped"),
     ],
