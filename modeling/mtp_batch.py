@@ -37,6 +37,7 @@ from transformers.generation import (
 
 from .mtp_statistics import MTPStatistics
 from .mtp_stopping import CUT_BY_TRANSFORMERS
+from .transformers_versions import CACHE, cache_argument
 
 if TYPE_CHECKING:
     from .mtp import MTPMixin
@@ -62,7 +63,7 @@ def decode_batch(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config,
-    past_key_values: DynamicCache | None = None,
+    cache: DynamicCache | None = None,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.LongTensor | None = None,
     synced_gpus: bool = False,
@@ -80,7 +81,7 @@ def decode_batch(
     Args:
         input_ids: `[batch, length]`, padded on the left.
         logits_processor, stopping_criteria: called as in plain decoding of one row, for each prefix of its text.
-        past_key_values: an empty cache of dynamic layers.
+        cache: an empty cache of dynamic layers.
 
     Returns:
         `[batch, length + new]`, rows that ended earlier filled up with the padding token; or the object that holds them as
@@ -114,14 +115,14 @@ def decode_batch(
         )
     if input_ids.shape[1] == 0 or inputs_embeds is not None:
         raise ValueError("`use_mtp=True` needs the prompt as `input_ids`: the heads read its tokens.")
-    _check_cache(past_key_values)
+    _check_cache(cache)
     padding = _left_padding(input_ids, attention_mask)
     if position_ids is not None and not torch.equal(
         position_ids.expand_as(input_ids).where(_columns(input_ids) >= padding, 0), _positions(input_ids, padding)
     ):
         raise ValueError("`position_ids` with `use_mtp=True` must count each row's tokens from 0; leave them out.")
 
-    decoder = _BatchDecoder(model, input_ids, padding, logits_processor, generation_config, past_key_values)
+    decoder = _BatchDecoder(model, input_ids, padding, logits_processor, generation_config, cache)
     decoder.criteria = StoppingCriteriaList(c for c in stopping_criteria if not isinstance(c, CUT_BY_TRANSFORMERS))
     decoder.model_kwargs = model_kwargs
     model.mtp_statistics = decoder.statistics
@@ -151,12 +152,12 @@ def _check_cache(cache):
         kind = type(cache).__name__ + (" with offloading" if getattr(cache, "offloading", False) else "")
         raise ValueError(
             f"`use_mtp=True` needs a DynamicCache, whose rows can be rolled back by different numbers of tokens; got a "
-            f"{kind}. Leave `cache_implementation` and `past_key_values` out."
+            f"{kind}. Leave `cache_implementation` and `{CACHE}` out."
         )
     if cache.get_seq_length() > 0:
         raise ValueError(
             "`use_mtp=True` decodes batches from an empty cache: afterwards the rows of its cache are aligned otherwise "
-            "than the text. Leave `past_key_values` out."
+            f"than the text. Leave `{CACHE}` out."
         )
 
 
@@ -292,7 +293,7 @@ class _BatchDecoder:
                 attention_mask=model.mtp_mask(states, mask, None, self.head_cache, layer_idx=k),
                 position_ids=positions[:, run],
                 position_embeddings=(cos[:, run], sin[:, run]),
-                past_key_values=self.head_cache,
+                **cache_argument(self.head_cache),
             )
             logits = self._process(lm_head(hidden[everyone, newest - start]), k)
             if self.do_sample:
@@ -329,7 +330,7 @@ class _BatchDecoder:
             input_ids=input_ids,
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=self.cache,
+            **cache_argument(self.cache),
             use_cache=True,
             logits_to_keep=1 if start == 0 else input_ids.shape[1],
             output_mtp_hidden_states=True,

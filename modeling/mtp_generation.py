@@ -11,6 +11,7 @@ from transformers.generation.candidate_generator import CandidateGenerator
 from .mtp_batch import decode_batch
 from .mtp_statistics import MTPStatistics
 from .mtp_stopping import HoldingStreamer, PrefixStoppingCriteria, Rewind, cut
+from .transformers_versions import CACHE, cache_argument, cache_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as Host
@@ -130,7 +131,7 @@ class MTPCandidateGenerator(CandidateGenerator):
                 attention_mask=self._mask(k, states[:, rows], position_ids[:, rows]),
                 position_ids=position_ids[:, rows],
                 position_embeddings=(cos[:, rows], sin[:, rows]),
-                past_key_values=self.cache,
+                **cache_argument(self.cache),
             )
             logits = lm_head(hidden[:, -1])
             if self.logits_processor or self.keep_logits:
@@ -230,12 +231,13 @@ class MTPGenerationMixin(Host):
             return decode_batch(
                 self,
                 input_ids,
+                cache=kwargs.pop(CACHE, None),
                 stopping_criteria=stopping_criteria,
                 generation_config=generation_config,
                 streamer=streamer,
                 **kwargs,
             )
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         num_cached_tokens = 0 if cache is None else int(cache.get_seq_length())
         if generation_config.use_mtp and num_cached_tokens > 0:
             mask = kwargs.get("attention_mask")
@@ -245,8 +247,7 @@ class MTPGenerationMixin(Host):
             )
             if not num_cached_tokens < input_ids.shape[1] == mask_length:
                 raise ValueError(
-                    "`use_mtp=True` needs the whole text as `input_ids`, also where `past_key_values` holds the beginning "
-                    f"of it; got {input_ids.shape[1]} tokens, a mask for {mask_length} and a cache of {num_cached_tokens}."
+                    f"`use_mtp=True` needs the whole text as `input_ids`, also where `{CACHE}` holds the beginning of it; got {input_ids.shape[1]} tokens, a mask for {mask_length} and a cache of {num_cached_tokens}."
                 )
             # Assisted decoding in transformers would run the whole text again, behind what the cache holds.
             kwargs["num_cached_tokens"] = num_cached_tokens

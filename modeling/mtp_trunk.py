@@ -4,8 +4,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import CompileableContextVar
+
+from .transformers_versions import cache_argument, either_cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as Host
@@ -33,13 +36,34 @@ class MTPTrunkMixin(Host):
         """Call it once the trunk is built."""
         self.norm.register_forward_pre_hook(_record_pre_norm_state)
 
+    @either_cache_name
     @can_return_tuple
-    def forward(self, *args, output_mtp_hidden_states: bool = False, **kwargs):
-        if not output_mtp_hidden_states:
-            return super().forward(*args, **kwargs, return_dict=True)
-        token = _pre_norm_states.set([])
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        output_mtp_hidden_states: bool = False,
+        **kwargs,
+    ):
+        # Set in every pass, as transformers sets its own: Dynamo can't trace the reading of a variable that nobody set.
+        token = _pre_norm_states.set([] if output_mtp_hidden_states else None)
         try:
-            outputs = super().forward(*args, **kwargs, return_dict=True)
+            outputs = super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                return_dict=True,
+                **cache_argument(past_key_values),
+                **kwargs,
+            )
+            if not output_mtp_hidden_states:
+                return outputs
             (pre_norm,) = _pre_norm_states.get()
         finally:
             _pre_norm_states.reset(token)

@@ -1,5 +1,9 @@
 """Configuration of MiMo-7B with its multi-token-prediction (MTP) layers."""
 
+from .. import transformers_versions  # noqa: F401
+
+# isort: split
+
 import copy
 from typing import Any
 

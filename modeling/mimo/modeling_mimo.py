@@ -11,6 +11,7 @@ from transformers.models.qwen2 import modeling_qwen2 as trunk
 from transformers.utils import can_return_tuple
 
 from ..mtp import MTPMixin, MTPTrunkMixin
+from ..transformers_versions import cache_argument, cache_of, either_cache_name
 from .configuration_mimo import MiMoConfig
 
 
@@ -40,6 +41,7 @@ class MiMoMTPLayer(trunk.Qwen2DecoderLayer):
         self.input_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.final_layernorm = trunk.Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    @either_cache_name
     def forward(
         self,
         inputs_embeds: torch.Tensor,
@@ -68,7 +70,7 @@ class MiMoMTPLayer(trunk.Qwen2DecoderLayer):
             states,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **cache_argument(past_key_values),
             use_cache=past_key_values is not None,
             position_embeddings=position_embeddings,
         )
@@ -127,6 +129,7 @@ class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @either_cache_name
     @can_return_tuple
     def forward(
         self,
@@ -153,7 +156,7 @@ class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                **cache_argument(past_key_values),
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 output_mtp_hidden_states=output_mtp_hidden_states or trains_mtp,
@@ -182,7 +185,7 @@ class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
         return MiMoCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **cache_argument(cache_of(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             mtp_loss=mtp_loss,
@@ -208,7 +211,7 @@ class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            **cache_argument(cache),
             position_ids=position_ids,
             layer_idx=layer_idx,
         )

@@ -1,5 +1,9 @@
 """Configuration of MiMo-V2-Flash with its multi-token-prediction (MTP) heads."""
 
+from .. import transformers_versions  # noqa: F401
+
+# isort: split
+
 import copy
 from typing import TYPE_CHECKING, Any
 

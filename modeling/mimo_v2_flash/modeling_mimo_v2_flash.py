@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .. import sink_attention
 from ..mtp import MTPMixin, MTPTrunkMixin
+from ..transformers_versions import cache_argument, cache_of, either_cache_name
 from .configuration_mimo_v2_flash import MiMoV2FlashConfig
 from .routing import RoutingRecorder, sequence_balance_loss
 
@@ -55,6 +56,7 @@ class MiMoV2FlashMTPLayer(GradientCheckpointingLayer):
         self.mlp = trunk.MiMoV2FlashMLP(config)
         self.final_layernorm = norm()
 
+    @either_cache_name
     def forward(
         self,
         inputs_embeds: torch.Tensor,
@@ -78,7 +80,7 @@ class MiMoV2FlashMTPLayer(GradientCheckpointingLayer):
             hidden_states=self.input_layernorm(states),
             position_embeddings=position_embeddings,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            **cache_argument(past_key_values),
             position_ids=position_ids,
         )
         states = states + attended
@@ -165,6 +167,7 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
         self.routing_recorder: RoutingRecorder | None = None
         self.post_init()
 
+    @either_cache_name
     @can_return_tuple
     def forward(
         self,
@@ -195,7 +198,7 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                **cache_argument(past_key_values),
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 output_router_logits=output_router_logits,
@@ -237,7 +240,7 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **cache_argument(cache_of(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
@@ -268,7 +271,7 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            **cache_argument(cache),
             position_ids=position_ids,
             layer_idx=layer_idx,
         )

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.models.mimo_v2_flash.modeling_mimo_v2_flash import MiMoV2FlashTopkRouter
 
+from ..transformers_versions import cache_of
+
 
 def routers_of(model: nn.Module) -> list[MiMoV2FlashTopkRouter]:
     """The routers of a model in the order of its layers."""
@@ -186,7 +188,7 @@ def record_routing(model: PreTrainedModel) -> Iterator[RoutingRecorder]:
 
     def note_batch(module, args, kwargs):
         given = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         recorder.begin(given.shape[0], continues=cache is not None and cache.get_seq_length() > 0)
 
     def note_experts(router, args, output, layer):
