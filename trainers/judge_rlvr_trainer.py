@@ -16,8 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.utils import is_async_callable
 
+from .engine_rollout import GenerateFn
 from .judge_rlvr_config import JudgeRLVRConfig
 from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
+from .reward_guard import named_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,18 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
         args: JudgeRLVRConfig | None = None,
         train_dataset=None,
         eval_dataset=None,
-        **options: Any,
+        processing_class=None,
+        reward_processing_classes=None,
+        callbacks=None,
+        optimizers=(None, None),
+        quantization_config=None,
+        peft_config=None,
+        tools=None,
+        rollout_func=None,
+        environment_factory=None,
+        *,
+        generate_fn: GenerateFn | None = None,
+        max_inflight: int | None = None,
     ):
         if args is not None and not isinstance(args, JudgeRLVRConfig):
             raise TypeError(f"`args` must be a JudgeRLVRConfig; got {type(args).__name__}.")
@@ -80,15 +93,32 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             reward_funcs = _rewards_by_task(reward_funcs, stage)
         if args is not None and stage != "generate":
             reward_funcs = _bind_unparseable_reward(reward_funcs, args.unparseable_reward)
-        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            tools=tools,
+            rollout_func=rollout_func,
+            environment_factory=environment_factory,
+            generate_fn=generate_fn,
+            max_inflight=max_inflight,
+        )
         self._gaps: list[float] = []  # of each generation, until the patience ends
         if stage == "judge" and self.args.judge_patience is not None:
             self.add_callback(_Patience(self))
 
-    def train(self, resume_from_checkpoint=None, **options):
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         if not resume_from_checkpoint and self.args.stage != "generate" and self.args.judge_gate_rows:
             self.check_skill()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def check_skill(self) -> dict[str, float]:
         """The gate: raises or warns if the policy's gap on `eval_dataset` is below `judge_min_gap`; returns its skill."""
@@ -279,7 +309,8 @@ def for_task(task: str, function: Callable) -> Callable:
     if is_async_callable(function):
 
         @functools.wraps(function)
-        async def scored(**columns: Any) -> list[float | None]:
+        async def scored(*arguments: Any, **columns: Any) -> list[float | None]:
+            columns = named_arguments(function, arguments, columns)
             rows, chosen = select(columns)
             rewards = await function(**chosen) if rows else []
             return spread(rewards, rows, len(columns["completions"]))
@@ -287,7 +318,8 @@ def for_task(task: str, function: Callable) -> Callable:
     else:
 
         @functools.wraps(function)
-        def scored(**columns: Any) -> list[float | None]:
+        def scored(*arguments: Any, **columns: Any) -> list[float | None]:
+            columns = named_arguments(function, arguments, columns)
             rows, chosen = select(columns)
             return spread(function(**chosen) if rows else [], rows, len(columns["completions"]))
 
@@ -304,7 +336,11 @@ def _bind_unparseable_reward(reward_funcs: Any, value: float) -> Any:
             takes_it = "unparseable_reward" in inspect.signature(function).parameters
         except ValueError:  # some callables written in C have none
             return function
-        return functools.partial(function, unparseable_reward=value) if takes_it else function
+        if not takes_it:
+            return function
+        bound = functools.update_wrapper(functools.partial(function, unparseable_reward=value), function, updated=())
+        del bound.__wrapped__  # or the signature would be the one without the value
+        return bound
 
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     bound = list(map(bind, functions))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+from transformers.utils import is_torch_xla_available
 from trl import GRPOConfig
 
 EXHAUSTED = ("pad", "raise")
@@ -16,7 +18,8 @@ class MiMoRLConfig(GRPOConfig):
 
     This class includes only the parameters that dynamic sampling and the easy pool add. For a full list of training
     arguments, please refer to the [`~trl.GRPOConfig`] documentation. Note that the default value of `epsilon_high`
-    differs from the one in [`~trl.GRPOConfig`].
+    differs from the one in [`~trl.GRPOConfig`], and that `bf16` that is not set is `False` on a machine without an
+    accelerator, where [`~trl.GRPOConfig`] raises an error unless `use_cpu` is set.
 
     Using [`~transformers.HfArgumentParser`] we can turn this class into
     [argparse](https://docs.python.org/3/library/argparse#module-argparse) arguments that can be specified on the
@@ -161,6 +164,8 @@ class MiMoRLConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        if self.bf16 is None and not self.use_cpu and not _has_accelerator():
+            self.bf16 = False  # where TRL's own default is refused
         super().__post_init__()
         if self.max_sampling_rounds < 1:
             raise ValueError(f"`max_sampling_rounds` must be at least 1; got {self.max_sampling_rounds}.")
@@ -221,3 +226,7 @@ class MiMoRLConfig(GRPOConfig):
                 f"per_device_train_batch_size * steps_per_generation = {rows}: with dynamic sampling or an easy pool, "
                 "a group must not straddle processes. Change one of the three."
             )
+
+
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available() or is_torch_xla_available()

@@ -80,7 +80,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             `carry_surplus`.
         max_inflight: problems that the engine may be generating at a time; None: twice the groups of a batch.
 
-    All other arguments are `GRPOTrainer`'s.
+    All other arguments are `GRPOTrainer`'s, in its order; ours are given by name.
     """
 
     _tag_names = ["trl", "grpo", "mimo-rl"]
@@ -105,9 +105,18 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         args: MiMoRLConfig | None = None,
         train_dataset=None,
         eval_dataset=None,
+        processing_class=None,
+        reward_processing_classes=None,
+        callbacks=None,
+        optimizers=(None, None),
+        quantization_config=None,
+        peft_config=None,
+        tools=None,
+        rollout_func=None,
+        environment_factory=None,
+        *,
         generate_fn: GenerateFn | None = None,
         max_inflight: int | None = None,
-        **options: Any,
     ):
         if args is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
@@ -119,19 +128,34 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             )
         draws = args.dynamic_sampling or args.easy_pool_alpha > 0
         if draws:
-            _check_rows_can_be_drawn(train_dataset, options.get("environment_factory"))
-        if options.get("rollout_func") is None and options.get("environment_factory") is None:
+            _check_rows_can_be_drawn(train_dataset, environment_factory)
+        if rollout_func is None and environment_factory is None:
             _check_answers(reward_funcs, train_dataset)
         if generate_fn is not None:
-            _check_engine(args, options)
+            _check_engine(args, rollout_func=rollout_func, environment_factory=environment_factory, tools=tools)
             groups = args.per_device_train_batch_size * args.steps_per_generation // args.num_generations
             self._engine: EngineRollout | None = EngineRollout(self, generate_fn, max_inflight or 2 * groups)
-            options["rollout_func"] = self._engine.rollout_func
+            rollout_func = self._engine.rollout_func
         else:
             self._engine = None
         if isinstance(reward_funcs, list):
             reward_funcs = list(reward_funcs)  # TRL's trainer and the guards write into it
-        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **options)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            tools=tools,
+            rollout_func=rollout_func,
+            environment_factory=environment_factory,
+        )
 
         for index, function in enumerate(self.reward_funcs):
             if not isinstance(function, nn.Module):
@@ -392,7 +416,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._train_sampler = super()._get_train_sampler(dataset)
         return self._train_sampler
 
-    def train(self, resume_from_checkpoint=None, **options):
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -409,7 +433,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -513,7 +537,7 @@ def _disk_is_full(error: Exception, folder: str) -> bool:
     return shutil.disk_usage(folder).free < FULL_DISK
 
 
-def _check_engine(args: MiMoRLConfig, options: Mapping[str, Any]):
+def _check_engine(args: MiMoRLConfig, **replaced: Any):
     if not args.dynamic_sampling:
         raise ValueError("`generate_fn` fills batches by dynamic sampling: set `dynamic_sampling=True`.")
     if args.carry_surplus:
@@ -522,8 +546,8 @@ def _check_engine(args: MiMoRLConfig, options: Mapping[str, Any]):
         raise NotImplementedError(
             f"`generate_fn` works on one process; there are {args.world_size}. Leave it out: rounds work on several."
         )
-    for name in ("rollout_func", "environment_factory", "tools"):
-        if options.get(name) is not None:
+    for name, value in replaced.items():
+        if value is not None:
             raise ValueError(f"`generate_fn` takes the place of `{name}`: pass one of the two.")
 
 

@@ -1,12 +1,13 @@
 """Reward functions that raise: the rows at fault are left out, the others keep their rewards."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 
-def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> Callable:
+def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> "GuardedReward":
     """
     A TRL reward function that scores row by row where `function` raises on a batch, and gives `None` for rows that
     still raise: TRL leaves these out of their group's baseline.
@@ -17,32 +18,77 @@ def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> C
     Args:
         function: a reward function, or an async one (the result is async then).
         on_error: gets the exception of every left-out row.
+
+    Returns:
+        What looks like `function`: it has its signature and attributes, which are `function`'s own and not copies, and takes
+        arguments by position, too. A call without `completions` is passed on as it is.
     """
-    guarded: Callable
-    if is_async_callable(function):
+    return (GuardedAsyncReward if is_async_callable(function) else GuardedReward)(function, on_error)
 
-        async def score_later(**columns: Any) -> list[float | None]:
-            return await _score(function, columns, on_error)
 
-        guarded = score_later
+class GuardedReward:
+    """See [`guard_reward`]."""
 
-    else:
+    __wrapped__: Callable
+    _on_error: Callable[[Exception], None]
+
+    def __init__(self, function: Callable, on_error: Callable[[Exception], None]):
+        own = {"__wrapped__": function, "_on_error": on_error}
+        own |= {name: getattr(function, name, None) for name in ("__doc__", "__module__")}
+        if not hasattr(function, "__name__"):
+            own["__name__"] = get_callable_name(function)
+        self.__dict__.update(own)
+
+    def __call__(self, *arguments: Any, **columns: Any) -> Any:
+        named = named_arguments(self.__wrapped__, arguments, columns)
+        if "completions" not in named:
+            return self.__wrapped__(*arguments, **columns)
 
         async def call(**columns: Any) -> list[float | None]:
-            return function(**columns)
+            return self.__wrapped__(**columns)
 
-        def score(**columns: Any) -> list[float | None]:
-            # Nothing in this coroutine waits, so it ends in its first step.
-            try:
-                _score(call, columns, on_error).send(None)
-            except StopIteration as end:
-                return end.value
-            raise RuntimeError(f"The reward function {function!r} returned an awaitable but is not async.")
+        # Nothing in this coroutine waits, so it ends in its first step.
+        try:
+            _score(call, named, self._on_error).send(None)
+        except StopIteration as end:
+            return end.value
+        raise RuntimeError(f"The reward function {self.__wrapped__!r} returned an awaitable but is not async.")
 
-        guarded = score
+    def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":  # of a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
 
-    guarded.__name__ = get_callable_name(function)
-    return guarded
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__wrapped__, name, value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.__wrapped__!r})"
+
+
+class GuardedAsyncReward(GuardedReward):
+    async def __call__(self, *arguments: Any, **columns: Any) -> Any:
+        named = named_arguments(self.__wrapped__, arguments, columns)
+        if "completions" not in named:
+            return await self.__wrapped__(*arguments, **columns)
+        return await _score(self.__wrapped__, named, self._on_error)
+
+
+def named_arguments(function: Callable, arguments: tuple[Any, ...], columns: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name; those given by position only where every one of them can be passed by name, too."""
+    if not arguments:
+        return columns
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # some callables written in C have none
+        return columns
+    given = parameters[: len(arguments)]
+    if len(given) < len(arguments) or any(parameter.kind != parameter.POSITIONAL_OR_KEYWORD for parameter in given):
+        return columns
+    by_position = dict(zip((parameter.name for parameter in given), arguments, strict=True))
+    if by_position.keys() & columns.keys():
+        return columns
+    return by_position | columns
 
 
 async def _score(
@@ -51,7 +97,7 @@ async def _score(
     num_rows = len(columns["completions"])
     log = _Log()
     try:
-        rewards = await function(**(columns | log.functions()))
+        rewards = await function(**(columns | log.functions(columns)))
     except Exception:  # noqa: BLE001 - a reward may raise anything; each row is asked again below
         log = _Log()
     else:
@@ -66,7 +112,7 @@ async def _score(
         }
         row_log = _Log()
         try:
-            (reward,) = await function(**(row | row_log.functions()))
+            (reward,) = await function(**(row | row_log.functions(columns)))
         except Exception as error:  # noqa: BLE001 - as above
             on_error(error)
             reward, row_log = None, _Log()
@@ -86,11 +132,13 @@ class _Log:
         self.extra: dict[str, list[Any]] = {}
         self.metrics: list[tuple[str, float]] = []
 
-    def functions(self) -> dict[str, Callable]:
-        return {
+    def functions(self, columns: dict[str, Any]) -> dict[str, Callable]:
+        """What takes the place of the caller's `log_extra` and `log_metric`, where it gives them."""
+        own: dict[str, Callable] = {
             "log_extra": lambda column, values: self.extra.setdefault(column, []).extend(values),
             "log_metric": lambda name, value: self.metrics.append((name, value)),
         }
+        return {name: function for name, function in own.items() if columns.get(name) is not None}
 
     def pass_on(self, columns: dict[str, Any]) -> None:
         for column, values in self.extra.items():

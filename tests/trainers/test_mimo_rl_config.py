@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import pytest
+import torch
 from trl import GRPOConfig, TrlParser
 
 from mimo_hf.rewards import CodeReward
@@ -50,6 +51,32 @@ def test_the_code_reward_is_as_the_options_say(tmp_path):
     reward = CodeReward.from_args(config)
     assert (reward.scheme, reward.sandbox.backend, reward.sandbox.workers) == ("soft", "subprocess", 1)
     assert (reward.sandbox.limits.timeout_s, reward.sandbox.limits.memory_bytes) == (2, 64 << 20)
+
+
+@pytest.mark.parametrize("config", [MiMoRLConfig, JudgeRLVRConfig])
+def test_a_machine_without_an_accelerator_needs_no_option(tmp_path, monkeypatch, config):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    args = config(str(tmp_path), dynamic_sampling=True)
+    assert (args.bf16, args.fp16) == (False, False)
+    with pytest.raises(ValueError, match="bf16/gpu"):
+        config(str(tmp_path), bf16=True)
+    with pytest.raises(ValueError, match="bf16/gpu"):
+        GRPOConfig(str(tmp_path))  # or our default has become needless
+
+
+@pytest.mark.parametrize("accelerator", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [{"use_cpu": True}, {"use_cpu": True, "bf16": False}, {"use_cpu": True, "bf16": True}, {"fp16": True}, {}],
+)
+def test_elsewhere_the_precision_is_trls(tmp_path, monkeypatch, accelerator, options):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: accelerator)
+    if not accelerator and not options.get("use_cpu"):
+        return
+    theirs, ours = GRPOConfig(str(tmp_path), **options), MiMoRLConfig(str(tmp_path), **options)
+    assert (ours.bf16, ours.fp16) == (theirs.bf16, theirs.fp16)
 
 
 @pytest.mark.parametrize("config", [MiMoRLConfig, JudgeRLVRConfig])

@@ -1,9 +1,12 @@
 """Rewards that raise: the rows at fault, and what was logged."""
 
 import asyncio
+import copy
 import functools
+import inspect
 
 import pytest
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 from mimo_hf.trainers.reward_guard import guard_reward
 
@@ -80,3 +83,84 @@ def test_an_interrupt_is_no_error_of_a_row():
 
     with pytest.raises(KeyboardInterrupt):
         call(interrupted, ["a"])
+
+
+class Counting:
+    """A reward function with a state, an option and a method."""
+
+    def __init__(self):
+        self.calls, self.limit = 0, 3
+
+    def __call__(self, prompts, completions, **columns):
+        self.calls += 1
+        return [float(len(completion) > self.limit) for completion in completions]
+
+    def reset(self):
+        self.calls = 0
+
+
+def longer(prompts, completions, limit=1):
+    """Whether it is longer."""
+    return [float(len(completion) > limit) for completion in completions]
+
+
+async def longer_later(prompts, completions, limit=1):
+    return longer(prompts, completions, limit)
+
+
+def result(value):
+    return asyncio.run(value) if asyncio.iscoroutine(value) else value
+
+
+@pytest.mark.parametrize("function", [longer, longer_later])
+def test_it_is_called_as_the_function_is(function):
+    guarded = guard_reward(function, print)
+    for arguments, columns in [
+        ((["p"] * 2, ["a", "bb"]), {}),
+        ((["p"] * 2, ["a", "bb"], 1), {}),
+        ((["p"] * 2,), {"completions": ["a", "bb"]}),
+        ((), {"completions": ["a", "bb"], "prompts": ["p"] * 2, "limit": 1}),
+    ]:
+        assert result(guarded(*arguments, **columns)) == result(function(*arguments, **columns)) == [0.0, 1.0]
+    assert result(guarded(["p"] * 2, ["a", None])) == [0.0, None]  # guarded by position, too
+
+
+@pytest.mark.parametrize("arguments", [(), (["p"],), (["p"], ["a"], 1, 2)])
+def test_a_call_that_the_function_refuses_is_refused(arguments):
+    with pytest.raises(TypeError) as expected:
+        longer(*arguments)
+    with pytest.raises(TypeError) as seen:
+        guard_reward(longer, print)(*arguments)
+    assert str(seen.value) == str(expected.value)
+
+
+def test_a_function_without_completions_is_passed_its_arguments():
+    def environments_own(environments, **columns):
+        return [environment * 2 for environment in environments]
+
+    assert guard_reward(environments_own, print)(environments=[1, 2]) == [2, 4]
+
+
+@pytest.mark.parametrize("function", [longer, longer_later, Counting(), functools.partial(longer, limit=2)])
+def test_it_looks_like_the_function(function):
+    guarded = guard_reward(function, print)
+    assert inspect.signature(guarded) == inspect.signature(function)
+    assert guarded.__doc__ == function.__doc__
+    assert guarded.__module__ == function.__module__
+    assert inspect.unwrap(guarded) is function
+    assert is_async_callable(guarded) == is_async_callable(function)
+    assert get_callable_name(guarded) == get_callable_name(function)
+    assert copy.deepcopy(guarded).__doc__ == function.__doc__
+
+
+def test_attributes_are_the_functions_own():
+    function = Counting()
+    guarded = guard_reward(function, print)
+    guarded(prompts=["p"], completions=["abcd"])
+    assert (guarded.calls, function.calls) == (1, 1)
+    guarded.limit = 5
+    assert function.limit == 5
+    assert guarded(prompts=["p"], completions=["abcd"]) == [0.0]
+    guarded.reset()
+    assert function.calls == 0
+    assert not hasattr(guarded, "nothing")
