@@ -82,8 +82,10 @@ def _parser(with_oam: bool = False) -> argparse.ArgumentParser:
     else:
         commands.add_parser("oam", help="Simulate OAM radio links: `mimo-hf oam --help`.", add_help=False)
     from .scheduler.cli import add_schedule_commands
+    from .trainers.judge_rlvr import add_judge_rlvr_command
 
     add_schedule_commands(commands)
+    add_judge_rlvr_command(commands, _add_command)
     return parser
 
 

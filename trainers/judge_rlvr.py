@@ -1,398 +1,254 @@
 """
 JudgeRLVR from problems to a trained model: collect, build, judge, generate, eval (arXiv 2601.08468).
 
-    python -m mimo_hf.trainers.judge_rlvr --model_name_or_path MODEL --dataset FOLDER --output_dir runs/judge \
+    mimo-hf judge-rlvr --model_name_or_path MODEL --dataset_name problems.jsonl --output_dir runs/judge \
         --reward my_rewards.accuracy --judge_reward my_rewards.verdict --parse_answer my_rewards.answer
 
-With `--stage mixed`, a step of this name takes the place of judge and generate: rows of both kinds, in as many steps as both
-together. Each step has a folder below `output_dir`. The same command after an interruption skips what is done and resumes the training
-that was running, with the weights of an undisturbed run. With `--step collect`, then `--step build` and so on, every step has a
-process of its own, which gives all of its memory back.
+`python -m mimo_hf.trainers.judge_rlvr` is the same. With `--stage mixed`, a step of this name takes the place of judge and
+generate: rows of both kinds, in as many steps as both together. Each step has a folder below `output_dir`. The same command after an
+interruption skips what is done and resumes the training that was running, with the weights of an undisturbed run. With
+`--step collect`, then `--step build` and so on, every step has a process of its own, which gives all of its memory back.
+
+What can be seen to be wrong without torch is said before torch is imported.
 """
 
-import copy
-import gc
-import importlib
-import json
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import argparse
+import dataclasses
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-from datasets import Dataset, load_from_disk
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from trl import ModelConfig, TrlParser, get_peft_config
+from .judge_rlvr_options import HAND_OVERS, JudgeRLVRPipelineConfig
 
-from mimo_hf.data import build_judge_set
-from mimo_hf.data.judge_prompts import judge_prompt
-from mimo_hf.data.judge_set import solution_response
+if TYPE_CHECKING:
+    from .judge_rlvr_pipeline import run_judge_rlvr
 
-from .judge_rlvr_config import JudgeRLVRConfig
-from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over, mix_tasks
-from .mimo_rl_trainer import STATE_FILE, last_whole_checkpoint
-from .sampling import sample_responses
-from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json, write_whole
+SUMMARY = "Teach a model to judge solutions, then to write them (JudgeRLVR)."
+EXAMPLES = (
+    "  mimo-hf judge-rlvr --model_name_or_path MODEL --dataset_name problems.jsonl --output_dir runs/judge \\\n"
+    "      --reward my_rewards.accuracy --judge_reward my_rewards.verdict --parse_answer my_rewards.answer\n"
+    "  mimo-hf judge-rlvr --config run.yaml --step collect"
+)
+ALSO = (
+    "All options of TRL's GRPO trainer are taken, too, such as --learning_rate and --max_completion_length, and those of "
+    "JudgeRLVRConfig (--stage, --judge_min_gap, --dynamic_sampling) and ModelConfig (--use_peft, --dtype): --help-all prints them."
+)
+GROUPS = {
+    "problems": [
+        "dataset_name",
+        "dataset",
+        "dataset_config",
+        "dataset_train_split",
+        "dataset_test_split",
+        "test_share",
+    ],
+    "rewards": ["reward", "judge_reward", "parse_answer"],
+    "candidates": ["candidate_models", "candidates_per_problem", "model_thinks"],
+    "trainings": ["judge_steps", "generate_steps", "stage_handoff"],
+    "steps": ["step", "restart"],
+}
+USER_ERROR = 2
 
-HAND_OVERS = ("continue", "merge")
-HELD_OUT = 5  # one problem in this many judges the judge
+
+def __getattr__(name: str) -> Any:
+    if name != "run_judge_rlvr":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .judge_rlvr_pipeline import run_judge_rlvr
+
+    return run_judge_rlvr
 
 
-@dataclass
-class JudgeRLVRPipelineConfig:
+def main(arguments: Sequence[str] | None = None) -> None:
     """
-    What is trained on, and by which rewards. The options of both trainings are [`JudgeRLVRConfig`]'s.
-
-    Parameters:
-        dataset (`str`, *optional*):
-            Folder of a `datasets.DatasetDict` with the splits `train` and `test`, saved by `save_to_disk`, with the
-            columns `problem_id`, `problem` and `solution`.
-        reward (`str`, *optional*):
-            Dotted path of the reward function of solutions; it gets the column `solution`.
-        judge_reward (`str`, *optional*):
-            Dotted path of the reward function of verdicts; it gets the column `label`.
-        parse_answer (`str`, *optional*):
-            Dotted path of the function that finds the final answer in a solution response, or returns None.
-        candidate_models (`list[str]`, *optional*):
-            Further models whose solutions are judged, beside the one that is trained. The paper takes several.
-        candidates_per_problem (`int`, *optional*, defaults to `8`):
-            Solutions sampled for each problem from each model.
-        model_thinks (`bool`, *optional*, defaults to `True`):
-            Whether completions have thoughts that end with `</think>`, which are not judged.
-        judge_steps (`int`, *optional*, defaults to `100`):
-            Optimizer steps of the stage `"judge"`.
-        generate_steps (`int`, *optional*, defaults to `100`):
-            Optimizer steps of the stage `"generate"`.
-        stage_handoff (`str`, *optional*, defaults to `"continue"`):
-            With an adapter: `"continue"` trains the judge's adapter on, `"merge"` adds it to the weights and starts a
-            new one.
-        step (`str`, *optional*):
-            The only step to run in this process: `"collect"`, `"build"`, `"judge"`, `"generate"` (or `"mixed"`), or
-            `"eval"`. Those before it must be done. If `None`, all that are not done are run.
-        restart (`bool`, *optional*, defaults to `False`):
-            Whether to make steps anew whose inputs have changed, instead of refusing.
-    """
-
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of a `datasets.DatasetDict` with the splits `train` and `test`, saved by `save_to_disk`, "
-            "with the columns `problem_id`, `problem` and `solution`."
-        },
-    )
-    reward: str | None = field(
-        default=None,
-        metadata={"help": "Dotted path of the reward function of solutions; it gets the column `solution`."},
-    )
-    judge_reward: str | None = field(
-        default=None,
-        metadata={"help": "Dotted path of the reward function of verdicts; it gets the column `label`."},
-    )
-    parse_answer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Dotted path of the function that finds the final answer in a solution response, or returns None."
-        },
-    )
-    candidate_models: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Further models whose solutions are judged, beside the one that is trained. The paper takes several."
-        },
-    )
-    candidates_per_problem: int = field(
-        default=8, metadata={"help": "Solutions sampled for each problem from each model."}
-    )
-    model_thinks: bool = field(
-        default=True,
-        metadata={"help": "Whether completions have thoughts that end with `</think>`, which are not judged."},
-    )
-    judge_steps: int = field(default=100, metadata={"help": "Optimizer steps of the stage 'judge'."})
-    generate_steps: int = field(default=100, metadata={"help": "Optimizer steps of the stage 'generate'."})
-    stage_handoff: str = field(
-        default="continue",
-        metadata={
-            "help": "With an adapter: 'continue' trains the judge's adapter on, 'merge' adds it to the weights and "
-            "starts a new one.",
-            "choices": HAND_OVERS,
-        },
-    )
-    step: str | None = field(
-        default=None,
-        metadata={
-            "help": "The only step to run in this process: 'collect', 'build', 'judge', 'generate' (or 'mixed'), or "
-            "'eval'. Those before it must be done. If None, all that are not done are run."
-        },
-    )
-    restart: bool = field(
-        default=False,
-        metadata={"help": "Whether to make steps anew whose inputs have changed, instead of refusing."},
-    )
-
-    def __post_init__(self):
-        missing = [name for name in ("dataset", "reward", "judge_reward", "parse_answer") if not getattr(self, name)]
-        if missing:
-            raise ValueError(f"The pipeline needs {', '.join(f'`{name}`' for name in missing)}.")
-        if self.stage_handoff not in HAND_OVERS:
-            raise ValueError(f"`stage_handoff` must be one of {HAND_OVERS}; got {self.stage_handoff!r}.")
-        if self.candidates_per_problem < 2:
-            raise ValueError(
-                f"`candidates_per_problem` must be at least 2, one right and one wrong; got {self.candidates_per_problem}."
-            )
-
-
-def run_judge_rlvr(
-    pipeline: JudgeRLVRPipelineConfig, training: JudgeRLVRConfig, model: ModelConfig
-) -> dict[str, dict[str, float]]:
-    """
-    Runs what is not done yet of the five steps, on one process.
-
-    Returns:
-        `accuracy` and `mean_length` (tokens) on the test problems, of the model at the start and after each training, by its
-        step's name; nothing if `pipeline.step` is one before `"eval"`.
+    Runs the pipeline as a command line says and prints what it measured.
 
     Raises:
-        RuntimeError: if another run works in `output_dir`, or the judge lacks skill (see `JudgeRLVRConfig`).
-        ValueError: if a step's folder was made from other inputs, or a step before `pipeline.step` is not done.
+        ValueError, OSError, ImportError: for what the user can put right; options are named as they are typed.
+        RuntimeError: if another run works in the folder, or the judge lacks skill.
     """
-    if training.stage == "judge":
-        raise ValueError(
-            "The pipeline sets `stage` itself: leave it out, or set it to 'mixed' for both tasks in one training. To judge only, "
-            "set `step='judge'`."
-        )
-    if training.use_vllm and training.vllm_mode == "colocate" and pipeline.step is None:
-        raise ValueError(
-            "A vLLM engine in the trainer's process keeps its memory when a stage ends: run the steps as processes of their own, "
-            "with `step` (see its help), or set vllm_mode='server'."
-        )
-    if training.world_size > 1:
-        raise ValueError(
-            "The pipeline runs on one process. With several, train the stages one by one with JudgeRLVRTrainer, from the data "
-            "that its steps `collect` and `build` have made."
-        )
-    with folder_lock(Path(training.output_dir)):
-        return _Pipeline(pipeline, training, model).run()
-
-
-class _Pipeline:
-    def __init__(self, pipeline: JudgeRLVRPipelineConfig, training: JudgeRLVRConfig, model: ModelConfig):
-        self.options, self.training, self.model = pipeline, training, model
-        self.root = Path(training.output_dir)
-        self.tokenizer = AutoTokenizer.from_pretrained(model.model_name_or_path, padding_side="left")
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.problems = load_from_disk(str(pipeline.dataset))
-        self.peft_config = get_peft_config(model)
-        self._hash = sha256_of_json([self.problems[split].to_list() for split in ("train", "test")])
-        for name in [model.model_name_or_path, *pipeline.candidate_models]:
-            self._hash = sha256_of_json([self._hash, name, sha256_of_folder(Path(name), "*.safetensors")])
-
-    def run(self) -> dict[str, dict[str, float]]:
-        common = {"seed": self.training.seed, "temperature": self.training.temperature}
-        choice = {name: value for name, value in asdict(self.options).items() if name not in ("restart", "step")}
-        trainer = {k: v for k, v in self.training.to_dict().items() if k not in ("output_dir", "logging_dir")}
-        steps: list[tuple[str, Any, Callable[[StepFolder], None]]] = [
-            ("collect", [common, choice["candidates_per_problem"]], self.collect),
-            ("build", [choice["parse_answer"], choice["model_thinks"], trainer["judge_prompt_template"]], self.build),
-            *self._trainings([choice, trainer, str(self.peft_config)]),
-            ("eval", [], self.evaluate),
-        ]
-        names, only = [name for name, *_ in steps], self.options.step
-        if only not in (None, *names):
-            raise ValueError(f"`step` must be one of {', '.join(names)}; got {only!r}.")
-        for name, inputs, make in steps:
-            folder = StepFolder(self.root, name, [self._hash, inputs], self.training.seed, self.options.restart)
-            if not folder.is_done:
-                if only not in (None, name):
-                    raise ValueError(f"The step {only!r} needs the step {name!r}, which is not done: run it first.")
-                folder.mark("running")
-                set_seed(self.training.seed)
-                make(folder)
-                folder.mark("done")
-                _free_memory()
-            if name == only != "eval":
-                return {}
-            self._hash = folder.inputs_sha256
-        return json.loads((self.root / "eval" / "metrics.json").read_text(encoding="utf-8"))
-
-    def _trainings(self, inputs: Any) -> list[tuple[str, Any, Callable[[StepFolder], None]]]:
-        if self.training.stage == "mixed":
-            return [("mixed", inputs, self.mixed)]
-        return [("judge", inputs, self.judge), ("generate", inputs, self.generate)]
-
-    def collect(self, folder: StepFolder) -> None:
-        """Candidates of every model for every training problem."""
-        rows = self.problems["train"]
-        candidates = []
-        for name in [str(self.model.model_name_or_path), *self.options.candidate_models]:
-            completions = self._sample(_load(name), rows["problem"], self.options.candidates_per_problem)
-            for row, texts in zip(rows, completions, strict=True):
-                kept = {key: row[key] for key in ("problem_id", "problem", "solution")}
-                candidates += [{**kept, "completion": text, "source_model": name} for text in texts]
-        write_whole(folder.path / "candidates.jsonl", "".join(f"{json.dumps(row)}\n" for row in candidates))
-
-    def build(self, folder: StepFolder) -> None:
-        """The judge's training set and, of every fifth problem, the rows that its skill is measured on."""
-        lines = (self.root / "collect" / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = build_judge_set(
-            map(json.loads, lines),
-            lambda problem, candidate: self._prompt(
-                judge_prompt(problem, candidate, self.training.judge_prompt_template)
-            ),
-            _import(self.options.parse_answer),
-            extract=solution_response if self.options.model_thinks else str.strip,
-            count_tokens=lambda text: len(self.tokenizer(text).input_ids),
-            seed=self.training.seed,
-        )
-        held_out = set(sorted(set(rows["problem_id"]))[::HELD_OUT])
-        shares: dict[str, list[int]] = {"train": [], "held_out": []}
-        for index, problem_id in enumerate(rows["problem_id"]):
-            shares["held_out" if problem_id in held_out else "train"].append(index)
-        for name, share in shares.items():
-            shutil.rmtree(folder.path / name, ignore_errors=True)
-            rows.select(share).save_to_disk(str(folder.path / name))
-
-    def judge(self, folder: StepFolder) -> None:
-        build = self.root / "build"
-        self._train(
-            folder,
-            _load(str(self.model.model_name_or_path)),
-            _import(self.options.judge_reward),
-            load_from_disk(str(build / "train")),
-            load_from_disk(str(build / "held_out")),
-            steps=self.options.judge_steps,
-            peft_config=self.peft_config,
-            hand_over_as=self.options.stage_handoff,
-        )
-
-    def generate(self, folder: StepFolder) -> None:
-        continues = self.peft_config is not None and self.options.stage_handoff == "continue"
-        self._train(
-            folder,
-            _load(str(self.root / "judge" / "model"), is_adapter=continues),
-            _import(self.options.reward),
-            self._solve_rows(),
-            None,
-            steps=self.options.generate_steps,
-            peft_config=None if continues else self.peft_config,
-            hand_over_as="merge",
-        )
-
-    def mixed(self, folder: StepFolder) -> None:
-        judge_rows = load_from_disk(str(self.root / "build" / "train"))
-        self._train(
-            folder,
-            _load(str(self.model.model_name_or_path)),
-            {"judge": _import(self.options.judge_reward), "generate": _import(self.options.reward)},
-            mix_tasks(judge_rows, self._solve_rows(), self.training.mixed_judge_fraction, self.training.seed),
-            load_from_disk(str(self.root / "build" / "held_out")),
-            steps=self.options.judge_steps + self.options.generate_steps,
-            peft_config=self.peft_config,
-            hand_over_as="merge",
-        )
-
-    def _solve_rows(self) -> Dataset:
-        return Dataset.from_list([{**row, "prompt": self._prompt(row["problem"])} for row in self.problems["train"]])
-
-    def evaluate(self, folder: StepFolder) -> None:
-        """One sampled solution a test problem from the model at the start and after each training."""
-        rows = self.problems["test"]
-        reward = _import(self.options.reward)
-        columns = {name: rows[name] for name in rows.column_names}
-        metrics = {}
-        for name in ("start", *(name for name, *_ in self._trainings(None))):
-            path = str(self.model.model_name_or_path) if name == "start" else str(self.root / name / "model")
-            is_adapter = Path(path, "adapter_config.json").exists()
-            set_seed(self.training.seed)
-            texts = [texts[0] for texts in self._sample(_load(path, is_adapter), rows["problem"], 1)]
-            wrapped = [[{"role": "assistant", "content": text}] for text in texts] if self._is_chat else texts
-            scores = reward(prompts=list(map(self._prompt, rows["problem"])), completions=wrapped, **columns)
-            lengths = [len(self.tokenizer(text).input_ids) for text in texts]
-            metrics[name] = {
-                "accuracy": sum(float(score or 0) for score in scores) / len(scores),
-                "mean_length": sum(lengths) / len(lengths),
-            }
-        write_whole(folder.path / "metrics.json", json.dumps(metrics, indent=1))
-
-    def _train(self, folder, model, reward, train_dataset, eval_dataset, steps, peft_config, hand_over_as) -> None:
-        args = copy.copy(self.training)
-        args.stage, args.max_steps, args.output_dir = folder.stage, steps, str(folder.path / "training")
-        if args.stage == "judge" and args.judge_max_completion_length is not None:
-            args.max_completion_length = args.judge_max_completion_length
-        trainer = JudgeRLVRTrainer(
-            model,
-            reward,
-            args,
-            train_dataset,
-            eval_dataset,
-            processing_class=self.tokenizer,
-            peft_config=peft_config,
-        )
-        checkpoint = last_whole_checkpoint(args.output_dir)
-        if checkpoint and json.loads(Path(checkpoint, STATE_FILE).read_text(encoding="utf-8"))["ended"]:
-            # `Trainer.train` would take a step more, and does not know that a training had stopped for lack of a gradient.
-            trainer._load_from_checkpoint(checkpoint)
-        else:
-            trainer.train(resume_from_checkpoint=checkpoint)
-        trained = hand_over(trainer.accelerator.unwrap_model(trainer.model), hand_over_as)
-        trained.save_pretrained(str(folder.path / "model"))
-        self.tokenizer.save_pretrained(str(folder.path / "model"))
-
-    @property
-    def _is_chat(self) -> bool:
-        return self.tokenizer.chat_template is not None
-
-    def _prompt(self, text: str) -> Any:
-        return [{"role": "user", "content": text}] if self._is_chat else text
-
-    def _sample(self, model, problems: Sequence[str], count: int) -> list[list[str]]:
-        """`count` completions of each problem, as the trainer samples them."""
-        samples = sample_responses(
-            model.to(self.training.device),
-            self.tokenizer,
-            list(map(self._prompt, problems)),
-            count,
-            max_new_tokens=self.training.max_completion_length,
-            temperature=self.training.temperature,
-            batch_size=max(1, self.training.per_device_eval_batch_size),
-        )
-        return [self.tokenizer.batch_decode(responses, skip_special_tokens=True) for responses in samples]
-
-
-def _free_memory() -> None:
-    """Of a trainer, whose parts refer to each other, so that the next stage's model does not stand beside this one's."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _load(path: str, is_adapter: bool = False):
-    if is_adapter:
-        from peft import AutoPeftModelForCausalLM
-
-        return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, dtype=torch.float32)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-
-
-def _import(path: str | None) -> Callable:
-    module, _, name = str(path).rpartition(".")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="mimo-hf judge-rlvr", description=SUMMARY)
+    add_options(parser)
+    own, _ = parser.parse_known_args(words)
+    if own.help_all:
+        words = ["--help"]
+    names = _flags(JudgeRLVRPipelineConfig)
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{path!r} is no dotted path of a function, such as 'my_module.my_function': {error}"
-        ) from error
+        problems = None if own.help_all else _check(own, words)
 
+        from trl import ModelConfig, TrlParser
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = TrlParser((JudgeRLVRPipelineConfig, JudgeRLVRConfig, ModelConfig))
-    metrics = run_judge_rlvr(*parser.parse_args_and_config(arguments))
+        from .judge_rlvr_config import JudgeRLVRConfig
+        from .judge_rlvr_pipeline import run_judge_rlvr
+
+        classes = (JudgeRLVRPipelineConfig, JudgeRLVRConfig, ModelConfig)
+        names = _flags(*classes)
+        pipeline, training, model = TrlParser(classes).parse_args_and_config(words)
+        metrics = run_judge_rlvr(pipeline, training, model, problems)
+    except (ValueError, OSError, RuntimeError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (as_typed(error.args[0], names),)
+        raise
     if metrics:
         print(f"{'model':10} {'accuracy':>9} {'mean length':>12}")
     for name, values in metrics.items():
         print(f"{name:10} {values['accuracy']:9.3f} {values['mean_length']:12.1f}")
 
 
+def command(arguments: Sequence[str] | None = None) -> int:
+    """`main` with an exit code: what the user can put right is one line and 2."""
+    try:
+        main(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except RuntimeError as error:
+        if type(error).__name__ not in ("FolderInUse", "LowSkill"):  # not imported where all went wrong before
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+def add_judge_rlvr_command(commands: Any, add_command: Any) -> None:
+    """Adds `judge-rlvr` to the command line, in its own way to add one. What stands behind it is parsed here: TRL's options, too."""
+    parser = add_command(commands, "judge-rlvr", None, SUMMARY, EXAMPLES)
+    parser.epilog = f"{ALSO}\n\n{parser.epilog}"
+    add_options(parser)
+    read_own = parser.parse_known_args
+
+    def read(words: Sequence[str], namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        read_own(words)  # help, and values that are none
+        own = [word for word in words if word != "--debug"]
+        return argparse.Namespace(run=lambda args: command(own), debug="--debug" in words), []
+
+    parser.parse_known_args = read
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The pipeline's own options, by group, and the two that no run goes without."""
+    parser.allow_abbrev = False  # --stage is TRL's parser's, and no short form of --stage_handoff
+    parser.epilog = parser.epilog or ALSO
+    group = parser.add_argument_group("model and folder")
+    group.add_argument(
+        "--model_name_or_path", "--model-name-or-path", metavar="MODEL", help="the model that is trained"
+    )
+    group.add_argument("--output_dir", "--output-dir", metavar="FOLDER", help="of the steps and the trained models")
+    group.add_argument(
+        "--config", metavar="FILE", help="a YAML file with options; those of the command line come first"
+    )
+    group.add_argument("--help-all", "--help_all", action="store_true", help="print TRL's options as well")
+    fields = {field.name: field for field in dataclasses.fields(JudgeRLVRPipelineConfig)}
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            field = fields[name]
+            flags = list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+            group.add_argument(*flags, default=argparse.SUPPRESS, **_argument(field), help=_help(field))
+
+
+def _argument(field: Any) -> dict[str, Any]:
+    """How argparse reads a field, as TRL's parser does."""
+    kinds = [kind for kind in (get_args(field.type) or (field.type,)) if kind is not type(None)]
+    if field.type is bool:
+        return {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
+    if kinds == [bool]:
+        return {"type": _boolean, "metavar": "BOOL"}
+    if field.name == "candidate_models":
+        return {"nargs": "+", "metavar": "MODEL"}
+    if field.name == "stage_handoff":
+        return {"choices": HAND_OVERS}
+    names = {str: "TEXT", int: "N", float: "X"}
+    return {"type": kinds[0], "metavar": names[kinds[0]]}
+
+
+def _help(field: Any) -> str:
+    text = field.metadata["help"].replace("%", "%%")
+    shown = field.default not in (None, False, dataclasses.MISSING)
+    return f"{text} (default: {field.default})" if shown else text
+
+
+def _boolean(text: str) -> bool:
+    known = {"yes": True, "true": True, "t": True, "y": True, "1": True}
+    known |= {"no": False, "false": False, "f": False, "n": False, "0": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"must be True or False; got {text!r}")
+    return known[text.lower()]
+
+
+def _check(own: argparse.Namespace, words: Sequence[str]) -> Any:
+    """Everything that can be seen without torch; returns the problems."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where reward functions of one's own are, as for TRL's scripts
+    names = [field.name for field in dataclasses.fields(JudgeRLVRPipelineConfig)]
+    values: dict[str, Any] = {}
+    if own.config:
+        import yaml
+
+        try:
+            values = yaml.safe_load(Path(own.config).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"--config {own.config}: no YAML ({' '.join(str(error).split())}).") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"--config {own.config} must hold `option: value` lines.")
+    values |= {name: value for name, value in vars(own).items() if value is not None}
+    pipeline = JudgeRLVRPipelineConfig(**{name: values[name] for name in names if name in values})
+    if not values.get("model_name_or_path"):
+        raise ValueError("`model_name_or_path` is missing: the model that is trained, a folder or one of the Hub.")
+    for model in (values["model_name_or_path"], *pipeline.candidate_models):
+        if str(model).startswith((".", "/", "~")) and not Path(model).expanduser().exists():
+            raise FileNotFoundError(
+                f"There is no model folder {model!r}: correct --model_name_or_path or --candidate_models."
+            )
+    for name in ("reward", "judge_reward", "parse_answer"):
+        _check_path(name, getattr(pipeline, name))
+    problems = pipeline.load_problems()
+    for note in problems.notes:
+        print(f"{pipeline.dataset_name}: {as_typed(note, _flags(JudgeRLVRPipelineConfig))}", file=sys.stderr)
+    return problems
+
+
+def _check_path(option: str, path: str) -> None:
+    module, _, function = path.rpartition(".")
+    try:
+        found = bool(module and function.isidentifier()) and importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise ValueError(
+            f"`{option}` must be the dotted path of a function, such as my_module.my_function, with my_module.py in this folder "
+            f"or on PYTHONPATH; got {path!r}, and there is no module {module!r}."
+        )
+
+
+def as_typed(message: str, options: dict[str, bool]) -> str:
+    """
+    A message that names options as in Python, as it reads on a command line: `test_share=0.2` becomes `--test_share 0.2`.
+
+    Args:
+        options: their names, and whether the bare one means True.
+    """
+
+    def typed(match: re.Match[str]) -> str:
+        mark, name, value = match[1], match[2], match[3]
+        if name not in options or (value is None and not mark):
+            return match[0]
+        bare = value is None or (value == "True" and options[name])
+        return f"{mark}--{name}{'' if bare else ' ' + value.strip(chr(39))}{mark}"
+
+    return re.sub(r"(`?)(?<![\w/])(\w+)(?:=('[^']*'|[\w.-]*\w))?\1(?![\w/])", typed, message)
+
+
+def _flags(*classes: Any) -> dict[str, bool]:
+    """Names of all options, and whether each is True where it is given without a value."""
+    return {field.name: field.type in (bool, "bool") for cls in classes for field in dataclasses.fields(cls)}
+
+
+__all__ = ["JudgeRLVRPipelineConfig", "add_judge_rlvr_command", "command", "main", "run_judge_rlvr"]
+
 if __name__ == "__main__":
-    main()
+    sys.exit(command())

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 TASKS = ("judge", "generate")
 
 
+class LowSkill(RuntimeError):
+    """The policy's verdicts tell too little to train on them."""
+
+
 class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
     """
     [`DynamicSamplingGRPOTrainer`] for one stage of JudgeRLVR, with a gate before training on verdicts.
@@ -185,7 +189,7 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
 
     def _refuse(self, message: str) -> None:
         if self.args.on_low_skill == "raise":
-            raise RuntimeError(message)
+            raise LowSkill(message)
         logger.warning(message)
 
     def _sampling_state(self):

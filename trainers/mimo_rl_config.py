@@ -164,7 +164,7 @@ class MiMoRLConfig(GRPOConfig):
     )
 
     def __post_init__(self):
-        if self.bf16 is None and not self.use_cpu and not _has_accelerator():
+        if getattr(self, "bf16", None) is None and not self.use_cpu and not _has_accelerator():
             self.bf16 = False  # where TRL's own default is refused
         super().__post_init__()
         if self.max_sampling_rounds < 1:

@@ -33,7 +33,7 @@ class GuardedReward:
     _on_error: Callable[[Exception], None]
 
     def __init__(self, function: Callable, on_error: Callable[[Exception], None]):
-        own = {"__wrapped__": function, "_on_error": on_error}
+        own: dict[str, Any] = {"__wrapped__": function, "_on_error": on_error}
         own |= {name: getattr(function, name, None) for name in ("__doc__", "__module__")}
         if not hasattr(function, "__name__"):
             own["__name__"] = get_callable_name(function)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 
 @torch.no_grad()
@@ -16,6 +17,7 @@ def sample_responses(
     max_new_tokens: int,
     temperature: float = 1.0,
     batch_size: int = 64,
+    progress: str | None = None,
 ) -> list[list[list[int]]]:
     """
     Draws from the whole distribution (no top-k, no top-p), with Torch's random numbers.
@@ -25,6 +27,7 @@ def sample_responses(
         prompts: texts, or conversations, to which the tokenizer's chat template is applied.
         num_samples: responses a prompt.
         batch_size: prompts a call of `generate`.
+        progress: what a progress bar over the prompts is called; None: there is none.
 
     Returns:
         Token ids by prompt and sample: the last one is an end token, the tokenizer's or one of the model's generation config,
@@ -37,6 +40,7 @@ def sample_responses(
     was_training = model.training
     model.eval()
     responses: list[list[int]] = []
+    bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
     for start in range(0, len(prompts), batch_size):
         texts = list(prompts[start : start + batch_size])
         is_chat = not isinstance(texts[0], str)
@@ -56,6 +60,8 @@ def sample_responses(
             eos_token_id=sorted(ends),
         )
         responses += [_until(row, ends) for row in output[:, inputs.input_ids.size(1) :].tolist()]
+        bar.update(len(texts))
+    bar.close()
     model.train(was_training)
     return [responses[first : first + num_samples] for first in range(0, len(responses), num_samples)]
 

@@ -13,6 +13,10 @@ from typing import Any
 STATE_FILE = "state.json"
 
 
+class FolderInUse(RuntimeError):
+    """Another process works in the folder."""
+
+
 class StepFolder:
     """
     One step's folder with its `state.json`: `stage`, `status` (`"running"` or `"done"`), `inputs_sha256`, `seed`.
@@ -31,7 +35,8 @@ class StepFolder:
         self.inputs_sha256 = sha256_of_json([stage, seed, inputs])
         state = self._read()
         if state and state["inputs_sha256"] != self.inputs_sha256:
-            if not restart:
+            has_results = any(path.name != STATE_FILE for path in self.path.iterdir())
+            if has_results and not restart:
                 raise ValueError(
                     f"{self.path} was made from other inputs or options than this run's. Choose another `output_dir`, or "
                     "set `restart=True` to make this step and those after it anew."
@@ -96,7 +101,5 @@ def folder_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(
-                f"Another run works in {folder}. Wait for it, or choose another `output_dir`."
-            ) from None
+            raise FolderInUse(f"Another run works in {folder}. Wait for it, or choose another `output_dir`.") from None
         yield

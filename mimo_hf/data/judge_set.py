@@ -133,7 +133,7 @@ def length_auc(lengths: Sequence[float], labels: Sequence[int]) -> float:
 def _usable(candidate, extract, parse_answer, count_tokens, max_tokens) -> tuple[dict[str, Any] | None, str]:
     response = extract(candidate["completion"])
     if response is None:
-        return None, "no solution response (truncated)"
+        return None, f"no solution response{f' (no {END_OF_THOUGHT})' if extract is solution_response else ''}"
     if not response:
         return None, "empty"
     if count_tokens(response) > max_tokens:

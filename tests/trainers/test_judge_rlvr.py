@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 
-from mimo_hf.trainers import judge_rlvr
+from mimo_hf.trainers import judge_rlvr, judge_rlvr_pipeline
 from mimo_hf.trainers.step_folder import StepFolder, folder_lock, write_whole
 
 REWARDS = """
@@ -115,17 +115,17 @@ def test_steps_can_be_processes_of_their_own(toy, tmp_path, capsys):
     for stage, weights in undisturbed.items():
         own = load_file(tmp_path / "b" / stage / "model" / "model.safetensors")
         assert all(torch.equal(own[name], value) for name, value in weights.items())
-    with pytest.raises(ValueError, match="`step` must be one of collect, build, judge, generate, eval; got 'mixed'"):
+    with pytest.raises(ValueError, match="`--step` must be one of collect, build, judge, generate, eval; got 'mixed'"):
         judge_rlvr.main([*toy, *folder, "--step", "mixed"])
 
 
 def test_a_stage_of_ones_own_is_refused(toy, tmp_path):
-    with pytest.raises(ValueError, match="The pipeline sets `stage` itself"):
+    with pytest.raises(ValueError, match="The pipeline sets `--stage` itself"):
         judge_rlvr.main([*toy, "--output_dir", str(tmp_path / "a"), "--stage", "judge"])
 
 
 def test_a_stage_frees_its_model(toy, tmp_path, monkeypatch):
-    models, load = [], judge_rlvr._load
+    models, load = [], judge_rlvr_pipeline._load
 
     def recording(*arguments, **options):
         assert [model for model in models if model() is not None] == []
@@ -133,9 +133,9 @@ def test_a_stage_frees_its_model(toy, tmp_path, monkeypatch):
         models.append(weakref.ref(loaded))
         return loaded
 
-    monkeypatch.setattr(judge_rlvr, "_load", recording)
+    monkeypatch.setattr(judge_rlvr_pipeline, "_load", recording)
     monkeypatch.setattr(
-        judge_rlvr._Pipeline, "evaluate", lambda self, folder: write_whole(folder.path / "metrics.json", "{}")
+        judge_rlvr_pipeline._Pipeline, "evaluate", lambda self, folder: write_whole(folder.path / "metrics.json", "{}")
     )
     run(toy, tmp_path / "a", "--judge_steps", "1", "--generate_steps", "1")
     assert len(models) == 3
@@ -181,7 +181,7 @@ def test_a_killed_training_is_resumed_to_the_same_weights(toy, tmp_path, stage):
 
 def test_changed_inputs_are_refused_unless_restarted(toy, tmp_path):
     run(toy, tmp_path / "a")
-    with pytest.raises(ValueError, match=r"collect was made from other inputs .* `restart=True`"):
+    with pytest.raises(ValueError, match=r"collect was made from other inputs .* `--restart`"):
         run(toy, tmp_path / "a", "--candidates_per_problem", "6")
     run(toy, tmp_path / "a", "--candidates_per_problem", "6", "--restart", "true")
 
@@ -201,7 +201,7 @@ def test_an_adapter_goes_through_all_steps(toy, tmp_path, stage_handoff):
 
 
 def test_missing_options_and_functions_are_named(toy, tmp_path):
-    with pytest.raises(ValueError, match="The pipeline needs `dataset`, `reward`"):
+    with pytest.raises(ValueError, match="The pipeline needs `--dataset_name`, `--reward`"):
         judge_rlvr.main(["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"])
     with pytest.raises(ValueError, match=r"'toy_rewards\.nothing' is no dotted path of a function"):
         run(toy, tmp_path / "a", "--parse_answer", "toy_rewards.nothing")
