@@ -20,6 +20,21 @@ _HOME = {
     "sample_responses": "sampling",
 }
 
+# Names that are looked for here and live elsewhere.
+_ELSEWHERE = {
+    "trl": "GRPOConfig GRPOTrainer SFTConfig SFTTrainer TrlParser",
+    "mimo_hf": "HySparseForCausalLM MiMoForCausalLM MiMoV2FlashForCausalLM RouterBiasUpdateCallback register",
+    "mimo_hf.data": "build_judge_set",
+    "mimo_hf.rewards": (
+        "CodeReward MathReward Sandbox by_domain domain_reward grade_tests judge_prompt judge_reward math_verify_reward pass_rates "
+        "passed_tests soft_code_reward test_difficulty_code_reward vanilla_code_reward"
+    ),
+    "mimo_hf.trainers.engine_rollout": "Generated GenerateFn",
+    "mimo_hf.trainers.judge_rlvr": "JudgeRLVRPipelineConfig run_judge_rlvr",
+    "mimo_hf.trainers.judge_rlvr_trainer": "hand_over judge_skill mix_tasks",
+    "mimo_hf.trainers.mimo_rl_trainer": "last_whole_checkpoint",
+}
+
 if TYPE_CHECKING:
     from .judge_rlvr_config import JudgeRLVRConfig
     from .judge_rlvr_trainer import JudgeRLVRTrainer
@@ -31,9 +46,17 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    for home, names in _ELSEWHERE.items():
+        if name in names.split():
+            # Of an AttributeError, `from mimo_hf.trainers import ...` would not print the text.
+            raise ImportError(f"{name} is not in {__name__}: from {home} import {name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
 
 
 __all__ = [

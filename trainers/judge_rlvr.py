@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = ["--help"]
     names = _flags(JudgeRLVRPipelineConfig)
     try:
-        problems = None if own.help_all else _check(own, words)
+        problems = None if own.help_all else _check(own)
 
         from trl import ModelConfig, TrlParser
 
@@ -180,7 +180,7 @@ def _boolean(text: str) -> bool:
     return known[text.lower()]
 
 
-def _check(own: argparse.Namespace, words: Sequence[str]) -> Any:
+def _check(own: argparse.Namespace) -> Any:
     """Everything that can be seen without torch; returns the problems."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # where reward functions of one's own are, as for TRL's scripts

@@ -30,6 +30,7 @@ except ImportError as error:
 
 from .engine_rollout import EngineRollout, GenerateFn
 from .group_batch import concatenate, take_groups
+from .launcher import warn_of_missing_processes
 from .mimo_rl_config import MiMoRLConfig
 from .prompt_sampler import PromptSampler
 from .reward_guard import guard_reward
@@ -157,6 +158,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
             environment_factory=environment_factory,
         )
 
+        warn_of_missing_processes(os.environ, self.accelerator.num_processes)
         for index, function in enumerate(self.reward_funcs):
             if not isinstance(function, nn.Module):
                 self.reward_funcs[index] = guard_reward(

@@ -11,6 +11,7 @@ from typing import Any
 from . import difficulty
 from .completions import completion_text, last_code_block, same_length
 from .difficulty import SCHEMES, score
+from .notices import warn_once
 from .program_pool import Limits
 from .sandbox import Sandbox, shared_sandbox
 
@@ -198,6 +199,13 @@ class CodeReward:
             other = CodeReward(scheme or self.scheme, runner or self.sandbox, keep_warm=self.keep_warm)
             return await other(completions, tests, test_levels, level_scores, log_metric=log_metric)
         same_length(completions=completions, tests=tests)
+        if self.scheme == "strict" and (test_levels is None or all(levels is None for levels in test_levels)):
+            warn_once(
+                f"{self.__name__}: the rows have no `test_levels`, so all tests are one level and a program earns 1 or 0, as with "
+                "vanilla_code_reward. For partial rewards by difficulty, add the columns `test_levels` and `level_scores` that "
+                "`mimo_hf.rewards.grade_tests` makes of pass rates (recipe in the rewards' guide), or use soft_code_reward.",
+                key="no test_levels",
+            )
         rows = self._rows(tests, test_levels, level_scores)
         programs = [last_code_block(completion_text(completion)) for completion in completions]
         sandbox = self.sandbox or shared_sandbox()

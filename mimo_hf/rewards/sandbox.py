@@ -10,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import program_server
+from .notices import warn_once
 from .program_pool import Limits, ProgramPool, Result, ServerLost
 
 BACKENDS = ("auto", "bwrap", "subprocess")
@@ -148,10 +148,9 @@ class Sandbox:
         pool = self._subprocess()
         pool.check()
         if self.backend == "auto":
-            warnings.warn(
+            warn_once(
                 f"{problem} Programs run in a restricted subprocess instead: that is NO SECURITY BOUNDARY. They can use the "
-                "network and read what their user can read. Install bubblewrap, or run in a container.",
-                stacklevel=4,
+                "network and read what their user can read. Install bubblewrap, or run in a container."
             )
         self.backend = "subprocess"
         return pool

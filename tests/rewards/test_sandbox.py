@@ -11,7 +11,6 @@ import sys
 import tempfile
 import textwrap
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -380,16 +379,15 @@ def test_an_interrupt_while_a_program_runs_leaves_no_answer_for_the_next_one(any
         assert opened.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
 
 
-def test_without_bubblewrap_auto_says_that_it_is_no_security_boundary(monkeypatch):
+def test_without_bubblewrap_auto_says_that_it_is_no_security_boundary(monkeypatch, caplog):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with Sandbox(workers=1, limits=LIMITS) as unsafe:
-        with pytest.warns(UserWarning, match="NO SECURITY BOUNDARY"):
+    monkeypatch.setattr("mimo_hf.rewards.notices._said", set())
+    for _ in range(2):  # it says so once
+        with Sandbox(workers=1, limits=LIMITS) as unsafe:
             assert unsafe.run(ANSWER, "7").stdout == "8\n"
-        assert unsafe.backend == "subprocess"
-        assert not unsafe.is_boundary()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # it says so once
-            unsafe.run(ANSWER, "7")
+            assert unsafe.backend == "subprocess"
+            assert not unsafe.is_boundary()
+    assert [record.getMessage().count("NO SECURITY BOUNDARY") for record in caplog.records] == [1]
     with Sandbox("bwrap") as strict, pytest.raises(FileNotFoundError, match="bubblewrap"):
         strict.run(ANSWER, "7")
 
