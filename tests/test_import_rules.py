@@ -17,7 +17,7 @@ FOLDERS = {
 }
 
 # A room may import itself and the rooms in its line ("scheduler.client" is that one module). Only TOP may import all.
-TOP = {"__init__", "__main__", "cli", "demo", "recipe"}
+TOP = {"__init__", "__main__", "cli", "command_kit", "demo", "recipe"}
 LOWER = {"data", "hub", "metrics", "modeling", "oam"}
 MAY_IMPORT = {
     "trainers": LOWER - {"modeling"},

@@ -104,12 +104,12 @@ def command(arguments: Sequence[str] | None = None) -> int:
     try:
         main(arguments)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"mimo-hf judge-rlvr: error: {error}", file=sys.stderr)
         return USER_ERROR
     except RuntimeError as error:
         if type(error).__name__ not in ("FolderInUse", "LowSkill"):  # not imported where all went wrong before
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"mimo-hf judge-rlvr: error: {error}", file=sys.stderr)
         return USER_ERROR
     return 0
 
@@ -124,7 +124,7 @@ def add_judge_rlvr_command(commands: Any, add_command: Any) -> None:
     def read(words: Sequence[str], namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         read_own(words)  # help, and values that are none
         own = [word for word in words if word != "--debug"]
-        return argparse.Namespace(run=lambda args: command(own), debug="--debug" in words), []
+        return argparse.Namespace(run=lambda args: command(own), prog=parser.prog, debug="--debug" in words), []
 
     parser.parse_known_args = read
 

@@ -116,7 +116,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} can't be used here: {_first_line(error)}") from error
+        kind = torch.accelerator.current_accelerator()
+        found = [f"{kind.type}:{index}" for index in range(torch.accelerator.device_count())] if kind else []
+        raise ValueError(f"--device {name} can't be used here; {' and '.join(['cpu', *found])} can.") from error
     return device
 
 

@@ -22,12 +22,12 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
     Returns:
         The exit code.
     """
-    if not args.sample and (args.temperature or args.top_p):
-        raise ValueError("--temperature and --top-p need --sample; without it decoding is greedy.")
-    if args.no_mtp and (args.json or args.repeats > 1):
-        raise ValueError("--json and --repeats measure plain against MTP decoding; leave out --no-mtp.")
+    if not args.do_sample and (args.temperature or args.top_p):
+        raise ValueError("--temperature and --top-p need --do-sample; without it decoding is greedy.")
+    if args.no_mtp and (args.json or args.out or args.repeats > 1):
+        raise ValueError("--json, --out and --repeats measure plain against MTP decoding; leave out --no-mtp.")
     file_text = None if args.file is None else read_beginning(args.file, args.prompt_tokens)
-    console = open_console(color=not args.no_color, record=args.svg is not None)
+    console = open_console(color=not args.no_color, record=args.svg is not None, silent=args.json)
 
     with stage("importing torch and transformers"):
         from .checkpoint import load, quiet, require_heads
@@ -52,7 +52,7 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
 
     decoding = Decoding(
         max_new_tokens=args.max_new_tokens,
-        sample=args.sample,
+        sample=args.do_sample,
         temperature=args.temperature or 1.0,
         top_p=args.top_p or 1.0,
         seed=args.seed,
@@ -63,10 +63,13 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
 
     comparison = compare(console, checkpoint, prompt, decoding, args.repeats)
     show(console, comparison)
+    origin = {"command": args.command_line, "seed": args.seed, "prompt": prompt.source}
+    report = origin | circumstances(checkpoint) | {"decoding": decoding.arguments()} | comparison.to_dict()
+    content = json.dumps(report, indent=2) + "\n"
     if args.json:
-        origin = {"command": args.command_line, "seed": args.seed, "prompt": prompt.source}
-        report = origin | circumstances(checkpoint) | {"decoding": decoding.arguments()} | comparison.to_dict()
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(content, end="")
+    if args.out:
+        args.out.write_text(content, encoding="utf-8")
     if args.svg:
         console.save_svg(str(args.svg), title=args.command_line.partition(" --svg")[0])
     return OUTPUTS_DIFFER if comparison.outputs_equal is False else 0

@@ -1,6 +1,6 @@
 """What the command line shows on a terminal: stages with a spinner, and tokens as `generate` makes them."""
 
-import re
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -12,14 +12,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment, Segments
 from rich.style import Style
 
-# All control characters but tab and line feed: a model's text must not move the cursor or set a terminal's title.
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from ..command_kit import visible
+
 PICTURE_WIDTH = 100
-
-
-def visible(text: str) -> str:
-    r"""The text with control characters written out, as in `\x1b`; tabs and line feeds stay."""
-    return CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def say(message: str):
@@ -32,9 +27,13 @@ class _Console(Console):
         raise BrokenPipeError("nobody reads the output any more")
 
 
-def open_console(color: bool = True, record: bool = False) -> Console:
-    """Stdout. Styles appear where it is a terminal and `color` is true; `record` keeps them for a picture as well."""
+def open_console(color: bool = True, record: bool = False, silent: bool = False) -> Console:
+    """
+    Stdout. Styles appear where it is a terminal and `color` is true; `record` keeps them for a picture as well; `silent`
+    prints nothing.
+    """
     return _Console(
+        file=io.StringIO() if silent else None,
         color_system="auto" if color else None,
         record=record,
         width=PICTURE_WIDTH if record else None,

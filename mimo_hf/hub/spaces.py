@@ -1,7 +1,10 @@
 """Our Spaces as local apps: finds `spaces/<name>/app.py` in a checkout or in an installed wheel, and runs it."""
 
+import errno
 import importlib.util
+import ipaddress
 import os
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +37,10 @@ def space_path(name: str) -> Path:
     known = names()
     chosen = ALIASES.get(name, name)
     if chosen not in known:
-        raise ValueError(f"there is no Space {name!r}; there are {', '.join(known)}.")
+        short = {folder: alias for alias, folder in ALIASES.items()}
+        raise ValueError(
+            f"there is no Space {name!r}; there are {', '.join(short.get(other, other) for other in known)}."
+        )
     return spaces_folder() / chosen
 
 
@@ -70,8 +76,46 @@ def launch(name: str, *, port: int | None = None, host: str = "127.0.0.1", **opt
 
     Returns:
         What Gradio's `launch` returns: the app, its local address, its public address or None.
+
+    Raises:
+        ValueError: there is no Space of this name, or nothing can listen on `host` and `port`.
     """
+    space_path(name)
+    check_address(host, port)
     module = load(name)
     demo = module.build_demo()
     arguments = {**module.LAUNCH, "server_name": host, "server_port": port, **options}
     return demo.launch(**arguments)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """
+    Tries the address. Gradio would ask again and again.
+
+    Raises:
+        ValueError: `host` is no address of this machine, or `port` is out of range, taken or not allowed.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"`port` must be from 1 to 65535; got {port}.")
+    no_address = f"`host` {host} is no address of this machine; give 127.0.0.1, or 0.0.0.0 for all of its addresses."
+    if host and not host.strip("0123456789."):  # a name server must not be asked for what is meant as numbers
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError(no_address) from None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(
+                f"`port` {port} of {host} is taken; leave it out for a free one, or give another."
+            ) from None
+        if error.errno == errno.EACCES:
+            raise ValueError(f"`port` {port} may not be used by this user; give one from 1024.") from None
+        raise ValueError(no_address) from None
+    except UnicodeError:  # of a name that no encoding of host names takes
+        raise ValueError(no_address) from None

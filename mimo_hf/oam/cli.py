@@ -8,158 +8,163 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from dataclasses import Field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from .canvas import write_png
-from .checks import usable_device
-from .comparisons import run_dof, run_oem
-from .config import SWEEPABLE, UNUSED, LinkConfig, OEMConfig, Result
-from .experiments import run_ber, run_field, run_simulate, run_sweep
-from .presets import PRESETS, preset, presets_of
+from .presets import preset, presets_of
+from .settings import EXPERIMENTS, allowed, fits, is_list, kind, settings_of
 
-EXPERIMENTS: dict[str, tuple[Callable[..., Result], type, str]] = {
-    "simulate": (run_simulate, LinkConfig, "all schemes on one link, mode by mode"),
-    "sweep": (run_sweep, LinkConfig, "all schemes while one number of the link changes"),
-    "dof": (run_dof, LinkConfig, "capacity and degrees of freedom against lines of antennas and Kronecker MIMO"),
-    "oem": (run_oem, OEMConfig, "OAM-embedded MIMO: the promise, the detectors, the bounds"),
-    "ber": (run_ber, LinkConfig, "bit error rates of every mode, with their closed form"),
-    "field": (run_field, LinkConfig, "phase and intensity of one mode on a plane"),
-}
+if TYPE_CHECKING:
+    from .config import Result
+
 MAX_TEXT_ROWS = 100
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"give numbers separated by commas, not {text!r}") from None
-
-
-# Options beyond the settings of the link: name, type, help.
-OPTIONS: dict[str, list[tuple[str, Callable[[str], Any], str]]] = {
-    "simulate": [],
-    "sweep": [
-        ("param", str, f"what changes: {', '.join(SWEEPABLE)}"),
-        ("start", float, "first value"),
-        ("stop", float, "last value"),
-        ("num", int, "number of values"),
-    ],
-    "dof": [
-        ("distances_m", _numbers, "distances in m, separated by commas"),
-        ("snrs_db", _numbers, "SNRs in dB, separated by commas"),
-        ("rhos", _numbers, "correlations of neighbours in the Kronecker channels, separated by commas"),
-        ("num_draws", int, "Kronecker channels to average over"),
-        ("seed", int, "seed of these channels"),
-    ],
-    "oem": [],
-    "ber": [
-        ("snrs_db", _numbers, "SNRs in dB, separated by commas"),
-        ("order", int, "points of the constellation: 4 (QPSK), 16 or 64"),
-        ("num_symbols", int, "symbols on each mode for each channel estimate"),
-        ("precoding", str, "plain, angle, geom or svd"),
-        ("detector", str, "mode, zf or mmse"),
-        ("pilot_snr_db", float, "energy of the pilots in dB; without it the channel is known"),
-        ("num_channels", int, "independent channel estimates"),
-        ("seed", int, "seed of symbols, noise and estimates"),
-    ],
-    "field": [
-        ("mode", int, "mode, signed or as index 0..N-1"),
-        ("extent_m", float, "side of the plane in m; four radii without it"),
-        ("num_pixels", int, "pixels along a side"),
-    ],
+EXAMPLES = {
+    "simulate": "  mimo-hf oam simulate --freq-ghz 60 --distance-m 30 --tilt-deg 3\n"
+    "  mimo-hf oam simulate --num-tx 16 --num-rx 16 --json",
+    "sweep": "  mimo-hf oam sweep --preset claim-bepre-tilt --plot tilt.png\n"
+    "  mimo-hf oam sweep --param snr_db --start -10 --stop 30 --num 41 --out snr.csv",
+    "dof": "  mimo-hf oam dof --preset claim-dof-vs-kronecker\n  mimo-hf oam dof --distances-m 20,50 --snrs-db -10,0,10 --csv",
+    "oem": "  mimo-hf oam oem --preset counter-oem-intermode\n  mimo-hf oam oem --distance-m 20 --focal-length-m 1 --json",
+    "ber": "  mimo-hf oam ber --snrs-db 0,5,10,15 --order 16 --num-symbols 100000\n"
+    "  mimo-hf oam ber --tilt-deg 5 --precoding geom --plot ber.png",
+    "field": "  mimo-hf oam field --mode 2 --plot field.png\n  mimo-hf oam field --mode -1 --num-pixels 64 --out field.csv",
 }
 
 
-def add_oam_commands(subparsers: Any) -> None:
-    """Adds `oam` with its sub-commands to the subparsers of a command; `args.run(args)` then does the work."""
-    oam = subparsers.add_parser(
-        "oam",
-        help="simulate OAM radio links",
-        description="OAM radio links between circular arrays: text, JSON or CSV, and a picture with --plot.",
-        epilog="presets:\n" + "\n".join(f"  {entry.command} --preset {name}" for name, entry in PRESETS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = oam.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    for name, (_, config, about) in EXPERIMENTS.items():
+def add_oam_commands(commands: Any, kit: Any) -> None:
+    """Adds `oam` with its sub-commands; `kit` is `mimo_hf.command_kit`. The options are the declared settings."""
+    experiments = kit.add_group(commands, "oam", "Simulate OAM radio links between circular arrays.", "EXPERIMENT")
+    for name, experiment in EXPERIMENTS.items():
         presets = presets_of(name)
-        epilog = "\n".join(f"{title}: {entry.about}" for title, entry in presets.items())
-        parser = commands.add_parser(
-            name,
-            help=about,
-            description=about,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,
-        )
-        for option, kind, text in OPTIONS[name]:
-            parser.add_argument(_flag(option), type=kind, help=text)
-        for setting in fields(config):
-            if setting.name in UNUSED[name]:
-                continue
-            kind = setting.type if setting.type in (int, str) else float
-            text = setting.metadata["help"] + ("" if setting.default is None else f" (default {setting.default})")
-            parser.add_argument(_flag(setting.name), type=kind, choices=setting.metadata["choices"], help=text)
-        text = f"start from named settings; options override: {', '.join(presets)}" if presets else argparse.SUPPRESS
-        parser.add_argument("--preset", metavar="NAME", help=text)
-        parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+        about = "\n".join(f"  {title}: {entry.about}" for title, entry in presets.items())
+        examples = EXAMPLES[name] + (f"\n\npresets:\n{about}" if presets else "")
+        parser = kit.add_command(experiments, name, partial(run, kit), experiment.about, examples)
+        parser.set_defaults(experiment=name)
+        for declared in settings_of(name):
+            _add_setting(parser, declared, kit)
+        if presets:
+            text = f"Start from named settings. Options override them: {', '.join(presets)}."
+            parser.add_argument("--preset", metavar="NAME", help=text)
+        kit.shared(parser, "--device")
         form = parser.add_mutually_exclusive_group()
-        form.add_argument("--json", dest="form", action="store_const", const="json", default="text", help="print JSON")
-        form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print CSV with a header")
-        parser.add_argument("--output", type=Path, default=None, help="write to this file instead of printing")
-        parser.add_argument("--plot", type=Path, default=None, help="write a picture (PNG) to this file")
-        parser.set_defaults(run=run)
+        kit.shared(form, "--json")
+        form.add_argument("--csv", action="store_true", help="Print the result as CSV.")
+        kit.shared(parser, "--out", endings=(".json", ".csv", ".txt"))
+        kit.renamed(parser, "--output", "--out")
+        kit.shared(parser, "--plot", endings=(".png",))
+
+
+def _add_setting(parser: argparse.ArgumentParser, declared: Field, kit: Any) -> None:
+    given: Any = declared.default
+    default = "" if given is None else f" (default: {','.join(map(_cell, given)) if is_list(declared) else given})"
+    text = declared.metadata["help"]
+    if declared.name == "seed":
+        kit.shared(parser, "--seed", text.removesuffix(".") + default + ".", default=argparse.SUPPRESS)
+        return
+    unit, choices = declared.metadata["unit"], declared.metadata["choices"]
+    metavar: str | None = unit.upper() or {int: "N", float: "X"}.get(kind(declared), "NAME")
+    if choices is not None and len(choices) < 8:
+        metavar = None  # argparse shows the choices
+    parser.add_argument(
+        _flag(declared.name),
+        type=_Reader(declared.name, declared),
+        choices=choices,
+        metavar=f"{metavar},..." if is_list(declared) else metavar,
+        default=argparse.SUPPRESS,
+        help=f"{text.removesuffix('.')}{default}.",
+    )
+
+
+class _Reader:
+    """Reads what was typed for a setting, and refuses what is out of its range."""
+
+    def __init__(self, name: str, declared: Field):
+        self.name, self.declared = name, declared
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Reader):
+            return NotImplemented
+        mine, theirs = self.declared, other.declared
+        return (self.name, mine.type, mine.metadata) == (other.name, theirs.type, theirs.metadata)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __call__(self, text: str) -> Any:
+        values = [self._entry(part, text) for part in (text.split(",") if is_list(self.declared) else [text])]
+        return tuple(values) if is_list(self.declared) else values[0]
+
+    def _entry(self, part: str, text: str) -> Any:
+        try:
+            value = kind(self.declared)(part)
+            if fits(self.declared, value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        many = "numbers with commas between, each " if is_list(self.declared) else ""
+        raise argparse.ArgumentTypeError(f"must be {many}{allowed(self.declared)}; got {text!r}.")
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the experiment that the parsed arguments ask for; 0, or 2 after an error has been printed."""
+def run(kit: Any, args: argparse.Namespace) -> int:
+    """Runs the experiment that the parsed arguments ask for. Raises ValueError for what the user can put right."""
+    link, options = _settings(args)
+    with kit.stage("importing torch"):
+        from . import comparisons, experiments
+        from .canvas import write_png
+        from .checks import usable_device
+
+        usable_device(args.device)
+    functions: dict[str, Callable[..., Result]] = {
+        "simulate": experiments.run_simulate,
+        "sweep": experiments.run_sweep,
+        "dof": comparisons.run_dof,
+        "oem": comparisons.run_oem,
+        "ber": experiments.run_ber,
+        "field": experiments.run_field,
+    }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            result = _experiment(args)
-            text = {"json": as_json, "csv": as_csv, "text": as_text}[args.form](result)
+            with kit.progress(args.experiment) as moved:
+                if moved is not None and args.experiment in ("sweep", "ber", "field"):
+                    options["progress"] = moved
+                result = functions[args.experiment](link, **options, device=args.device)
             if args.plot is not None:
                 write_png(args.plot, result.draw())
-            if args.output is not None:
-                args.output.write_text(text, encoding="utf-8")
-        except (ValueError, TypeError, OSError) as error:
-            print(f"mimo-hf oam {args.experiment}: {error}", file=sys.stderr)
-            return 2
+        except TypeError as error:
+            raise ValueError(str(error)) from error
         finally:
             for message in dict.fromkeys(str(warning.message) for warning in caught):
-                print(f"warning: {message}", file=sys.stderr)
-    if args.output is None:
-        sys.stdout.write(text)
+                kit.say(f"{args.prog}: warning: {message}")
+    if args.out is not None:
+        written = {".json": as_json, ".csv": as_csv, ".txt": as_text}[args.out.suffix.lower()](result)
+        args.out.write_text(written, encoding="utf-8")
+    sys.stdout.write((as_json if args.json else as_csv if args.csv else as_text)(result))
     return 0
 
 
-def _experiment(args: argparse.Namespace) -> Result:
-    function, config, _ = EXPERIMENTS[args.experiment]
-    given = vars(args)
-    known = {setting.name for setting in fields(config)} | {option for option, *_ in OPTIONS[args.experiment]}
-    settings = {name: value for name, value in given.items() if name in known}
-    if "preset" in given:
-        settings = {**preset(args.preset, args.experiment).settings, **settings}
-    if args.experiment == "sweep":
-        missing = [_flag(name) for name in ("param", "start", "stop") if name not in settings]
-        if missing:
-            raise ValueError(f"give {', '.join(missing)}, or a --preset.")
-    usable_device(args.device)
-    own = {option for option, *_ in OPTIONS[args.experiment]}
-    options: dict[str, Any] = {name: settings[name] for name in own & settings.keys()}
-    if args.experiment in ("sweep", "ber", "field") and sys.stderr.isatty():
-        options["progress"] = _show_progress
-    link = config(**{name: value for name, value in settings.items() if name not in own})
-    return function(link, **options, device=args.device)
-
-
-def _show_progress(done: int, total: int):
-    print(f"\r{done / total:4.0%}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+def _settings(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The configuration of the link, and the experiment's own options."""
+    entry = EXPERIMENTS[args.experiment]
+    known = {declared.name for declared in settings_of(args.experiment)}
+    chosen = {name: value for name, value in vars(args).items() if name in known}
+    if getattr(args, "preset", None) is not None:
+        chosen = {**preset(args.preset, args.experiment).settings, **chosen}
+    own = {declared.name for declared in fields(entry.options)}
+    missing = [_flag(name) for name in ("param", "start", "stop") if name in own and name not in chosen]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given, or a --preset.")
+    options = {name: chosen[name] for name in own & chosen.keys()}
+    entry.options(**options)  # raises for options that do not go together
+    link = entry.config(**{name: value for name, value in chosen.items() if name not in own})
+    if link.freq_ghz is not None and link.wavelength_m is not None:
+        raise ValueError("--freq-ghz can't be given together with --wavelength-m: each follows from the other.")
+    return link, options
 
 
 def _plain(value: Any) -> Any:
@@ -173,11 +178,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def as_json(result: Result) -> str:
+def as_json(result: "Result") -> str:
     return json.dumps(_plain(result.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_csv(result: Result) -> str:
+def as_csv(result: "Result") -> str:
     """The table under header lines `# key=value`."""
     out = io.StringIO()
     out.write(f"# experiment={result.experiment}\n")
@@ -191,7 +196,7 @@ def as_csv(result: Result) -> str:
     return out.getvalue()
 
 
-def as_text(result: Result) -> str:
+def as_text(result: "Result") -> str:
     """The table in aligned columns, then the summary and the notes."""
     shown = result.rows[:MAX_TEXT_ROWS]
     table = [list(result.rows[0]), *([_cell(value) for value in row.values()] for row in shown)]
@@ -210,11 +215,3 @@ def as_text(result: Result) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`python -m mimo_hf.oam simulate ...`, the same as `mimo-hf oam simulate ...`."""
-    parser = argparse.ArgumentParser(prog="python -m mimo_hf")
-    add_oam_commands(parser.add_subparsers())
-    args = parser.parse_args(["oam", *(sys.argv[1:] if argv is None else argv)])
-    return args.run(args)

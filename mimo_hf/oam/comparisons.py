@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .channel import exponential_correlation, kronecker, los_channel
-from .checks import count
-from .config import LinkConfig, OEMConfig, Result, parameters_of, wave
+from .config import Result, parameters_of
 from .geometry import UCA, ULA, LinkGeometry, UCAGrid
 from .metrics import (
     capacity_equal,
@@ -21,23 +20,24 @@ from .metrics import (
 )
 from .oem import OEMLink, flatten_blocks, inter_mode_energy, oem_spectral_efficiency
 from .plot import bar_plot, line_plot
+from .settings import DofOptions, LinkConfig, OEMConfig, wave
 from .simulate import simulate_link
 
 
 def run_dof(
     config: LinkConfig,
-    distances_m: tuple[float, ...] = (10.0, 20.0, 50.0, 100.0, 200.0),
-    snrs_db: tuple[float, ...] = (0.0, 10.0, 20.0, 30.0),
-    rhos: tuple[float, ...] = (0.0, 0.5, 0.9),
-    num_draws: int = 500,
-    seed: int = 0,
+    distances_m: tuple[float, ...] = DofOptions.distances_m,
+    snrs_db: tuple[float, ...] = DofOptions.snrs_db,
+    rhos: tuple[float, ...] = DofOptions.rhos,
+    num_draws: int = DofOptions.num_draws,
+    seed: int = DofOptions.seed,
     device: str = "cpu",
 ) -> Result:
     """
     Capacity and degrees of freedom of the rings against lines of antennas of the same aperture, and against Kronecker
     channels; all with water-filling, and with SNR between one pair of antennas (the mean over fading for Kronecker).
     """
-    count(num_draws, "num_draws", minimum=2)
+    DofOptions(distances_m, snrs_db, rhos, num_draws, seed)
     fading = {}
     for rho in rhos:
         r_rx, r_tx = (exponential_correlation(n, rho).to(device) for n in (config.num_rx, config.num_tx))

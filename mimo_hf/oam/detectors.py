@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from .checks import Real, choice, matrix, positive
+from .settings import DETECTORS
 
 JOINT_DETECTORS = ("zf", "mmse")
-DETECTORS = ("mode", *JOINT_DETECTORS)
 
 
 def zf(g: Tensor) -> Tensor:

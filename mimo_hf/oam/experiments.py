@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bepre import BEPRE_METHODS, bepre
 from .ber import ber_theory, simulate_ber
 from .channel import los_channel
-from .checks import choice, count
-from .config import SWEEPABLE, LinkConfig, Result, parameters_of, wave
-from .detectors import DETECTORS
+from .checks import choice
+from .config import Result, parameters_of
 from .field import field_at, field_map, winding_number
 from .geometry import SPEED_OF_LIGHT_M_S, UCA, LinkGeometry
 from .metrics import noise_variance, sinr
@@ -30,10 +28,10 @@ from .plot import (
     phase_image,
 )
 from .power import equal_power
+from .precoding import bepre
+from .settings import DETECTORS, PRECODINGS, BEROptions, FieldOptions, LinkConfig, SweepOptions, wave
 from .simulate import simulate_link
 
-MAX_STEPS = 1_000_000
-PRECODINGS = ("plain", *BEPRE_METHODS)
 Progress = Callable[[int, int], None]
 
 
@@ -99,16 +97,12 @@ def run_sweep(
     param: str,
     start: float,
     stop: float,
-    num: int = 61,
+    num: int = SweepOptions.num,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Result:
     """All schemes while one number of the link runs from `start` to `stop`."""
-    choice(param, "param", SWEEPABLE)
-    if count(num, "num", minimum=2) > MAX_STEPS:
-        raise ValueError(f"`num` must be at most {MAX_STEPS}; got {num}.")
-    if not (math.isfinite(start) and math.isfinite(stop)):
-        raise ValueError(f"`start` and `stop` must be finite; got {start} and {stop}.")
+    SweepOptions(param, start, stop, num)
     if param in ("freq_ghz", "wavelength_m"):
         config = replace(config, freq_ghz=None, wavelength_m=None)
     steps = start + (stop - start) * torch.arange(num, dtype=torch.float64) / (num - 1)
@@ -166,14 +160,14 @@ def detected_channel(config: LinkConfig, precoding: str, detector: str) -> Tenso
 
 def run_ber(
     config: LinkConfig,
-    snrs_db: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0),
-    order: int = 4,
-    num_symbols: int = 10_000,
-    precoding: str = "plain",
-    detector: str = "mode",
-    pilot_snr_db: float | None = None,
-    num_channels: int = 1,
-    seed: int = 0,
+    snrs_db: tuple[float, ...] = BEROptions.snrs_db,
+    order: int = BEROptions.order,
+    num_symbols: int = BEROptions.num_symbols,
+    precoding: str = BEROptions.precoding,
+    detector: str = BEROptions.detector,
+    pilot_snr_db: float | None = BEROptions.pilot_snr_db,
+    num_channels: int = BEROptions.num_channels,
+    seed: int = BEROptions.seed,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Result:
@@ -181,6 +175,7 @@ def run_ber(
     Bit error rate of every mode over SNR, with 95 % intervals and the closed form at the same SINR. With unequal counts
     detection by mode uses the modes that both rings have; joint detection sends all and receives all.
     """
+    BEROptions(snrs_db, order, num_symbols, precoding, detector, pilot_snr_db, num_channels, seed)
     link = config.link().to(device)
     g = detected_channel(config, precoding, detector).to(device)
     noise = noise_variance(
@@ -252,13 +247,14 @@ def run_ber(
 
 def run_field(
     config: LinkConfig,
-    mode: int = 1,
-    extent_m: float | None = None,
-    num_pixels: int = 128,
+    mode: int = FieldOptions.mode,
+    extent_m: float | None = FieldOptions.extent_m,
+    num_pixels: int = FieldOptions.num_pixels,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Result:
     """Phase and intensity of one mode of the transmit ring on a plane across the axis."""
+    FieldOptions(mode, extent_m, num_pixels)
     uca = UCA(config.num_tx, config.radius_tx_m)
     carrier = wave(config)
     index = mode_index(mode, config.num_tx)

@@ -10,8 +10,7 @@ from torch import Tensor
 from .checks import Real, count, positive, real
 from .geometry import SPEED_OF_LIGHT_M_S, UCA
 from .modes import bessel_first_maximum, mode_index, nyquist_mode, signed_modes
-
-MAX_PIXELS = 4096  # along one side of a map
+from .settings import MAX_PIXELS
 
 
 def field_at(

@@ -9,8 +9,7 @@ from .checks import Real, choice, matrix, positive, real
 from .detectors import DETECTORS, separable
 from .geometry import LinkGeometry
 from .power import stream_power, water_filling
-
-SNR_REFERENCES = ("siso", "tx", "frobenius")
+from .settings import SNR_REFERENCES
 
 
 def noise_variance(

@@ -86,8 +86,9 @@ def preset(name: str, command: str) -> Preset:
     Raises:
         ValueError: there is no such preset, or it belongs to another sub-command.
     """
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}.")
-    if PRESETS[name].command != command:
-        raise ValueError(f"preset {name!r} belongs to `mimo-hf oam {PRESETS[name].command}`.")
-    return PRESETS[name]
+    own = presets_of(command)
+    if name in own:
+        return own[name]
+    if name in PRESETS:
+        raise ValueError(f"--preset {name} belongs to `mimo-hf oam {PRESETS[name].command}`.")
+    raise ValueError(f"--preset {name}: there is no such preset; there are {', '.join(own)}.")

@@ -6,16 +6,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .bepre import bepre
 from .channel import los_channel
 from .checks import Real, choice, count, real
 from .geometry import LinkGeometry
 from .metrics import capacity_equal, capacity_waterfill, noise_variance, spectral_efficiency
 from .modes import matched_channel, modal_channel
 from .power import equal_power, water_filling
+from .precoding import bepre
+from .settings import POWERS
 
 SCHEMES = ("plain", "bepre_angle", "bepre_geom", "bepre_svd", "mmse", "capacity_equal", "capacity_waterfill")
-POWERS = ("equal", "waterfill")
 
 
 def simulate_link(

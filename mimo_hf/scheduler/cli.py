@@ -1,28 +1,43 @@
-"""`mimo-hf schedule simulate|replay|report TRACE`: policies on a trace, a recorded run against the simulator, a picture."""
+"""
+`mimo-hf schedule simulate|replay|report|check TRACE`: policies on a trace, a recorded run against the simulator, pictures
+of a run, and what is wrong with a trace.
+"""
 
 import argparse
 import json
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .bounds import step_lower_bound_s
 from .export import chrome_trace, gantt_svg, report_html, run_summary
-from .policies import make_policy
+from .policies import POLICIES, make_policy
 from .resources import Quota, TokenBucket
 from .sim import recorded, simulate
-from .trace import Trace, read_trace, write_trace
+from .trace import SAMPLE, Trace, TraceError, read_trace, write_trace
 from .types import ElasticRange
 from .workloads import WORKLOADS, as_pods, with_noise
 
+DEFAULT_WORKLOAD = "coding"
+MOST_UNITS = 10**6
+A_TRACE = "a trace, whose fields mimo_hf/scheduler/README.md lists:\n" + "".join(
+    f"  {line}\n" for line in SAMPLE.splitlines()
+)
 EXAMPLES = {
     "simulate": """\
-  mimo-hf schedule simulate coding
+  mimo-hf schedule simulate
   mimo-hf schedule simulate coding --cores 120,320,1280 --policy price,fifo4,evict --pods 4
   mimo-hf schedule simulate coding --cores 160 --policy price --out run.jsonl
-  mimo-hf schedule simulate my_trace.jsonl --noise 0.5 --json""",
-    "replay": "  mimo-hf schedule replay recorded.jsonl\n  mimo-hf schedule replay recorded.jsonl --policy fifo4",
-    "report": "  mimo-hf schedule report run.jsonl\n  mimo-hf schedule report run.jsonl --out run.html --chrome run.json",
+  mimo-hf schedule simulate my_trace.jsonl --noise 0.5 --json
+
+"""
+    + A_TRACE,
+    "replay": "  mimo-hf schedule replay recorded.jsonl\n  mimo-hf schedule replay recorded.jsonl --policy fifo4,price",
+    "report": "  mimo-hf schedule report run.jsonl\n"
+    "  mimo-hf schedule report run.jsonl --out run.html --chrome run.json --plot run.svg",
+    "check": "  mimo-hf schedule check my_trace.jsonl\n\n" + A_TRACE,
 }
 COLUMNS = (
     "cores",
@@ -36,71 +51,122 @@ COLUMNS = (
     "step_bound_s",
     "in_use",
 )
+MEASURES = ("act_mean_s", "act_p50_s", "act_p99_s", "queue_s", "exec_s")
 
 
-def add_schedule_commands(subparsers: Any) -> None:
-    """Adds `schedule` with its sub-commands to the subparsers of a command; `args.run(args)` then does the work."""
-    schedule = subparsers.add_parser("schedule", help="simulate and inspect the action scheduler", description=__doc__)
-    commands = schedule.add_subparsers(dest="job", required=True, metavar="JOB")
+def add_schedule_commands(commands: Any, kit: Any) -> None:
+    """Adds `schedule` with its sub-commands; `kit` is `mimo_hf.command_kit`."""
+    jobs = kit.add_group(commands, "schedule", "Simulate and inspect the action scheduler.", "JOB")
 
-    parser = _add(commands, "simulate", _simulate, "run policies on a trace under a virtual clock")
-    parser.add_argument("trace", metavar="TRACE", help=f"a trace file, or a workload: {', '.join(WORKLOADS)}")
-    parser.add_argument("--cores", default=None, help="cores, or several separated by commas (default: the trace's)")
+    parser = _add(jobs, kit, "simulate", _simulate, "Run policies on a trace under a virtual clock.")
+    parser.add_argument(
+        "trace",
+        metavar="TRACE",
+        nargs="?",
+        type=_trace_or_workload,
+        default=DEFAULT_WORKLOAD,
+        help=f"A trace file, or a workload: {', '.join(WORKLOADS)}.",
+    )
+    parser.add_argument(
+        "--cores",
+        metavar="N,...",
+        type=_core_counts,
+        help="Cores, or several counts with commas (default: the trace's).",
+    )
+    _add_policy(parser, default="price")
+    parser.add_argument(
+        "--pods",
+        type=kit.Whole(1, MOST_UNITS),
+        metavar="N",
+        help="Also with a pod of N cores held by each trajectory.",
+    )
+    parser.add_argument(
+        "--pod-start-s", type=kit.Number(least=0), metavar="S", default=5.0, help="Seconds that a pod takes to start."
+    )
+    parser.add_argument(
+        "--rate", type=kit.Number(above=0), metavar="X", default=16.0, help="Searches a second, for deepsearch."
+    )
+    parser.add_argument(
+        "--noise",
+        type=kit.Number(least=0, most=10),
+        metavar="SIGMA",
+        default=0.0,
+        help="Lognormal sigma of the duration estimates.",
+    )
+    kit.shared(parser, "--seed", "Here: a workload, and the noise.")
+    parser.add_argument(
+        "--trajectories",
+        type=kit.Whole(1, MOST_UNITS),
+        metavar="N",
+        help="Trajectories of a workload (default: coding 320, deepsearch 256).",
+    )
+    kit.shared(parser, "--json")
+    kit.shared(
+        parser,
+        "--out",
+        ".jsonl is the run as a trace, of one policy and one count of cores.",
+        endings=(".json", ".jsonl"),
+    )
+
+    parser = _add(jobs, kit, "replay", _replay, "Run a recorded trace in the simulator and compare completion times.")
+    parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace with submit_s, start_s and end_s.")
+    _add_policy(parser, default=None)
+    kit.shared(parser, "--json")
+    kit.shared(parser, "--out", endings=(".json",))
+
+    parser = _add(jobs, kit, "report", _report, "Tables, a Gantt chart and a Perfetto trace of a run.")
+    parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace with start_s and end_s.")
+    kit.shared(parser, "--json")
+    kit.shared(parser, "--out", ".html is a page with table and chart.", endings=(".html", ".json"))
+    kit.shared(parser, "--plot", endings=(".svg",))
+    parser.add_argument(
+        "--chrome", metavar="PATH", type=kit.writable, help="Write Chrome's trace format, for https://ui.perfetto.dev."
+    )
+
+    parser = _add(jobs, kit, "check", _check, "Say what is wrong with a trace, line by line, and what is in it.")
+    parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace file.")
+    kit.shared(parser, "--json")
+
+
+def _add(jobs: Any, kit: Any, name: str, work: Any, summary: str) -> argparse.ArgumentParser:
+    return kit.add_command(jobs, name, partial(_run, kit, work), summary, EXAMPLES[name])
+
+
+def _add_policy(parser: argparse.ArgumentParser, default: str | None):
+    without = "" if default else " Without it: the recorded one, else price."
     parser.add_argument(
         "--policy",
-        default="price",
-        help='price, fifo4, waterfill, evict, srpt, hrrn, "price(b=0.2)"; several with commas',
+        metavar="NAME,...",
+        type=_policies,
+        default=default,
+        help=f'Policies of the scheduler, with commas. {", ".join(POLICIES)}; fifo4, "price(b=0.2)" with options.{without}',
     )
-    parser.add_argument("--pods", type=int, metavar="N", help="also with one pod of N cores held by each trajectory")
-    parser.add_argument("--pod-start-s", type=float, default=5.0, help="seconds a pod takes to start (default 5)")
-    parser.add_argument("--rate", type=float, default=16.0, help="searches a second, for deepsearch (default 16)")
-    parser.add_argument(
-        "--noise", type=float, default=0.0, help="lognormal sigma of the duration estimates (default 0)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of a workload and of the noise (default 0)")
-    parser.add_argument("--trajectories", type=int, help="of a workload (default 320, deepsearch 256)")
-    parser.add_argument("--out", type=Path, help="write the run as a trace; needs one policy and one number of cores")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-    parser = _add(commands, "replay", _replay, "run a recorded trace in the simulator and compare completion times")
-    parser.add_argument("trace", metavar="TRACE", help="a trace with submit_s, start_s and end_s")
-    parser.add_argument("--policy", help="default: the recorded one, else price")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-    parser = _add(commands, "report", _report, "tables, a Gantt chart and a Perfetto trace of a run")
-    parser.add_argument("trace", metavar="TRACE", help="a trace with start_s and end_s")
-    parser.add_argument("--out", type=Path, help="write the page (.html) or the chart alone (.svg)")
-    parser.add_argument("--chrome", type=Path, help="write Chrome's trace format, for https://ui.perfetto.dev")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add(commands: Any, name: str, work: Any, about: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=about,
-        description=about[0].upper() + about[1:] + ".",
-        epilog=f"examples:\n{EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, work=work)
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    return parser
+def _run(kit: Any, work: Any, args: argparse.Namespace) -> int:
+    """Does the work. Many bad lines of a trace are told one by one; ValueError for what the user can put right."""
+    try:
+        return work(args, kit)
+    except TraceError as error:
+        if len(error.problems) == 1:
+            raise
+        for line in str(error).splitlines():
+            kit.say(line)
+        raise ValueError(
+            f"{args.trace} has {len(error.problems)} lines that can't be used; the first are above, and "
+            f"`mimo-hf schedule check {args.trace}` tells all."
+        ) from None
 
 
-def run(args: argparse.Namespace) -> int:
-    """Does what the parsed arguments ask for; 0. Raises ValueError or OSError for what the user can put right."""
-    return args.work(args)
+# What was typed
 
 
-def _load(args: argparse.Namespace) -> Trace:
-    if args.trace in WORKLOADS and not Path(args.trace).exists():
-        size = {} if args.trajectories is None else {"trajectories": args.trajectories}
-        if args.trajectories is not None and args.trajectories < 1:
-            raise ValueError(f"--trajectories must be at least 1, not {args.trajectories}.")
-        return WORKLOADS[args.trace](seed=args.seed, **size)
-    if not Path(args.trace).is_file():
-        raise ValueError(f"TRACE {args.trace!r} is neither a file nor a workload ({', '.join(WORKLOADS)}).")
-    return read_trace(args.trace)
+def _trace_or_workload(text: str) -> str:
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; give a trace file or a workload.")
+    if not Path(text).exists() and text not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file nor a workload ({', '.join(WORKLOADS)}).")
+    return text
 
 
 def _policies(text: str) -> list[str]:
@@ -113,20 +179,34 @@ def _policies(text: str) -> list[str]:
         else:
             parts[-1] += letter
     for part in parts:
-        make_policy(part)
+        try:
+            make_policy(part)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"can't be {text!r}: {error}") from None
     return parts
 
 
-def _core_counts(args: argparse.Namespace) -> list[int | None]:
-    if args.cores is None:
-        return [None]
-    try:
-        counts = [int(part) for part in args.cores.split(",")]
-    except ValueError:
-        counts = [0]
-    if min(counts) < 1:
-        raise ValueError(f"--cores must be whole numbers from 1, separated by commas, not {args.cores!r}.")
-    return list(counts)
+def _core_counts(text: str) -> list[int]:
+    counts = [int(part) if part.isdecimal() and len(part) < 8 else 0 for part in text.split(",")]
+    if not 1 <= min(counts) <= max(counts) <= MOST_UNITS:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers from 1 to {MOST_UNITS}, with commas between; got {text!r}."
+        )
+    return counts
+
+
+def _load(args: argparse.Namespace) -> Trace:
+    if args.trace in WORKLOADS and not Path(args.trace).exists():
+        size = {} if args.trajectories is None else {"trajectories": args.trajectories}
+        trace = WORKLOADS[args.trace](seed=args.seed, **size)
+        trace.name = args.trace
+        return trace
+    if getattr(args, "trajectories", None) is not None:
+        raise ValueError(f"--trajectories belongs to the workloads {', '.join(WORKLOADS)}; {args.trace} is a file.")
+    trace = read_trace(args.trace)
+    if not trace.records:
+        raise ValueError(f"{args.trace} has a header and no actions; each further line is one.")
+    return trace
 
 
 def _quotas(trace: Trace, rate: float) -> dict[str, Quota]:
@@ -137,47 +217,57 @@ def _quotas(trace: Trace, rate: float) -> dict[str, Quota]:
     }
 
 
-def _simulate(args: argparse.Namespace) -> int:
-    if args.noise < 0:
-        raise ValueError(f"--noise must not be negative, not {args.noise}.")
-    trace, policies, counts = _load(args), _policies(args.policy), _core_counts(args)
-    if args.noise:
-        trace = with_noise(trace, args.noise, args.seed)
-    if args.out is not None and (len(policies), len(counts), args.pods) != (1, 1, None):
-        raise ValueError("--out writes one run: give one --policy, one number of --cores and no --pods.")
-    if args.pods is not None and args.pods < 1:
-        raise ValueError(f"--pods must be at least 1, not {args.pods}.")
+# Jobs
+
+
+def _simulate(args: argparse.Namespace, kit: Any) -> int:
+    policies, counts = args.policy, args.cores or [None]
+    as_trace = args.out is not None and args.out.suffix == ".jsonl"
+    if as_trace and (len(policies), len(counts), args.pods) != (1, 1, None):
+        raise ValueError(
+            f"--out {args.out} holds one run: give one --policy, one count of --cores and no --pods, or write .json."
+        )
+    trace = _load(args)
+    if not trace.nodes and args.cores is None:
+        raise ValueError(
+            f'{trace.name}:1: the header has no `nodes`; add "nodes": {{"local": {{"cpu": 4}}}} or give --cores.'
+        )
+    noisy = with_noise(trace, args.noise, args.seed) if args.noise else trace
+    noisy.name = trace.name
     rows = []
     for cores in counts:
         nodes = trace.nodes if cores is None else {"local": {**next(iter(trace.nodes.values()), {}), "cpu": cores}}
         total = sum(int(node.get("cpu", 0)) for node in nodes.values())
         one_resource = total and all(set(record.cost) == {"cpu"} for record in trace.records)
-        bound = step_lower_bound_s(trace, total) if one_resource else None
         for policy in policies:
             quotas = _quotas(trace, args.rate)
-            result = simulate(
-                trace, nodes, policy, quotas=quotas, progress=_progress(), keep_decisions=args.out is not None
-            )
+            with kit.progress(f"{total} cores, {policy}") as moved:
+                result = simulate(noisy, nodes, policy, quotas=quotas, progress=moved, keep_decisions=as_trace)
+            bound = step_lower_bound_s(trace, total) if one_resource else None
             rows.append(_row(total, policy, result.summary(), bound))
-            if args.out is not None:
-                run_as_trace = recorded(trace, result)
+            if as_trace:
+                run_as_trace = recorded(noisy, result)
                 run_as_trace.nodes, run_as_trace.header = dict(nodes), {**trace.header, "policy": policy}
                 write_trace(args.out, run_as_trace)
         if args.pods is not None:
             pods = {"local": {"pod": total // args.pods}}
             if total < args.pods:
                 raise ValueError(f"--pods {args.pods}: {total} cores hold not even one.")
-            held = simulate(
-                as_pods(trace, args.pods), pods, "fifo1", held=("pod",), first_overhead_s=args.pod_start_s,
-                progress=_progress(),
-            )  # fmt: skip
+            with kit.progress(f"{total} cores, pods of {args.pods}") as moved:
+                held = simulate(
+                    as_pods(trace, args.pods), pods, "fifo1", held=("pod",), first_overhead_s=args.pod_start_s,
+                    progress=moved,
+                )  # fmt: skip
             rows.append(_row(total, f"pods of {args.pods}", held.summary(), bound))
+    content = kit.as_json({"trace": args.trace, "actions": len(trace.records), "runs": rows})
+    if args.out is not None and not as_trace:
+        args.out.write_text(content, encoding="utf-8")
     if args.json:
-        print(json.dumps({"trace": args.trace, "actions": len(trace.records), "runs": rows}, indent=1))
+        sys.stdout.write(content)
         return 0
     print(f"{len(trace.records)} actions; times in seconds, ACT = completion time of an action\n")
     _print_table(rows, COLUMNS)
-    if args.out is not None:
+    if as_trace:
         print(f"\nwrote {args.out}; `mimo-hf schedule report {args.out} --out run.html` draws it")
     return 0
 
@@ -199,59 +289,82 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _progress():
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int):
-        print(f"\r{done / total:4.0%}", end="\r" if done < total else "\r     \r", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _replay(args: argparse.Namespace) -> int:
-    trace = read_trace(args.trace)
+def _replay(args: argparse.Namespace, kit: Any) -> int:
+    trace = _load(args)
+    if missing := [record for record in trace.records if record.submit_s is None]:
+        raise ValueError(f"{trace.place(missing[0])}: replay needs submit_s of every action.")
     measured = run_summary(trace)["all"]
-    if any(record.submit_s is None for record in trace.records):
-        raise ValueError(f"{args.trace}: replay needs submit_s of every action.")
-    policy = args.policy or trace.header.get("policy", "price")
     overhead = float(trace.header.get("overhead_s", 0.0))
-    result = simulate(trace, policy=policy, quotas=_quotas(trace, 1e9), overhead_s=overhead, progress=_progress())
-    simulated = result.summary()
     elastic = sum(any(isinstance(amount, ElasticRange) for amount in record.cost.values()) for record in trace.records)
-    rows = [
-        {"run": "recorded", **{name: measured[name] for name in ("act_mean_s", "act_p50_s", "act_p99_s", "queue_s", "exec_s")}},
-        {"run": f"simulated, {policy}", **{name: simulated[name] for name in ("act_mean_s", "act_p50_s", "act_p99_s", "queue_s", "exec_s")}},
-    ]  # fmt: skip
-    ratio = measured["act_mean_s"] / simulated["act_mean_s"] if simulated["act_mean_s"] else float("nan")
+    rows = [{"run": "recorded", **{name: measured[name] for name in MEASURES}}]
+    ratios: list[float | None] = []
+    for policy in args.policy or [trace.header.get("policy", "price")]:
+        with kit.progress(str(policy)) as moved:
+            result = simulate(trace, policy=policy, quotas=_quotas(trace, 1e9), overhead_s=overhead, progress=moved)
+        simulated = result.summary()
+        rows.append({"run": f"simulated, {policy}", **{name: simulated[name] for name in MEASURES}})
+        ratios.append(measured["act_mean_s"] / simulated["act_mean_s"] if simulated["act_mean_s"] else None)
+    content = {"actions": len(trace.records), "elastic": elastic, "runs": rows, "recorded_over_simulated": ratios}
+    if args.out is not None:
+        args.out.write_text(kit.as_json(content), encoding="utf-8")
     if args.json:
-        print(
-            json.dumps(
-                {"actions": len(trace.records), "elastic": elastic, "runs": rows, "recorded_over_simulated": ratio},
-                indent=1,
-            )
-        )
+        sys.stdout.write(kit.as_json(content))
         return 0
     print(f"{len(trace.records)} actions, {elastic} of them elastic; times in seconds\n")
-    _print_table(rows, ("run", "act_mean_s", "act_p50_s", "act_p99_s", "queue_s", "exec_s"))
-    print(f"\nrecorded ACT / simulated ACT: {ratio:.3f}")
+    _print_table(rows, ("run", *MEASURES))
+    shown = ", ".join("none (no time passed)" if ratio is None else f"{ratio:.3f}" for ratio in ratios)
+    print(f"\nrecorded ACT / simulated ACT: {shown}")
     return 0
 
 
-def _report(args: argparse.Namespace) -> int:
-    trace = read_trace(args.trace)
+def _report(args: argparse.Namespace, kit: Any) -> int:
+    trace = _load(args)
     summary = run_summary(trace)
     if args.out is not None:
-        if args.out.suffix not in (".html", ".svg"):
-            raise ValueError(f"--out must end in .html or .svg, not {args.out.name!r}.")
-        page = gantt_svg(trace) if args.out.suffix == ".svg" else report_html(trace, Path(args.trace).name)
+        page = report_html(trace, args.trace.name) if args.out.suffix == ".html" else kit.as_json(summary)
         args.out.write_text(page, encoding="utf-8")
+    if args.plot is not None:
+        args.plot.write_text(gantt_svg(trace), encoding="utf-8")
     if args.chrome is not None:
         args.chrome.write_text(json.dumps(chrome_trace(trace)), encoding="utf-8")
     if args.json:
-        print(json.dumps(summary, indent=1))
+        sys.stdout.write(kit.as_json(summary))
         return 0
     _print_table([{"kind": kind, **row} for kind, row in summary.items()], ("kind", *summary["all"]))
-    for path in filter(None, (args.out, args.chrome)):
+    for path in filter(None, (args.out, args.plot, args.chrome)):
         print(f"wrote {path}")
     return 0
+
+
+def _check(args: argparse.Namespace, kit: Any) -> int:
+    problems: list[str] = []
+    found: dict[str, Any] = {}
+    try:
+        trace = _load(args)
+        found = {
+            "actions": len(trace.records),
+            "kinds": dict(Counter(record.kind for record in trace.records)),
+            "trajectories": len(trace.trajectories()),
+            "recorded": sum(record.end_s is not None for record in trace.records),
+            "nodes": trace.nodes,
+        }
+        if trace.nodes:
+            simulate(trace, quotas=_quotas(trace, 1e9))
+    except TraceError as error:
+        problems = error.problems
+    if args.json:
+        sys.stdout.write(kit.as_json({"trace": str(args.trace), **found, "problems": problems}))
+    else:
+        for problem in problems:
+            print(kit.visible(problem), file=sys.stderr)
+        if not problems:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in found["kinds"].items())
+            nodes = ", ".join(
+                f"{name} ({', '.join(f'{resource} {amount:g}' for resource, amount in node.items())})"
+                for name, node in found["nodes"].items()
+            )
+            print(
+                f"{args.trace}: {found['actions']} actions ({kinds}), {found['trajectories']} trajectories, "
+                f"{found['recorded']} recorded; nodes: {nodes or 'none, so give --cores'}"
+            )
+    return 1 if problems else 0

@@ -181,7 +181,7 @@ class Scheduler:
         failed: list[tuple[Entry, Exception]] = []
         for entry in self.waiting():
             try:
-                self._check_possible(entry.shape)
+                self.check_possible(entry.shape)
             except ValueError as error:
                 self.cancel(now, entry)
                 failed.append((entry, Unsatisfiable(f"node {name!r} is gone, and now {error}")))
@@ -478,7 +478,7 @@ class Scheduler:
         shape = self._shapes.get(key)
         if shape is None:
             shape = Shape(cost)
-            self._check_possible(shape)
+            self.check_possible(shape)
             if shape.fitted:
                 return shape
             if len(self._shapes) >= MAX_SHAPES:
@@ -486,7 +486,8 @@ class Scheduler:
             self._shapes[key] = shape
         return shape
 
-    def _check_possible(self, shape: Shape):
+    def check_possible(self, shape: Shape):
+        """Raises ValueError for a cost that no node and no quota can ever meet."""
         for resource in shape.resources:
             if resource not in self._capacity and resource not in self.quotas:
                 known = ", ".join(sorted([*self._capacity, *self.quotas])) or "none"

@@ -166,8 +166,8 @@ class Fifo(Policy):
 
     def __init__(self, dop: int = 1, **order):
         super().__init__(**order)
-        if not dop >= 1:
-            raise ValueError(f"`dop` of fifo must be at least 1, not {dop!r}.")
+        if not (isinstance(dop, int) and dop >= 1):
+            raise ValueError(f"`dop` of fifo must be a whole number of at least 1, not {dop!r}.")
         self.dop = dop
 
     def floor(self, entry: Entry, capacity: int) -> int:
@@ -249,8 +249,8 @@ class Evict(Policy):
 
     def __init__(self, depth: int = 16, **order):
         super().__init__(**order)
-        if not depth >= 0:
-            raise ValueError(f"`depth` of evict must be at least 0, not {depth!r}.")
+        if not (isinstance(depth, int) and depth >= 0):
+            raise ValueError(f"`depth` of evict must be a whole number of at least 0, not {depth!r}.")
         self.depth = depth
 
     def allot(self, group: list[Entry], book: Any, key: str, node: Any) -> int:
@@ -371,7 +371,9 @@ def make_policy(spec: str | Policy) -> Policy:
     try:
         return POLICIES[name](**options)
     except TypeError as error:
-        raise ValueError(f"policy {spec!r}: {error}") from None
+        unknown = str(error).rpartition("unexpected keyword argument ")[2]
+        problem = f"has no option {unknown}" if unknown != str(error) else "has an option that must be a number"
+        raise ValueError(f"policy {spec!r} {problem}.") from None
 
 
 def _value(text: str) -> int | float | str | None:

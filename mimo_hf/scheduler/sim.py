@@ -13,7 +13,8 @@ from .book import Lease, Node
 from .core import Scheduler
 from .policies import Policy
 from .resources import Quota
-from .trace import Record, Trace
+from .trace import Record, Trace, TraceError
+from .types import Shape
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Result:
         """Mean, median and 99th percentile of ACT, its parts, step time, and the use of each resource."""
         acts = sorted(self.act_s())
         count = len(acts)
+        if not count:
+            raise ValueError("a trace without actions has no completion times to summarise.")
         queue = math.fsum(start - submit for submit, start in zip(self.submit_s, self.start_s, strict=True)) / count
         mean = math.fsum(acts) / count
         return {
@@ -78,6 +81,33 @@ def _no_garbage():
             gc.enable()
 
 
+def _check_possible(trace: Trace, core: Scheduler):
+    """Costs that no node can meet; records that were read share them."""
+    found: dict[int, str] = {}
+    problems = []
+    for record in trace.records:
+        known = id(record.cost)
+        if known not in found:
+            try:
+                core.check_possible(Shape(record.cost))
+                found[known] = ""
+            except ValueError as error:
+                found[known] = str(error)
+        if found[known]:
+            problems.append(f"{trace.place(record)}: {found[known]}")
+    if problems:
+        raise TraceError(problems)
+
+
+def _never_started(trace: Trace, end_s: array, missing: int) -> str:
+    first = trace.records[next(index for index, end in enumerate(end_s) if end == 0)]
+    what = f"costs {', '.join(first.cost)}" if first.cost else "follows one that"
+    return (
+        f"{trace.place(first)}: {missing} of {len(end_s)} actions never start, this one first: it {what}, and waits for "
+        "what never comes free."
+    )
+
+
 @_no_garbage()
 def simulate(
     trace: Trace,
@@ -101,9 +131,13 @@ def simulate(
         first_overhead_s: added to the first action of each trajectory, such as a pod's start.
         debug: check the capacity book after every event (slow).
         progress: called with (ended, all) now and then.
+
+    Raises:
+        TraceError: actions that could never start, each with its file and line.
     """
     records = trace.records
     core = Scheduler(trace.nodes if nodes is None else nodes, quotas, policy, held, debug=debug)
+    _check_possible(trace, core)
     count = len(records)
     result = Result(
         array("d", bytes(8 * count)), array("d", bytes(8 * count)), array("d", bytes(8 * count)),
@@ -189,7 +223,7 @@ def simulate(
         else:
             retry_at = math.inf
     if ended != count:
-        raise RuntimeError(f"{count - ended} of {count} actions never started: they wait for what never comes free.")
+        raise TraceError([_never_started(trace, end_s, count - ended)])
     result.makespan_s = max(end_s, default=0.0)
     return result
 

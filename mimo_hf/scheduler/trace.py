@@ -1,18 +1,14 @@
 """
 Traces: one JSON object a line. What a run records is what the simulator reads.
 
-The first line is the header, {"format": "mimo-trace", "version": 1, "nodes": {...}, ...}. Every other line is an action:
-
-    id, kind, trajectory, task, cost   a number, or {"min", "max", "allowed", "curve"} with curve {"amdahl": s} and the like
-    t1_s                    its duration on one unit; without it, (end_s - start_s) T(1)/T(units)
-    gap_s                   its wait, in generation, after the action before it in its trajectory; the first one's from time 0
-    est_s                   the caller's estimate
-    submit_s, start_s, end_s, release_s, units, node, cores, attempt, restore_s, outcome    as recorded
+The first line is the header, {"format": "mimo-trace", "version": 1, "nodes": {...}, ...}. Every other line is an action;
+README.md lists its fields.
 """
 
+import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,27 @@ from .types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
 
 FORMAT = "mimo-trace"
 TIMES = ("t1_s", "gap_s", "est_s", "submit_s", "start_s", "end_s", "release_s", "restore_s")
+MOST_TOLD = 10
+SAMPLE = """\
+{"format": "mimo-trace", "version": 1, "nodes": {"local": {"cpu": 4}}}
+{"id": 0, "kind": "tests", "cost": {"cpu": 1}, "t1_s": 2.5, "trajectory": "a"}
+{"id": 1, "kind": "reward", "cost": {"cpu": {"min": 1, "max": 4}}, "t1_s": 8, "trajectory": "a", "gap_s": 1.5}
+{"id": 2, "kind": "tests", "cost": {"cpu": 1}, "start_s": 0.5, "end_s": 3.25}
+"""
+
+
+class TraceError(ValueError):
+    """
+    A trace is not as it should be. The message names file and line of the first ten problems.
+
+    Attributes:
+        problems: all of them, as `file:line: what is wrong`.
+    """
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        more = [f"and {len(problems) - MOST_TOLD} more."] if len(problems) > MOST_TOLD else []
+        super().__init__("\n".join([*problems[:MOST_TOLD], *more]))
 
 
 @dataclass(slots=True)
@@ -47,12 +64,14 @@ class Record:
     attempt: int = 1
     restore_s: float = 0.0
     outcome: str = "done"
+    line: int = field(default=0, compare=False)  # of its file; 0: of no file
 
 
 @dataclass
 class Trace:
     """
     Attributes:
+        name: of its file, for messages.
         records: actions without a `trajectory` are released at `submit_s` (or `gap_s`); those of one trajectory one after
             another, in this order.
         nodes: capacity by node and resource, as recorded or generated; a run may use another.
@@ -61,6 +80,11 @@ class Trace:
     records: list[Record]
     nodes: dict[str, dict[str, float]] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
+    name: str = field(default="trace", compare=False)
+
+    def place(self, record: Record) -> str:
+        """Where a record stands: `file:line`."""
+        return f"{self.name}:{record.line}" if record.line else f"{self.name}, action {record.id}"
 
     def trajectories(self) -> dict[str, list[Record]]:
         found: dict[str, list[Record]] = {}
@@ -90,15 +114,26 @@ def _range_as_json(amount: ElasticRange) -> dict[str, Any]:
 
 
 def _range_from_json(found: dict[str, Any]) -> ElasticRange:
+    if unknown := found.keys() - {"min", "max", "allowed", "curve"}:
+        raise ValueError(
+            f"`cost` has a range with {', '.join(sorted(unknown))}; min, max, allowed and curve are known"
+        )
+    if missing := {"min", "max"} - found.keys():
+        raise ValueError(f"`cost` has a range without {', '.join(sorted(missing))}")
     curve: Any = found.get("curve", {"amdahl": 0.05})
     if curve is not None:
+        if not isinstance(curve, dict) or len(curve) != 1 or not curve.keys() <= {"amdahl", "power", "table"}:
+            raise ValueError(f'`curve` must be {{"amdahl": s}}, {{"power": a}} or {{"table": [...]}}; got {curve!r}')
         ((name, value),) = curve.items()
-        if name not in ("amdahl", "power", "table"):
-            raise ValueError(f"curve {name!r}: amdahl, power and table are known.")
-        if name == "table":
-            value = tuple((int(m), float(share)) for m, share in value)
-        curve = {"amdahl": Amdahl, "power": PowerLaw, "table": TableCurve}[name](value)
+        try:
+            if name == "table":
+                value = tuple((int(m), float(share)) for m, share in value)
+            curve = {"amdahl": Amdahl, "power": PowerLaw, "table": TableCurve}[name](value)
+        except TypeError:
+            raise ValueError(f"`curve` {name} can't be {value!r}") from None
     allowed = found.get("allowed")
+    if allowed is not None and not (isinstance(allowed, list) and all(map(_is_count, allowed))):
+        raise ValueError(f"`allowed` must be a list of whole numbers; got {allowed!r}")
     return ElasticRange(found["min"], found["max"], None if allowed is None else tuple(allowed), curve)
 
 
@@ -130,48 +165,106 @@ def trace_lines(trace: Trace) -> Iterator[str]:
 
 
 def read_trace(path: Path | str) -> Trace:
-    """Raises ValueError that names file and line where a line is malformed."""
-    with open(path, encoding="utf-8") as file:
-        return parse_trace(file, str(path))
+    """Raises TraceError (a ValueError) that names file and line of everything that is wrong."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_trace(file, str(path))
+    except UnicodeDecodeError as error:
+        raise TraceError([f"{path} is not UTF-8 text ({error.reason}); is it a trace?"]) from None
 
 
 def parse_trace(lines: Iterable[str], name: str = "trace") -> Trace:
-    trace = Trace([])
+    trace = Trace([], name=name)
     ends: dict[str, float] = {}
     costs: dict[str, Mapping[str, Any]] = {}
+    seen: dict[int, int] = {}  # line by id
+    problems: list[str] = []
     number = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-            if not isinstance(found, dict):
-                raise ValueError("a JSON object is needed")
+            found = _object(line)
             if number == 1:
-                if found.get("format") != FORMAT or found.get("version") != 1:
-                    raise ValueError(f'the first line must be {{"format": "{FORMAT}", "version": 1, ...}}')
-                trace.nodes = found.pop("nodes", {})
-                trace.header = {key: value for key, value in found.items() if key not in ("format", "version")}
+                _read_header(trace, found)
                 continue
-            trace.records.append(_record(found, ends, costs))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{name}:{number}: {what}; found {line.strip()[:120]}") from None
+            record = _record(found, ends, costs)
+            record.line = number
+            if (first := seen.setdefault(record.id, number)) != number:
+                raise ValueError(f"`id` {record.id} is that of line {first} already; each action needs its own")
+            trace.records.append(record)
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{name}:{number}: {str(error).removesuffix('.')}.")
+            if number == 1:
+                break
     if not number:
-        raise ValueError(f"{name}: the file is empty; a trace starts with a header line.")
+        raise TraceError([f"{name}: the file is empty; a trace starts with a header line."])
+    if problems:
+        raise TraceError(problems)
     return trace
 
 
+def _object(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"this is not JSON: {error}; found {line.strip()[:80]}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON object is needed; found {line.strip()[:80]}")
+    return found
+
+
+def _read_header(trace: Trace, found: dict[str, Any]):
+    if found.get("format") != FORMAT or found.get("version") != 1:
+        raise ValueError(f'the first line must be {{"format": "{FORMAT}", "version": 1, "nodes": ...}}')
+    nodes = found.pop("nodes", {})
+    for node in nodes.values() if isinstance(nodes, dict) else [None]:
+        if not isinstance(node, dict) or not all(map(_is_amount, node.values())):
+            raise ValueError(
+                f'`nodes` must be like {{"local": {{"cpu": 4}}}}, amounts by node and resource; got {nodes!r}'
+            )
+    trace.nodes = nodes
+    trace.header = {key: value for key, value in found.items() if key not in ("format", "version")}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_TEXT, _COUNT = (_is_text, "a word"), (_is_count, "a whole number from 0")
+_TIME = (_is_amount, "a number of seconds from 0")
+# What a field must be, where it is not null, which is as good as absent.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": _COUNT,
+    "kind": _TEXT,
+    "cost": (lambda value: isinstance(value, dict), 'an amount by resource, such as {"cpu": 1}'),
+    **dict.fromkeys(("trajectory", "task", "env", "node", "outcome"), _TEXT),
+    **dict.fromkeys(TIMES, _TIME),
+    "priority": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    **dict.fromkeys(("units", "attempt"), _COUNT),
+    "cores": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of core numbers"),
+}
+
+
 def _record(found: dict[str, Any], ends: dict[str, float], costs: dict[str, Mapping[str, Any]]) -> Record:
-    unknown = set(found) - set(Record.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"unknown field {', '.join(sorted(unknown))}")
-    for name in TIMES:
-        value = found.get(name)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
-        ):
-            raise ValueError(f"{name} must be a number of seconds from 0, not {value!r}")
+    for name, value in found.items():
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, 1)
+            raise ValueError(f"unknown field {name}" + (f"; is {near[0]} meant?" if near else ""))
+        fits, words = FIELDS[name]
+        if value is not None and not fits(value):
+            raise ValueError(f"`{name}` must be {words}; got {value!r}")
+    found = {name: value for name, value in found.items() if value is not None}
+    if missing := [name for name in ("id", "kind", "cost") if name not in found]:
+        raise ValueError(f"{', '.join(map(repr, missing))} {'is' if len(missing) == 1 else 'are'} missing")
     spelled = json.dumps(found["cost"])
     cost = costs.get(spelled)
     if cost is None:
@@ -179,10 +272,12 @@ def _record(found: dict[str, Any], ends: dict[str, float], costs: dict[str, Mapp
         Shape(ranges)  # raises for a cost that is none
         cost = costs[spelled] = ranges
     trajectory, submit, start, end = (found.get(name) for name in ("trajectory", "submit_s", "start_s", "end_s"))
+    if start is not None and end is not None and end < start:
+        raise ValueError(f"`end_s` must not be before `start_s`, {start!r}; got {end!r}")
     t1 = found.get("t1_s")
     if t1 is None:
-        if start is None or end is None or end < start:
-            raise ValueError("either t1_s or start_s and end_s (not before start_s) must be given")
+        if start is None or end is None:
+            raise ValueError("either t1_s or start_s and end_s must be given")
         shape = Shape(cost)
         t1 = (end - start) / (shape.curve.share(found.get("units") or 1) if shape.key else 1.0)
     gap = found.get("gap_s")

@@ -203,7 +203,9 @@ class Shape:
         if len(elastic) > 1:
             raise ValueError(f"`cost` may have one ElasticRange, not {len(elastic)} ({', '.join(elastic)}).")
         for name, amount in cost.items():
-            if name not in elastic and not (isinstance(amount, int | float) and 0 <= amount < math.inf):
+            if isinstance(amount, ElasticRange):
+                continue
+            if isinstance(amount, bool) or not (isinstance(amount, int | float) and 0 <= amount < math.inf):
                 raise ValueError(f"`cost` of {name!r} must be a number from 0 up, or an ElasticRange, not {amount!r}.")
         self.resources = frozenset(name for name, amount in cost.items() if name in elastic or amount)
         self.fixed: tuple[tuple[str, float], ...] = tuple(

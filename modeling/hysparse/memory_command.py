@@ -27,7 +27,7 @@ NOTES = (
 
 def run(args: argparse.Namespace) -> int:
     """
-    Prints the table, and writes it to `args.json` where that is given.
+    Prints the table, or JSON with `args.json`, and writes JSON to `args.out` where that is given.
 
     Raises:
         ValueError: `args.config` is neither a preset nor a configuration of HySparse.
@@ -37,15 +37,27 @@ def run(args: argparse.Namespace) -> int:
         config,
         args.context,
         batch_size=args.batch,
-        bytes_per_element=BYTES_PER_ELEMENT[args.dtype],
+        bytes_per_element=BYTES_PER_ELEMENT[args.kv_cache_dtype],
         hybrid_full_layers=args.hybrid_full_layers,
     )
     full_layers = config.layer_types.count("full_attention")
     hybrid_full_layers = args.hybrid_full_layers or full_layers
+    settings = {
+        "config": args.config,
+        "kv_cache_dtype": args.kv_cache_dtype,
+        "batch": args.batch,
+        "hybrid_full_layers": hybrid_full_layers,
+    }
+    content = json.dumps({"command": args.command_line, **settings, "rows": rows}, indent=1) + "\n"
+    if args.out is not None:
+        args.out.write_text(content, encoding="utf-8")
+    if args.json:
+        print(content, end="")
+        return 0
     print(
         f"{args.config}: {config.num_hidden_layers} layers, {full_layers} of them full (hybrid SWA: {hybrid_full_layers}), "
         f"window {config.sliding_window}, blocks of {config.sparse_block_size}, {config.sparse_topk_tokens} tokens selected; "
-        f"{args.dtype}, batch {args.batch}"
+        f"{args.kv_cache_dtype}, batch {args.batch}"
     )
     print()
     for line in aligned([list(COLUMNS), *([_show(name, row[name]) for name in COLUMNS.values()] for row in rows)]):
@@ -53,15 +65,6 @@ def run(args: argparse.Namespace) -> int:
     print()
     for line in NOTES:
         print(line)
-    if args.json is not None:
-        settings = {
-            "config": args.config,
-            "dtype": args.dtype,
-            "batch": args.batch,
-            "hybrid_full_layers": hybrid_full_layers,
-        }
-        content = {"command": args.command_line, **settings, "rows": rows}
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -62,9 +62,9 @@ def test_bench_says_what_it_times(monkeypatch, capsys, tmp_path):
     on_gpu = torch.cuda.is_available()
     measured, device = ("Triton kernel", torch.cuda.get_device_name()) if on_gpu else ("PyTorch reference", "CPU")
     monkeypatch.delenv("MIMO_HF_KERNELS", raising=False)
-    assert run("bench", "sink-swa-attn", "--repeats", 1, "--warmup", 1, "--json", tmp_path / "bench.json") == 0
-    output = capsys.readouterr().out
-    assert ("no CUDA device: this times the PyTorch reference" in output) != on_gpu
+    assert run("bench", "sink-swa-attn", "--repeats", 1, "--warmup", 1, "--out", tmp_path / "bench.json") == 0
+    output, error = capsys.readouterr()
+    assert ("no CUDA device: this times the PyTorch reference" in error) != on_gpu
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert (saved["measured"], saved["device"], saved["repeats"]) == (measured, device, 1)
     assert saved["workloads"].keys() == {"prefill", "decode", "training"}
@@ -79,11 +79,12 @@ def test_bench_says_what_it_times(monkeypatch, capsys, tmp_path):
         (["build", "sink"], "there is no kernel 'sink'; there are hysparse-attn, sink-swa-attn"),
         (["check", "sink"], "there is no kernel 'sink'"),
         (["bench", "sink"], "there is no kernel 'sink'"),
-        (["bench"], "required: NAME"),
-        (["bench", "sink-swa-attn", "--repeats", "0"], "--repeats: must be a whole number of at least 1; got '0'"),
-        (["bench", "sink-swa-attn", "--warmup", "few"], "--warmup: must be a whole number of at least 1; got 'few'"),
-        (["bench", "sink-swa-attn", "--json", "no/such/folder.json"], "give a file's path"),
-        ([], "required: COMMAND"),
+        (["bench"], "KERNEL must be given"),
+        (["bench", "sink-swa-attn", "--repeats", "0"], "--repeats must be a whole number of at least 1; got '0'"),
+        (["bench", "sink-swa-attn", "--warmup", "few"], "--warmup must be a whole number of at least 1; got 'few'"),
+        (["bench", "sink-swa-attn", "--out", "no/such/folder.json"], "--out 'no/such/folder.json' lies in a folder"),
+        (["list", "extra"], "'extra' is one argument too many (see `mimo-hf kernels list --help`)"),
+        ([], "give a command: list, build, check, bench"),
     ],
 )
 def test_bad_input_is_one_line(folder, capsys, argv, message):

@@ -5,13 +5,26 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mimo_hf.cli import main
 from mimo_hf.scheduler.export import chrome_trace, lanes, run_summary, width
 from mimo_hf.scheduler.sim import recorded, simulate
-from mimo_hf.scheduler.trace import Record, Trace, parse_trace, read_trace, record_as_json, trace_lines, write_trace
+from mimo_hf.scheduler.trace import (
+    FIELDS,
+    SAMPLE,
+    Record,
+    Trace,
+    TraceError,
+    parse_trace,
+    read_trace,
+    record_as_json,
+    trace_lines,
+    write_trace,
+)
 from mimo_hf.scheduler.types import Amdahl, ElasticRange, PowerLaw, TableCurve
 from mimo_hf.scheduler.workloads import as_pods, coding, deepsearch, poisson, with_noise
 
@@ -57,12 +70,38 @@ def test_a_recorded_run_replays_exactly():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "Expecting"),
+        ("{", "this is not JSON: Expecting"),
         ("[1]", "JSON object"),
+        ("[" * 100_000, "this is not JSON"),
         ('{"id": 0, "kind": "a", "t1_s": 1}', "'cost' is missing"),
+        ('{"id": 0, "t1_s": 1}', "'kind', 'cost' are missing"),
+        ('{"id": null, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "'id' is missing"),
+        ('{"id": "x", "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "`id` must be a whole number from 0; got 'x'"),
+        ('{"id": 7, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "`id` 7 is that of line 2 already"),
+        ('{"id": 0, "kind": 5, "cost": {"cpu": 1}, "t1_s": 1}', "`kind` must be a word; got 5"),
+        ('{"id": 0, "kind": "a", "cost": 1, "t1_s": 1}', "`cost` must be an amount by resource"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": true}, "t1_s": 1}', "must be a number"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1}}, "t1_s": 1}', "a range without max"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "most": 3}}, "t1_s": 1}', "a range with most"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": 5}}, "t1_s": 1}', "`curve` must be"),
+        (
+            '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"amdahl": "x"}}}, "t1_s": 1}',
+            "can't be",
+        ),
+        (
+            '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "allowed": 2}}, "t1_s": 1}',
+            "`allowed` must be",
+        ),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "start_s": 3, "end_s": 2}', "`end_s` must not be before"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "cores": 3}', "`cores` must be a list"),
+        (
+            '{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "priority": 0.5}',
+            "`priority` must be a whole number",
+        ),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1": 1}', "unknown field t1; is t1_s meant"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": 1}}', "t1_s"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": -1}', "t1_s must be"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": NaN}', "t1_s must be"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": -1}', "`t1_s` must be"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": NaN}', "`t1_s` must be"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": "x"}, "t1_s": 1}', "must be a number"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 3, "max": 2}}, "t1_s": 1}', "ElasticRange"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"log": 1}}}, "t1_s": 1}', "amdahl"),
@@ -74,6 +113,107 @@ def test_a_malformed_line_is_named_with_file_and_line(tmp_path, line, words):
     path.write_text(f'{HEADER}\n{{"id": 7, "kind": "a", "cost": {{"cpu": 1}}, "t1_s": 1}}\n{line}\n')
     with pytest.raises(ValueError, match=rf"bad\.jsonl:3: .*{words}"):
         read_trace(path)
+
+
+def test_all_bad_lines_are_told_and_ten_are_shown(tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    good = '{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}'
+    path.write_text("\n".join([HEADER, good, *('{"id": 1}' for _ in range(12))]) + "\n")
+    with pytest.raises(TraceError) as caught:
+        read_trace(path)
+    assert [problem.split(":")[1] for problem in caught.value.problems] == [str(line) for line in range(3, 15)]
+    assert str(caught.value).splitlines()[-1] == "and 2 more."
+    assert len(str(caught.value).splitlines()) == 11
+    for job in ("simulate", "replay", "report"):
+        assert main(["schedule", job, str(path)]) == 2
+        *lines, last = capsys.readouterr().err.splitlines()
+        assert len(lines) == 11
+        assert lines[0].startswith(f"{path}:3: ")
+        assert last.startswith(f"mimo-hf schedule {job}: error: {path} has 12 lines")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [("5", "`nodes` must be like"), ('{"n": {"cpu": "x"}}', "`nodes` must be"), ('{"n": 4}', "`nodes` must be")],
+)
+def test_nodes_that_are_none_are_named_with_the_first_line(nodes, words):
+    with pytest.raises(ValueError, match=rf"trace:1: {words}"):
+        parse_trace([f'{{"format": "mimo-trace", "version": 1, "nodes": {nodes}}}'])
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [
+        ('{"gpu": 1}', "there is no resource 'gpu'; known are: cpu"),
+        ('{"cpu": 5}', "5 of 'cpu' asked for; the largest node has 4"),
+        ('{"cpu": {"min": 6, "max": 8}}', "6 of 'cpu' asked for"),
+    ],
+)
+def test_what_no_node_can_meet_is_named_with_file_and_line(tmp_path, capsys, cost, words):
+    path = tmp_path / "big.jsonl"
+    path.write_text(f'{HEADER}\n\n{{"id": 7, "kind": "a", "cost": {cost}, "t1_s": 1}}\n')
+    with pytest.raises(TraceError, match=rf"big\.jsonl:3: {words}"):
+        simulate(read_trace(path))
+    for arguments in (["simulate", str(path)], ["check", str(path)]):
+        assert main(["schedule", *arguments]) == {"simulate": 2, "check": 1}[arguments[0]]
+        error = capsys.readouterr().err
+        assert f"{path}:3: {words}" in error
+        assert error.count("\n") == 1
+    with pytest.raises(TraceError, match=f"trace, action 7: {words}"):
+        simulate(Trace([replace(read_trace(path).records[0], line=0)], {"n": {"cpu": 4}}))
+
+
+def test_a_trace_without_actions_is_an_error_in_one_line(tmp_path, capsys):
+    path = tmp_path / "none.jsonl"
+    path.write_text(HEADER + "\n")
+    for job in ("simulate", "replay", "report", "check"):
+        assert main(["schedule", job, str(path)]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err == (
+            f"mimo-hf schedule {job}: error: {path} has a header and no actions; each further line is one.\n"
+        )
+    with pytest.raises(ValueError, match="without actions"):
+        simulate(read_trace(path)).summary()
+
+
+def test_actions_that_wait_for_ever_are_an_error(monkeypatch):
+    from mimo_hf.scheduler.core import Scheduler
+
+    monkeypatch.setattr(Scheduler, "schedule", lambda self, now: [])
+    trace = parse_trace([HEADER, '{"id": 3, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}'])
+    with pytest.raises(ValueError, match="trace:2: 1 of 1 actions never start, this one first: it costs cpu"):
+        simulate(trace)
+
+
+def test_check_says_what_is_in_a_trace(run_file, tmp_path, capsys):
+    assert main(["schedule", "check", str(run_file)]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert re.search(
+        r"\d+ actions \(env \d+, reward 12\), 12 trajectories, \d+ recorded; nodes: local \(cpu 8\)", output.out
+    )
+    assert main(["schedule", "check", str(run_file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kinds"]["reward"] == found["trajectories"] == 12
+    assert found["problems"] == []
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(f"{HEADER}\n{{}}\n[]\n")
+    assert main(["schedule", "check", str(bad), "--json"]) == 1
+    assert [problem.split(":")[1] for problem in json.loads(capsys.readouterr().out)["problems"]] == ["2", "3"]
+
+
+def test_the_sample_of_the_help_and_of_the_guide_runs(tmp_path, capsys):
+    path = tmp_path / "sample.jsonl"
+    path.write_text(SAMPLE)
+    assert main(["schedule", "check", str(path)]) == 0
+    assert main(["schedule", "simulate", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n")[2])["actions"] == 3
+    guide = (Path(__file__).parents[2] / "mimo_hf/scheduler/README.md").read_text()
+    assert SAMPLE in guide
+    table = guide.partition("| field |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[1:] if "|" in line)))
+    assert named == set(FIELDS)
 
 
 def test_a_trace_without_its_header_is_refused(tmp_path):
@@ -154,8 +294,8 @@ def test_chrome_events_are_complete_and_flows_follow_trajectories(run_file):
 
 def test_report_writes_page_chart_and_perfetto_trace(run_file, tmp_path, capsys):
     page, chart, chrome = tmp_path / "run.html", tmp_path / "run.svg", tmp_path / "run.json"
-    assert main(["schedule", "report", str(run_file), "--out", str(page), "--chrome", str(chrome)]) == 0
-    assert main(["schedule", "report", str(run_file), "--out", str(chart)]) == 0
+    options = ["--out", page, "--plot", chart, "--chrome", chrome]
+    assert main(["schedule", "report", str(run_file), *map(str, options)]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"reward\s+12\s", shown)
     assert page.read_text().startswith("<!doctype html>")
@@ -188,7 +328,22 @@ def test_simulate_compares_policies_and_pods(capsys):
 
 def test_replay_of_a_simulated_run_gives_its_completion_times(run_file, capsys):
     assert main(["schedule", "replay", str(run_file), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["recorded_over_simulated"] == pytest.approx(1.0)
+    assert json.loads(capsys.readouterr().out)["recorded_over_simulated"] == pytest.approx([1.0])
+
+
+def test_without_a_trace_the_workload_coding_is_simulated(capsys, tmp_path):
+    out = tmp_path / "result.json"
+    assert main(["schedule", "simulate", "--trajectories", "12", "--json", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == json.loads(out.read_text())
+    assert json.loads(shown)["actions"] == len(coding(12).records)
+
+
+def test_a_simulated_run_is_written_as_a_trace(capsys, tmp_path):
+    out = tmp_path / "run.jsonl"
+    assert main(["schedule", "simulate", "--trajectories", "5", "--cores", "8", "--out", str(out)]) == 0
+    assert len(run_summary(read_trace(out))) == 3
+    assert f"wrote {out}" in capsys.readouterr().out
 
 
 def test_deepsearch_runs_under_its_quota(capsys):
@@ -201,12 +356,38 @@ def test_deepsearch_runs_under_its_quota(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["simulate", "nowhere"], "neither a file nor a workload"),
-        (["simulate", "coding", "--cores", "0"], "--cores"),
-        (["simulate", "coding", "--policy", "best"], "known"),
+        (["simulate", "nowhere"], "TRACE 'nowhere' is neither a file nor a workload"),
+        (["simulate", "."], "TRACE '.' is a folder"),
+        (["simulate", "coding", "--cores", "0"], "--cores must be whole numbers from 1"),
+        (["simulate", "coding", "--cores", "8,x"], "--cores must be whole numbers"),
+        (["simulate", "coding", "--policy", "best"], "--policy can't be 'best': policy 'best': price, fifo"),
+        (["simulate", "coding", "--policy", "fifo(dop=0)"], "must be a whole number of at least 1, not 0"),
+        (["simulate", "coding", "--policy", "fifo(dop=x)"], "`dop` of fifo must be a whole number"),
+        (["simulate", "coding", "--policy", "price(c=1)"], "has no option 'c'"),
+        (["simulate", "coding", "--policy", "price(b=x)"], "has an option that must be a number"),
+        (["simulate", "coding", "--policy", ""], "--policy"),
+        (["simulate", "coding", "--pods", "400"], "--pods 400: 320 cores hold not even one"),
+        (["simulate", "coding", "--rate", "0"], "--rate must be a number above 0; got '0'"),
+        (["simulate", "coding", "--pod-start-s", "-1"], "--pod-start-s must be a number at least 0; got '-1'"),
+        (["simulate", "coding", "--seed", "x"], "--seed must be a whole number of at least 0; got 'x'"),
+        (["simulate", "coding", "--out", "run.csv"], "--out must end in .json or .jsonl; got 'run.csv'"),
+        (
+            ["simulate", "coding", "--out", "no/such/run.json"],
+            "--out 'no/such/run.json' lies in a folder that does not exist",
+        ),
+        (
+            ["simulate", "coding", "--json", "x.json"],
+            "--json takes no value: it prints the result. To write a file use --out x.json",
+        ),
+        (["simulate", "coding", "--core", "8"], "there is no option --core; did you mean --cores?"),
+        (["report", "nowhere", "--out", "x.svg"], "TRACE 'nowhere' does not exist"),
+        (["report", "."], "TRACE '.' is a folder"),
+        (["check", "nowhere"], "TRACE 'nowhere' does not exist"),
+        (["check"], "TRACE must be given"),
+        (["sumulate"], "there is no job 'sumulate'; did you mean simulate?"),
         (["simulate", "coding", "--pods", "0"], "--pods"),
         (["simulate", "coding", "--noise", "-1"], "--noise"),
-        (["simulate", "coding", "--cores", "8,9", "--out", "x"], "--out"),
+        (["simulate", "coding", "--cores", "8,9", "--out", "x.jsonl"], "--out x.jsonl holds one run"),
         (["simulate", "coding", "--trajectories", "0"], "--trajectories"),
         (["report", "nowhere"], "nowhere"),
         (["replay", "nowhere"], "nowhere"),
@@ -214,7 +395,10 @@ def test_deepsearch_runs_under_its_quota(capsys):
 )
 def test_wrong_arguments_are_named(arguments, words, capsys):
     assert main(["schedule", *arguments]) == 2
-    assert words in capsys.readouterr().err.replace("\n", " ")
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("mimo-hf schedule")
+    assert error.count("\n") == 1
 
 
 def test_an_unrun_trace_cannot_be_reported(tmp_path):

@@ -317,7 +317,7 @@ def test_the_front_matter_configures_the_space():
 
 def test_the_launcher_names_what_there_is():
     assert "oam_link_simulator" in spaces.names()
-    with pytest.raises(ValueError, match=r"no Space 'radar'; there are .*oam_link_simulator"):
+    with pytest.raises(ValueError, match=r"no Space 'radar'; there are oam\."):
         spaces.space_path("radar")
 
 
@@ -378,9 +378,9 @@ def test_the_api_gives_the_numbers_of_the_library(client):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("simulate", {"freq_ghz": 30.0, "wavelength_m": 0.01}, "exactly one"),
-        ("simulate", {"distance_m": 0.0}, "at least one wavelength"),
-        ("simulate", {"num_tx": 1}, "num_elements"),
+        ("simulate", {"freq_ghz": 30.0, "wavelength_m": 0.01}, "not both"),
+        ("simulate", {"distance_m": 0.001}, "at least one wavelength"),
+        ("simulate", {"num_tx": 1}, "num_tx"),
         ("simulate", {"num_tx": 8.5}, "`num_tx` must be a whole number; got 8.5"),
         ("simulate", {"num_tx": "8"}, "`num_tx` must be a number; got a str"),
         ("simulate", {"num_tx": [8, 8]}, "`num_tx` must be a number; got a list"),

@@ -267,7 +267,7 @@ def test_the_sub_command_runs_the_pipeline(capsys, tmp_path):
     assert (
         cli.main(["judge-rlvr", "--dataset_name", str(tmp_path / "missing.jsonl"), *NEEDED, "--stage", "mixed"]) == 2
     )
-    assert capsys.readouterr().err.startswith("error: There is no file or folder")
+    assert capsys.readouterr().err.startswith("mimo-hf judge-rlvr: error: There is no file or folder")
     assert cli.main(["judge-rlvr", "--candidates_per_problem", "many"]) == 2
 
 

@@ -23,7 +23,7 @@ def refused(capsys, *options):
 
 
 def test_the_table_has_a_line_a_context_with_even_columns(capsys):
-    assert memory("--config", "hysparse-80b-a3b", "--context", "128,4k,32k", "--dtype", "fp8") == 0
+    assert memory("--config", "hysparse-80b-a3b", "--context", "128,4k,32k", "--kv-cache-dtype", "fp8") == 0
     output = capsys.readouterr()
     assert output.err == ""
     lines = [line for line in output.out.splitlines() if re.match(r" *(context|[\d,]+) ", line)]
@@ -35,7 +35,16 @@ def test_the_table_has_a_line_a_context_with_even_columns(capsys):
 def test_json_holds_the_numbers_of_the_published_sizes(tmp_path, capsys):
     config = HySparseConfig.from_preset("hysparse-80b-a3b", head_dim=192, v_head_dim=128)
     config.save_pretrained(tmp_path)
-    options = ("--context", "1M", "--dtype", "fp8", "--hybrid-full-layers", 9, "--json", tmp_path / "memory.json")
+    options = (
+        "--context",
+        "1M",
+        "--kv-cache-dtype",
+        "fp8",
+        "--hybrid-full-layers",
+        9,
+        "--out",
+        tmp_path / "memory.json",
+    )
     for name in (tmp_path, tmp_path / "config.json"):
         assert memory("--config", name, *options) == 0
         assert "6.72 GB" in capsys.readouterr().out
@@ -50,9 +59,7 @@ def test_json_holds_the_numbers_of_the_published_sizes(tmp_path, capsys):
 def test_a_batch_holds_as_much_as_its_sequences(tmp_path, capsys):
     sizes = []
     for batch in (1, 3):
-        assert (
-            memory("--config", "hysparse-7b", "--context", "5", "--batch", batch, "--json", tmp_path / "m.json") == 0
-        )
+        assert memory("--config", "hysparse-7b", "--context", "5", "--batch", batch, "--out", tmp_path / "m.json") == 0
         sizes.append(json.loads((tmp_path / "m.json").read_text())["rows"][0]["hysparse_bytes"])
     assert sizes[1] == 3 * sizes[0] == 3 * 36 * 5 * 8 * 256 * 2
 
@@ -73,10 +80,22 @@ def test_what_can_not_be_is_refused_in_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("context", ["", "0", "4K", "4k,", "-4k", "1.5k", "k"])
 def test_lengths_that_are_none_are_refused(capsys, context):
     assert f"got {context!r}" in refused(capsys, "--config", "hysparse-7b", f"--context={context}")
+    assert f"got {context!r}" in refused(capsys, "--config", "hysparse-7b", "--context", context)
+
+
+def test_json_is_printed_in_place_of_the_table(capsys):
+    assert memory("--config", "hysparse-7b", "--context", "4k", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["full_bytes"] == 4096 * 36 * 8 * 256 * 2
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [(("--dtype", "int4"), "invalid choice"), (("--batch", 0), "at least 1")]
+    ("options", "named"),
+    [
+        (("--kv-cache-dtype", "int4"), "--kv-cache-dtype must be one of fp8, bf16, fp16, fp32; got 'int4'"),
+        (("--dtype", "fp8"), "--dtype is now --kv-cache-dtype"),
+        (("--batch", 0), "--batch must be a whole number of at least 1"),
+    ],
 )
 def test_options_that_can_not_be_are_refused(capsys, options, named):
     assert named in refused(capsys, "--config", "hysparse-7b", *options)

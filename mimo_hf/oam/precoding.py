@@ -13,8 +13,7 @@ from torch import Tensor
 from .channel import los_channel
 from .checks import choice, matrix
 from .geometry import LinkGeometry
-
-BEPRE_METHODS = ("angle", "geom", "svd")
+from .settings import BEPRE_METHODS
 
 
 @dataclass(frozen=True)

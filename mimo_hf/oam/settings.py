@@ -1,0 +1,294 @@
+"""
+Every setting of the experiments, declared once: name, type, range, default, unit, help. No torch here: the command line
+reads the declarations to parse and to explain, and the functions and the Space read the same ones.
+
+Numbers are plain, angles in degrees, frequencies in GHz. A value out of range is refused when the settings are made.
+"""
+
+import math
+import types
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+if TYPE_CHECKING:
+    from .geometry import LinkGeometry
+
+DEFAULT_WAVELENGTH_M = 0.01
+SNR_REFERENCES = ("siso", "tx", "frobenius")
+POWERS = ("equal", "waterfill")
+BEPRE_METHODS = ("angle", "geom", "svd")
+PRECODINGS = ("plain", *BEPRE_METHODS)
+DETECTORS = ("mode", "zf", "mmse")
+ORDERS = (4, 16, 64)
+MAX_STEPS = 1_000_000
+MAX_PIXELS = 4096  # along one side of a map
+MAX_SEED = 2**63 - 1
+
+
+def setting(
+    default: Any,
+    help: str,
+    unit: str = "",
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    bounds = {"above": above, "least": least, "below": below, "most": most}
+    return field(default=default, metadata={"help": help, "unit": unit, "choices": choices, **bounds})
+
+
+def kind(declared: Field) -> type:
+    """int, float or str: of the value, or of its entries where it is a list."""
+    annotated: Any = declared.type
+    if isinstance(annotated, types.UnionType):
+        annotated = next(part for part in get_args(annotated) if part is not types.NoneType)
+    return get_args(annotated)[0] if is_list(declared) else annotated
+
+
+def is_list(declared: Field) -> bool:
+    return get_origin(declared.type) is tuple
+
+
+def allowed(declared: Field) -> str:
+    """What a value, or each entry of a list, may be, in words."""
+    limits = declared.metadata
+    if limits["choices"] is not None:
+        return "one of " + ", ".join(map(str, limits["choices"]))
+    words = {"above": "above", "least": "at least", "below": "below", "most": "at most"}
+    bounds = [f"{word} {limits[name]:.15g}" for name, word in words.items() if limits[name] is not None]
+    what = "a whole number" if kind(declared) is int else "a finite number"
+    return f"{what} {' and '.join(bounds)}".strip()
+
+
+def fits(declared: Field, value: Any) -> bool:
+    """Whether a number or word is allowed."""
+    limits = declared.metadata
+    if limits["choices"] is not None:
+        return value in limits["choices"]
+    return (
+        math.isfinite(value)
+        and (limits["above"] is None or value > limits["above"])
+        and (limits["least"] is None or value >= limits["least"])
+        and (limits["below"] is None or value < limits["below"])
+        and (limits["most"] is None or value <= limits["most"])
+    )
+
+
+class _Checked:
+    """
+    Raises:
+        TypeError, ValueError: a setting has the wrong type, or lies out of its range.
+    """
+
+    def __post_init__(self):
+        for declared in getattr(self, "__dataclass_fields__").values():  # noqa: B009  every heir is a dataclass
+            value = getattr(self, declared.name)
+            if value is None and declared.default is None:
+                continue
+            for entry in value if is_list(declared) else [value]:
+                _check(declared, entry)
+
+
+def _check(declared: Field, value: Any) -> None:
+    name, wanted = declared.name, kind(declared)
+    if wanted is not str and not isinstance(value, int | float):
+        if hasattr(value, "shape"):
+            return  # a tensor, with which a sweep runs: geometry checks it
+        raise TypeError(f"`{name}` must be {allowed(declared)}; got {value!r}.")
+    if isinstance(value, bool) or (wanted is int and not isinstance(value, int)):
+        raise TypeError(f"`{name}` must be {allowed(declared)}; got {value!r}.")
+    if not fits(declared, value):
+        raise ValueError(f"`{name}` must be {allowed(declared)}; got {value!r}.")
+
+
+FREQ_GHZ = ("Carrier frequency, instead of the wavelength.", "GHz")
+WAVELENGTH_M = (f"Wavelength; {DEFAULT_WAVELENGTH_M} where no frequency is given.", "m")
+DISTANCE_M = ("Distance between the centres of both ends.", "m")
+TILT_DEG = ("Tilt of the receiver.", "deg")
+SNR_DB = ("Signal-to-noise ratio.", "dB")
+SNR_REFERENCE = (
+    "What the SNR refers to: one pair of elements (siso), the transmit power (tx), the mean energy (frobenius)."
+)
+
+
+@dataclass(frozen=True)
+class LinkConfig(_Checked):
+    """One link between two UCAs. Lengths in metres, angles in degrees as in `Pose.from_angles`."""
+
+    freq_ghz: float | None = setting(None, *FREQ_GHZ, above=0)
+    wavelength_m: float | None = setting(None, *WAVELENGTH_M, above=0)
+    num_tx: int = setting(8, "Elements of the transmit ring.", least=2)
+    num_rx: int = setting(8, "Elements of the receive ring.", least=2)
+    radius_tx_m: float = setting(0.5, "Radius of the transmit ring.", "m", above=0)
+    radius_rx_m: float = setting(0.5, "Radius of the receive ring.", "m", above=0)
+    distance_m: float = setting(50.0, *DISTANCE_M, above=0)
+    off_axis_deg: float = setting(0.0, "Angle of the receiver off the transmit axis.", "deg")
+    azimuth_deg: float = setting(0.0, "Azimuth of that angle.", "deg")
+    tilt_deg: float = setting(0.0, *TILT_DEG)
+    tilt_azimuth_deg: float = setting(0.0, "Azimuth towards which it is tilted.", "deg")
+    spin_deg: float = setting(0.0, "Spin of the receiver about its own normal.", "deg")
+    angle_error_deg: float = setting(0.0, "Error of the tilt that BePre by angle and geom believe.", "deg")
+    snr_db: float = setting(20.0, *SNR_DB)
+    snr_reference: str = setting("siso", SNR_REFERENCE, choices=SNR_REFERENCES)
+    power: str = setting("equal", "Power over the modes.", choices=POWERS)
+
+    def link(self, believed: bool = False) -> "LinkGeometry":
+        """The link; `believed`: with `angle_error_deg` added to the tilt, as the transmitter and receiver take it."""
+        from .geometry import UCA, LinkGeometry, Pose
+
+        tilt = self.tilt_deg + self.angle_error_deg if believed else self.tilt_deg
+        angles = (self.off_axis_deg, self.azimuth_deg, tilt, self.tilt_azimuth_deg, self.spin_deg)
+        return LinkGeometry(
+            UCA(self.num_tx, self.radius_tx_m),
+            UCA(self.num_rx, self.radius_rx_m),
+            Pose.from_angles(self.distance_m, *(angle * (math.pi / 180) for angle in angles)),
+            **wave(self),
+        )
+
+
+@dataclass(frozen=True)
+class OEMConfig(_Checked):
+    """Two equal grids of UCAs. A focal length puts every UCA into a dish."""
+
+    freq_ghz: float | None = setting(None, *FREQ_GHZ, above=0)
+    wavelength_m: float | None = setting(None, *WAVELENGTH_M, above=0)
+    rows: int = setting(2, "Rows of UCAs at each end.", least=1)
+    columns: int = setting(2, "Columns of UCAs at each end.", least=1)
+    num_elements: int = setting(8, "Elements of each UCA.", least=2)
+    radius_m: float = setting(0.1, "Radius of each UCA.", "m", above=0)
+    pitch_m: float = setting(0.3, "Spacing of neighbouring UCAs, at least twice the radius.", "m", above=0)
+    distance_m: float = setting(5.0, *DISTANCE_M, above=0)
+    tilt_deg: float = setting(0.0, *TILT_DEG)
+    focal_length_m: float | None = setting(
+        None, "Focal length of a dish at every UCA; no dish without it.", "m", above=0
+    )
+    dish_radius_m: float | None = setting(None, "Radius of the dish, to be warned of truncated modes.", "m", above=0)
+    snr_db: float = setting(20.0, *SNR_DB)
+    snr_reference: str = setting("siso", SNR_REFERENCE, choices=SNR_REFERENCES)
+
+    def link(self) -> "LinkGeometry":
+        from .geometry import UCA, LinkGeometry, Pose, UCAGrid
+
+        grid = UCAGrid(UCA(self.num_elements, self.radius_m), self.rows, self.columns, self.pitch_m)
+        pose = Pose.from_angles(self.distance_m, tilt_rad=self.tilt_deg * (math.pi / 180))
+        return LinkGeometry(grid, grid, pose, **wave(self))
+
+
+def wave(config: LinkConfig | OEMConfig) -> dict[str, Any]:
+    """Wavelength and frequency as `LinkGeometry` takes them; 1 cm where none is given. ValueError where both are."""
+    if config.wavelength_m is None and config.freq_ghz is None:
+        return {"wavelength_m": DEFAULT_WAVELENGTH_M}
+    if config.wavelength_m is not None and config.freq_ghz is not None:
+        raise ValueError("give `freq_ghz` or `wavelength_m`, not both: each follows from the other.")
+    return {
+        "wavelength_m": config.wavelength_m,
+        "freq_hz": None if config.freq_ghz is None else config.freq_ghz * 1e9,
+    }
+
+
+SWEEPABLE = tuple(f.name for f in fields(LinkConfig) if f.type in (float, float | None))
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """An experiment that has the settings of its link only."""
+
+
+@dataclass(frozen=True)
+class SweepOptions(_Checked):
+    """`param` runs from `start` to `stop` in `num` steps. All three must be given, by a preset or one by one."""
+
+    param: str = setting(None, f"What changes: {', '.join(SWEEPABLE)}.", choices=SWEEPABLE)
+    start: float = setting(None, "First value, in the unit of what changes.")
+    stop: float = setting(None, "Last value, in the unit of what changes.")
+    num: int = setting(61, "Number of values.", least=2, most=MAX_STEPS)
+
+    def __post_init__(self):
+        super().__post_init__()
+        swept = next((f for f in fields(LinkConfig) if f.name == self.param), None)
+        for name in ("start", "stop"):
+            value = getattr(self, name)
+            if swept is not None and value is not None and not fits(swept, value):
+                raise ValueError(f"`{name}` must be {allowed(swept)}, as it is a {self.param}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class DofOptions(_Checked):
+    distances_m: tuple[float, ...] = setting((10.0, 20.0, 50.0, 100.0, 200.0), "Distances, with commas.", "m", above=0)
+    snrs_db: tuple[float, ...] = setting((0.0, 10.0, 20.0, 30.0), "Signal-to-noise ratios, with commas.", "dB")
+    rhos: tuple[float, ...] = setting(
+        (0.0, 0.5, 0.9), "Correlations of neighbours in the Kronecker channels, with commas.", least=0, below=1
+    )
+    num_draws: int = setting(500, "Kronecker channels to average over.", least=2)
+    seed: int = setting(0, "Here: the Kronecker channels.", least=0, most=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class BEROptions(_Checked):
+    snrs_db: tuple[float, ...] = setting(
+        (0.0, 4.0, 8.0, 12.0, 16.0, 20.0), "Signal-to-noise ratios, with commas.", "dB"
+    )
+    order: int = setting(4, "Points of the constellation: QPSK, 16-QAM or 64-QAM.", choices=ORDERS)
+    num_symbols: int = setting(10_000, "Symbols on each mode for each channel estimate.", least=1)
+    precoding: str = setting("plain", "BePre at the transmitter.", choices=PRECODINGS)
+    detector: str = setting("mode", "Detection of each mode by itself, or of all together.", choices=DETECTORS)
+    pilot_snr_db: float | None = setting(None, "Energy of the pilots; without it the channel is known.", "dB")
+    num_channels: int = setting(1, "Independent channel estimates.", least=1)
+    seed: int = setting(0, "Here: symbols, noise and estimates.", least=0, most=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class FieldOptions(_Checked):
+    mode: int = setting(1, "Mode, signed or as index 0..N-1.")
+    extent_m: float | None = setting(None, "Side of the plane; four radii without it.", "m", above=0)
+    num_pixels: int = setting(128, "Pixels along a side.", least=2, most=MAX_PIXELS)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    Attributes:
+        about: what it shows.
+        config, options: where its settings are declared.
+        unused: settings of `config` that it does not use, or takes as a list.
+    """
+
+    about: str
+    config: type[LinkConfig] | type[OEMConfig]
+    options: type
+    unused: frozenset[str] = frozenset()
+
+
+EXPERIMENTS = {
+    "simulate": Experiment("All schemes on one link, mode by mode.", LinkConfig, NoOptions),
+    "sweep": Experiment("All schemes while one number of the link changes.", LinkConfig, SweepOptions),
+    "dof": Experiment(
+        "Capacity and degrees of freedom against lines of antennas and Kronecker MIMO.",
+        LinkConfig,
+        DofOptions,
+        frozenset({"distance_m", "snr_db", "snr_reference", "power", "angle_error_deg"}),
+    ),
+    "oem": Experiment("OAM-embedded MIMO: the promise, the detectors, the bounds.", OEMConfig, NoOptions),
+    "ber": Experiment(
+        "Bit error rates of every mode, with their closed form.",
+        LinkConfig,
+        BEROptions,
+        frozenset({"snr_db", "power"}),
+    ),
+    "field": Experiment(
+        "Phase and intensity of one mode on a plane.",
+        LinkConfig,
+        FieldOptions,
+        frozenset({f.name for f in fields(LinkConfig)})
+        - {"freq_ghz", "wavelength_m", "num_tx", "radius_tx_m", "distance_m"},
+    ),
+}
+
+
+def settings_of(experiment: str) -> list[Field]:
+    """What can be set, the experiment's own settings first."""
+    entry = EXPERIMENTS[experiment]
+    return [*fields(entry.options), *(f for f in fields(entry.config) if f.name not in entry.unused)]
