@@ -409,8 +409,6 @@ def test_wrong_input_is_answered_in_one_line(typed, answer, capsys, monkeypatch)
     monkeypatch.chdir(Path(__file__).parents[1])
     for module in ("torch", "transformers", "gradio", "ray"):
         monkeypatch.setitem(sys.modules, module, None)
-    if typed.startswith("demo"):
-        monkeypatch.delitem(sys.modules, "mimo_hf.demo.command", raising=False)
     line = refused(capsys, *typed.split())
     assert answer in line
     command = " ".join(re.match(r"(?:[a-z]+ ?)*", typed)[0].split())
