@@ -263,7 +263,8 @@ class HySparseHybridAttention(HySparseAttention):
 
     def _gate(self, linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
         gate = linear(hidden_states).sigmoid()
-        return gate.unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
+        width = 1 if self.config.gate_type == "headwise" else self.v_head_dim
+        return gate.unflatten(-1, (-1, width)).transpose(1, 2)
 
     def _attend_selected(self, query, shared, kv_start, q_offset):
         key, value, blocks = shared

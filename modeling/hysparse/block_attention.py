@@ -4,10 +4,12 @@ A *slot* is a place in the cache. Rows of a left-padded batch begin at the slots
 from there: block i of row b holds the slots from `kv_start[b] + i * block_size` on. So padding moves no block.
 
 *Materialised* attention holds all logits of all queries at once, for few queries, and where weights are wanted. Otherwise
-queries go chunk by chunk through PyTorch's fused attention: memory grows with the context, not with its square.
+queries go chunk by chunk through PyTorch's fused attention: memory grows with the context, not with its square. An exported
+program is materialised as well: the number of chunks would fix its length.
 """
 
 import torch
+from torch.compiler import is_exporting
 from torch.nn.functional import pad
 
 from ..sink_attention import FEW_QUERIES, sink_attention_forward
@@ -57,7 +59,7 @@ def full_attention(
     num_queries, num_slots = query.shape[2], q_offset + query.shape[2]
     key, value = key[:, :, :num_slots], value[:, :, :num_slots]
     selection = Selection(block_size, topk, oracle_reduce, forced_local_blocks, forced_initial_blocks)
-    if materialise or (need_selection and num_queries <= FEW_QUERIES):
+    if materialise or is_exporting() or (need_selection and num_queries <= FEW_QUERIES):
         visible = visible_keys(num_queries, num_slots, q_offset, kv_start, query.device)
         logits = _logits(query, key, scaling)
         output, weights = _materialised(logits, value, visible)
@@ -126,9 +128,10 @@ class Selection:
             forced = (ids <= own) & ((ids > own - self.forced_local) | (ids < self.forced_initial))
             scores = scores.masked_fill(forced, float("inf"))
 
-        best, order = scores.sort(dim=-1, descending=True, stable=True)
+        missing = self.topk if is_exporting() else max(self.topk - scores.shape[-1], 0)
+        best, order = pad(scores, (0, missing), value=float("-inf")).sort(dim=-1, descending=True, stable=True)
         chosen = order[..., : self.topk].masked_fill(best[..., : self.topk] == float("-inf"), -1)
-        return pad(chosen, (0, self.topk - chosen.shape[-1]), value=-1).to(torch.int32)
+        return chosen.to(torch.int32)
 
     def _scores(self, by_block: torch.Tensor) -> torch.Tensor:
         """`[batch, key_value_heads, group, queries, blocks, block_size]` to the group's `[..., queries, blocks]`."""
@@ -148,10 +151,15 @@ class Selection:
 def _from_content_start(logits: torch.Tensor, kv_start: torch.Tensor | None, block_size: int) -> torch.Tensor:
     """Cuts the last dimension into blocks that begin at `kv_start`, -inf beyond the last slot."""
     if kv_start is not None:
-        slots = torch.arange(logits.shape[-1], device=logits.device) + kv_start.view(-1, 1, 1, 1, 1)
-        beyond = slots >= logits.shape[-1]
+        places = torch.arange(logits.shape[-1], device=logits.device)
+        slots = places + kv_start.view(-1, 1, 1, 1, 1)
+        beyond = slots > places[-1:]
         logits = logits.gather(-1, slots.masked_fill(beyond, 0).expand_as(logits)).masked_fill_(beyond, float("-inf"))
-    logits = pad(logits, (0, -logits.shape[-1] % block_size), value=float("-inf"))
+    if is_exporting():  # padding of a size that depends on the length would fix its remainder
+        blocks = -(-logits.shape[-1] // block_size)
+        logits = pad(logits, (0, block_size), value=float("-inf"))[..., : blocks * block_size]
+    else:
+        logits = pad(logits, (0, -logits.shape[-1] % block_size), value=float("-inf"))
     return logits.unflatten(-1, (-1, block_size))
 
 
@@ -186,10 +194,11 @@ def block_sparse_attention(
     """
     num_queries, num_slots = query.shape[2], q_offset + query.shape[2]
     key, value = key[:, :, :num_slots], value[:, :, :num_slots]
-    few = num_queries <= FEW_QUERIES
-    if few and not materialise and block_indices.shape[-1] * block_size < num_slots:
+    materialised = materialise or is_exporting()
+    few = not materialised and num_queries <= FEW_QUERIES
+    if few and block_indices.shape[-1] * block_size < num_slots:
         return _gathered(query, key, value, block_indices, scaling, block_size, kv_start, q_offset, sinks), None
-    if few or materialise:
+    if few or materialised:
         visible = visible_keys(num_queries, num_slots, q_offset, kv_start, query.device)
         visible = visible & selected_keys(block_indices, num_slots, block_size, kv_start)
         output, weights = _materialised(_logits(query, key, scaling), value, visible, sinks)
@@ -209,21 +218,22 @@ def block_sparse_attention(
 
 def selected_keys(block_indices, num_slots: int, block_size: int, kv_start: torch.Tensor | None) -> torch.Tensor:
     """`[batch, key_value_heads, queries, topk]` as a mask of slots, `[batch, key_value_heads, queries, slots]`."""
-    num_blocks = -(-num_slots // block_size)
-    chosen = block_indices.new_zeros(*block_indices.shape[:-1], num_blocks + 1, dtype=torch.bool)
-    # -1 and, in a chunk that ends before its row does, blocks after its end fall into one more column.
-    beyond = (block_indices < 0) | (block_indices >= num_blocks)
-    chosen.scatter_(-1, block_indices.long().masked_fill(beyond, num_blocks), True)
-    chosen[..., num_blocks] = False
-    if kv_start is None:
-        return (
-            chosen[..., :num_blocks, None]
-            .expand(*chosen.shape[:-1], num_blocks, block_size)
-            .flatten(-2)[..., :num_slots]
-        )
-    places = torch.arange(num_slots, device=chosen.device) - kv_start.view(-1, 1, 1, 1)
-    block = torch.div(places, block_size, rounding_mode="floor").masked_fill(places < 0, num_blocks)
-    return chosen.gather(-1, block.expand(*chosen.shape[:-1], num_slots))
+    # Comparing with sizes as tensors, not as numbers, keeps a traced program free to take other sizes. Column 0 takes -1 and,
+    # in a chunk that ends before its row does, blocks after its end.
+    places = torch.arange(num_slots, device=block_indices.device)
+    chosen = block_indices.new_zeros(*block_indices.shape[:-1], -(-num_slots // block_size) + 1, dtype=torch.bool)
+    columns = block_indices.long() + 1
+    if num_slots > 0:
+        columns = columns.masked_fill(columns > _block(places[-1], block_size) + 1, 0)
+    chosen = chosen.scatter(-1, columns, True).index_fill(-1, columns.new_zeros(1), False)
+    if kv_start is None and not is_exporting():
+        return chosen[..., 1:].repeat_interleave(block_size, dim=-1)[..., :num_slots]
+    places = places if kv_start is None else places - kv_start.view(-1, 1, 1, 1)
+    return chosen.gather(-1, (_block(places, block_size) + 1).clamp(min=0).expand(*chosen.shape[:-1], num_slots))
+
+
+def _block(places: torch.Tensor, block_size: int) -> torch.Tensor:
+    return torch.div(places, block_size, rounding_mode="floor")
 
 
 def _gathered(query, key, value, block_indices, scaling, block_size, kv_start, q_offset, sinks) -> torch.Tensor:
@@ -275,11 +285,12 @@ def window_attention(
         `[batch, heads, queries, v_head_dim]`; and the weights `[batch, heads, queries, slots]`, or None.
     """
     num_queries = query.shape[2]
-    if materialise:
+    if materialise or is_exporting():
         num_keys = q_offset + num_queries - k_offset
         key, value = key[:, :, :num_keys], value[:, :, :num_keys]
         visible = visible_keys(num_queries, num_keys, q_offset, kv_start, query.device, window, k_offset)
-        return _materialised(_logits(query, key, scaling), value, visible, sinks)
+        output, weights = _materialised(_logits(query, key, scaling), value, visible, sinks)
+        return output, weights if materialise else None
 
     chunks = []
     size = max(window, 256)
@@ -332,9 +343,11 @@ def _logits(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Ten
 
 
 def _materialised(logits, value, visible, sinks=None) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = _softmax(logits, visible[:, :, None], sinks).to(value.dtype)
-    output = torch.matmul(weights.flatten(2, 3), value).unflatten(2, weights.shape[2:4])
-    return output.flatten(1, 2), weights.flatten(1, 2)
+    kv_heads, num_queries = value.shape[1], logits.shape[3]
+    weights = _softmax(logits, visible[:, :, None], sinks).to(value.dtype).flatten(1, 2)
+    # The output is made of what is handed out, so that a gradient by the weights can be had.
+    output = torch.matmul(weights.unflatten(1, (kv_heads, -1)).flatten(2, 3), value)
+    return output.unflatten(2, (-1, num_queries)).flatten(1, 2), weights
 
 
 def _softmax(logits: torch.Tensor, visible: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:

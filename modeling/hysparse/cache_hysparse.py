@@ -2,6 +2,7 @@
 
 import torch
 from transformers import Cache, DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
 
 from .configuration_hysparse import HySparseConfig
 
@@ -47,8 +48,16 @@ def release_past(cache: Cache, layer: int):
     whole prompt until the next step.
     """
     kept = cache.layers[layer]
-    if isinstance(kept.keys, torch.Tensor) and kept.keys.untyped_storage().nbytes() > kept.keys.nbytes:
+    if _is_a_part(kept):
         kept.keys, kept.values = kept.keys.clone(), kept.values.clone()
+
+
+def _is_a_part(kept: CacheLayerMixin) -> bool:
+    if torch.compiler.is_exporting():  # a program's results are its own
+        return False
+    if torch.compiler.is_compiling():  # a traced tensor has no bytes; static layers keep their place in memory
+        return isinstance(kept, DynamicSlidingWindowLayer)
+    return isinstance(kept.keys, torch.Tensor) and kept.keys.untyped_storage().nbytes() > kept.keys.nbytes
 
 
 __all__ = ["HySparseCache", "release_past"]

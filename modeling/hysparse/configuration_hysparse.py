@@ -1,5 +1,9 @@
 """Configuration of HySparse: full attention that selects blocks of keys, and sparse layers that read them."""
 
+from .. import transformers_versions  # noqa: F401
+
+# isort: split
+
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
@@ -79,7 +83,7 @@ class HySparseConfig(PreTrainedConfig):
     """
 
     model_type = "hysparse"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map = {"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"}
 
     vocab_size: int = 32000

@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..transformers_versions import CACHE, cache_argument, cache_of, either_cache_name
 from .attention_hysparse import (
     NAME,
     HySparseAttention,
@@ -38,6 +39,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = HySparseRMSNorm(config, config.hidden_size)
         self.post_attention_layernorm = HySparseRMSNorm(config, config.hidden_size)
 
+    @either_cache_name
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -137,6 +139,7 @@ class HySparseModel(HySparsePreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
+    @either_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -195,13 +198,13 @@ class HySparseModel(HySparsePreTrainedModel):
                 kv_start=kv_start,
                 q_offset=q_offset,
                 sliding_mask=sliding_mask,
-                past_key_values=past_key_values,
+                **cache_argument(past_key_values),
             )
         hidden_states = self.norm(states[0])
         if documents is not None:
             hidden_states = documents.pack(hidden_states)
         return MoeModelOutputWithPast(
-            last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
+            last_hidden_state=hidden_states, **cache_argument(past_key_values if use_cache else None)
         )
 
     def _documents(self, attention_mask, position_ids, past_key_values, kwargs) -> PackedDocuments | None:
@@ -221,7 +224,7 @@ class HySparseModel(HySparsePreTrainedModel):
             if kwargs.get(name, getattr(self.config, name, False))
         ]
         if past_key_values is not None:
-            refused.append("past_key_values")
+            refused.append(CACHE)
         if refused:
             raise ValueError(
                 f"`{refused[0]}` can't be had of packed documents (`position_ids` start anew within a row): pass them as a "
@@ -239,8 +242,8 @@ class HySparseModel(HySparsePreTrainedModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=masks["full_attention"],
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **cache_argument(past_key_values),
         )
 
 
@@ -267,6 +270,7 @@ class HySparseForCausalLM(HySparsePreTrainedModel, GenerationMixin):
         self.post_init()
 
     @can_return_tuple
+    @either_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -289,9 +293,9 @@ class HySparseForCausalLM(HySparsePreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **cache_argument(past_key_values),
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -302,7 +306,7 @@ class HySparseForCausalLM(HySparsePreTrainedModel, GenerationMixin):
         return MoeCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **cache_argument(cache_of(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,

@@ -26,7 +26,7 @@ def content_start(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         seen = seen if seen.dtype == torch.bool else seen == 0
     else:
         seen = attention_mask != 0
-    starts = seen.int().argmax(dim=-1).masked_fill(~seen.any(dim=-1), seen.shape[-1])
+    starts = (seen.cumsum(dim=-1) == 0).sum(dim=-1)
     if torch.compiler.is_compiling():
         return starts
     if attention_mask.dim() == 2:

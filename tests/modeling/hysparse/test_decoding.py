@@ -6,6 +6,7 @@ from torch.testing import assert_close
 from transformers import DynamicCache
 
 from mimo_hf import HySparseCache
+from mimo_hf.modeling.transformers_versions import CACHE
 
 PROMPT = {"do_sample": False, "max_new_tokens": 24, "pad_token_id": 0}
 SWITCHES = [{}, {"swa_shares_kv": True}, {"use_swa_branch": False}, {"use_sparse_branch": False}]
@@ -143,7 +144,7 @@ def test_packed_documents_train_as_rows_do(small_model, tokens):
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"output_hidden_states": True}, "output_hidden_states"), ({"past_key_values": True}, "past_key_values")],
+    [({"output_hidden_states": True}, "output_hidden_states"), ({"past_key_values": True}, CACHE)],
 )
 def test_what_packed_documents_cannot_give_is_refused(options, name, small_model, tokens):
     model, ids = small_model(), tokens(1, 10)

@@ -246,3 +246,14 @@ def test_not_a_number_stays_in_its_row(small_model, tokens):
     logits = model(inputs_embeds=embeddings).logits
     assert_close(logits[:1], alone)
     assert logits[1].isnan().any()
+
+
+def test_the_output_is_made_of_the_attention_weights_that_are_handed_out(small_model, tokens):
+    model = small_model()
+    model.set_attn_implementation("eager")
+    output = model(tokens(2, 12), output_attentions=True)
+    for weights in output.attentions:
+        weights.retain_grad()
+    output.logits[:, -1, 7].sum().backward()
+    assert len(output.attentions) == 5
+    assert all(weights.grad.abs().sum() > 0 for weights in output.attentions)
