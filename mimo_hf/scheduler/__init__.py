@@ -8,6 +8,7 @@ _HOME = {
     "ActionHandle": "handles",
     "ActionScheduler": "live",
     "ActionTimeout": "errors",
+    "AlreadyOwned": "owner",
     "Amdahl": "types",
     "Command": "types",
     "Concurrency": "resources",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     )
     from .handles import ActionHandle
     from .live import ActionScheduler
+    from .owner import AlreadyOwned
     from .pinned import PinnedHostHook
     from .resources import Concurrency, TokenBucket, Window
     from .services import ModelService
@@ -66,6 +68,7 @@ __all__ = [
     "ActionHandle",
     "ActionScheduler",
     "ActionTimeout",
+    "AlreadyOwned",
     "Amdahl",
     "Command",
     "Concurrency",

@@ -185,6 +185,10 @@ class SchedulerClient:
         """See `ActionScheduler.stats`."""
         return self._ask("stats")
 
+    def client(self) -> "SchedulerClient":
+        """Itself: what a scheduler's `client()` gives."""
+        return self
+
     def cancel(self, trajectory: str) -> int:
         """Cancels a trajectory's actions and gives back what it held."""
         return self._ask("cancel_trajectory", trajectory)

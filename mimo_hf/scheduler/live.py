@@ -16,7 +16,7 @@ from .errors import QueueFull, SchedulerLost
 from .executors.local import LocalExecutor
 from .handles import ActionHandle
 from .metrics import serve_metrics
-from .owner import Ownership
+from .owner import AlreadyOwned, Ownership
 from .recording import Recorder
 from .types import Action
 
@@ -26,7 +26,8 @@ class ActionScheduler(Dispatcher):
     Queues actions and runs each when its resources are free, on as many units as `policy` gives it.
 
     Use it as `async with ActionScheduler() as scheduler:` on the running loop, or as `with ActionScheduler() as scheduler:`
-    with a loop of its own in a thread. One process a machine owns the capacity: others connect through `client()`.
+    with a loop of its own in a thread. One process a machine owns the capacity: others connect through `client()`, or with
+    `on_owned="connect"`.
 
     Args:
         config: settings.
@@ -35,6 +36,9 @@ class ActionScheduler(Dispatcher):
         held: of those, what a trajectory keeps until `release`.
         services: `ModelService`s by name, for `ServiceCall`s.
         exclusive: take the machine's lock. Off only where the caller knows that the cores are its own.
+        on_owned: where another process of this user hands out the machine's cores already: "raise" AlreadyOwned on entering
+            `with`, or "connect": `with` then gives a `SchedulerClient` of that process, and a `config` that differs from its
+            own is a ValueError.
     """
 
     def __init__(
@@ -45,7 +49,20 @@ class ActionScheduler(Dispatcher):
         held: Iterable[str] = (),
         services: Mapping[str, Any] | None = None,
         exclusive: bool = True,
+        on_owned: str = "raise",
     ):
+        if on_owned not in ("raise", "connect"):
+            raise ValueError(f"`on_owned` must be 'raise' or 'connect'; got {on_owned!r}.")
+        own = {"executor": executor, "resources": resources, "held": tuple(held), "services": services}
+        brought = [f"`{name}`" for name, value in own.items() if value]
+        if on_owned == "connect" and (brought or not exclusive):
+            raise ValueError(
+                f"`on_owned='connect'` may end with another process's scheduler, which has no {' or '.join(brought)} of yours; "
+                "leave them out, or on_owned."
+                if brought
+                else "`on_owned='connect'` goes with `exclusive=True`: without the lock nobody else owns the machine."
+            )
+        self._on_owned, self._given_config = on_owned, config
         config = config or SchedulerConfig()
         super().__init__(
             config,
@@ -55,7 +72,7 @@ class ActionScheduler(Dispatcher):
                 config.sandbox,
             ),
         )  # fmt: skip
-        self._held = tuple(held)
+        self._held = own["held"]
         self._given_services = dict(services or {})
         self.services = None
         self._exclusive = exclusive
@@ -84,17 +101,32 @@ class ActionScheduler(Dispatcher):
     # Life
 
     async def __aenter__(self) -> "ActionScheduler":
-        await self._start()
+        try:
+            await self._start()
+        except AlreadyOwned:
+            if self._on_owned == "raise":
+                raise
+            return await asyncio.to_thread(self._connect)
         return self
 
     async def __aexit__(self, *error):
         await self.close()
 
     def __enter__(self) -> "ActionScheduler":
-        return self.start_in_thread()
+        try:
+            return self.start_in_thread()
+        except AlreadyOwned:
+            if self._on_owned == "raise":
+                raise
+            return self._connect()
 
     def __exit__(self, *error):
         self.stop()
+
+    def _connect(self) -> Any:
+        from .client import SchedulerClient
+
+        return SchedulerClient().expect(self._given_config)
 
     def start_in_thread(self) -> "ActionScheduler":
         """Starts with an event loop of its own in a daemon thread."""

@@ -106,7 +106,7 @@ class Ownership:
             owner = _owner_within(1.0) or {"pid": "?", "address": "?"}
             raise AlreadyOwned(
                 f"process {owner['pid']} hands out this machine's cores already (lock {self.path}); two owners would give "
-                f"each core twice. Connect to it: SchedulerClient({owner['address']!r}), or set {ADDRESS_VARIABLE}."
+                f"each core twice. Connect to it: ActionScheduler(on_owned='connect'), SchedulerClient({owner['address']!r}), or {ADDRESS_VARIABLE}."
             ) from None
         self._sweep()
         self._file.truncate(0)

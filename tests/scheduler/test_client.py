@@ -129,6 +129,56 @@ def test_two_owners_on_one_machine_are_refused():
     drive(lambda scheduler: scheduler.run(call("1")))
 
 
+SECOND = """
+import os
+from functools import partial
+from mimo_hf.scheduler import Action, ActionScheduler, SchedulerConfig
+with ActionScheduler(on_owned="connect") as scheduler:
+    print(type(scheduler).__name__, scheduler.run_sync(Action("square", partial(pow, 7, 2), cost={"cpu": 1})))
+    print(scheduler.client().stats()["outcomes"])
+try:
+    with ActionScheduler(SchedulerConfig(cpu_cores=3, cpu_enforce="count"), on_owned="connect"):
+        pass
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_second_program_connects_to_the_owner():
+    with running() as scheduler:
+        second = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True, check=True)
+        assert scheduler.stats()["outcomes"] == {"done": 1}
+    client, outcomes, other = second.stdout.splitlines()
+    assert client == "SchedulerClient 49"
+    assert outcomes == "{'done': 1}"
+    assert "cpu_cores=4, not 3" in other
+
+
+def test_connecting_is_for_machines_that_are_owned():
+    with ActionScheduler(SchedulerConfig(cpu_cores=2, cpu_enforce="count"), on_owned="connect") as first:
+        assert isinstance(first, ActionScheduler)
+
+        async def second():
+            async with ActionScheduler(on_owned="connect") as client:
+                return type(client), await client.run(call("6 * 7"))
+
+        assert asyncio.run(second()) == (SchedulerClient, 42)
+    assert current_owner() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"on_owned": "share"}, "`on_owned` must be 'raise' or 'connect'; got 'share'"),
+        ({"on_owned": "connect", "resources": {"memory": 5}}, "no `resources` of yours"),
+        ({"on_owned": "connect", "exclusive": False}, "goes with `exclusive=True`"),
+    ],
+)
+def test_what_can_not_be_shared_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        ActionScheduler(**options)
+
+
 def test_a_lock_whose_owner_died_names_nobody(tmp_path, monkeypatch):
     (tmp_path / "lock").write_text('{"pid": 1, "start": "not that of process 1", "address": "unix:/x"}')
     monkeypatch.setenv("MIMO_SCHED_LOCK", str(tmp_path / "lock"))
