@@ -45,8 +45,11 @@ $(OLD_TRITON): $(STAMP)
 	@if $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@.new triton==3.6.0; \
 		then rm -rf $@ && mv $@.new $@; else echo 'Triton 3.6.0 could not be installed into $@.'; fi
 
+# One process a core, at most four: each takes 2 to 3 GB. tests/_workers.py says which tests keep together.
+WORKERS ?= logical
+
 test: $(STAMP) $(OLD_TRITON)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,12 +1,16 @@
-"""Settings for every test: offline, two threads, no GPU tests without a GPU, and no silent skips in CI."""
+"""Settings for every test: offline, a thread a core, no GPU tests without a GPU, and what needs a program that isn't here is skipped, in CI failed."""
 
+import functools
 import os
+import shutil
+import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Side by side, tests have one core each.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 # Before anything is collected: with --import-mode=importlib, a test under kernels/ would otherwise make the folder
 # itself the module `kernels`, for all later tests too.
@@ -14,6 +18,46 @@ import kernels
 import pytest
 
 assert hasattr(kernels, "get_kernel"), f"`import kernels` gives {kernels.__path__}, not the kernels library"
+
+# System programs that tests may need, with their packages in Debian. Everything else that a test calls is Python's or POSIX's.
+PACKAGES = {
+    "bwrap": "bubblewrap",
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
+    "espeak-ng": "espeak-ng",
+}
+# What our sandboxes ask for; in a container the kernel may refuse it.
+BWRAP_PROBE = "bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp true"
+
+
+@functools.cache
+def _refusal():
+    """Why bwrap can't work here, or an empty text."""
+    probe = subprocess.run(BWRAP_PROBE.split(), check=False, capture_output=True, text=True)
+    if probe.returncode == 0:
+        return ""
+    said = probe.stderr.strip().replace("\n", "; ")
+    return f"bwrap can't make namespaces here ({said}): in a container, --privileged allows it"
+
+
+def need(*programs):
+    """Skips the test unless these programs are here and work; a test says so with `@pytest.mark.needs("bwrap")`."""
+    missing = {program: PACKAGES[program] for program in programs if shutil.which(program) is None}
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (Debian: apt-get install {' '.join(missing.values())})")
+    if "bwrap" in programs and _refusal():
+        pytest.skip(_refusal())
+
+
+@pytest.fixture(scope="session")
+def needs():
+    """`need`, for fixtures."""
+    return need
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("needs"):
+        need(*mark.args)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,8 +1,11 @@
-"""Tiny untrained checkpoints with a byte-level tokenizer, as folders."""
+"""Tiny untrained checkpoints with a byte-level tokenizer, as folders; a Python that starts at once; tests in several processes."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+from ._warm import WarmPython
 
 TINY = {
     "vocab_size": 257,
@@ -71,3 +74,27 @@ def constant_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def headless_checkpoint(tmp_path_factory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("headless") / "tiny-headless", num_mtp_layers=0)
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """Runs scripts that need torch, transformers and TRL without the ten seconds that their import takes."""
+    warm = WarmPython("trl.trainer.grpo_trainer", "trl.trainer.sft_trainer", "transformers.models.auto.modeling_auto")
+    yield warm
+    warm.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getoption("dist") != "loadfile":
+        return None
+    from ._workers import Scheduler
+
+    return Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from ._workers import longest_first
+
+        longest_first(items)

@@ -32,6 +32,21 @@ import pytest
 pytest.importorskip("espeak")
 """
 
+NEEDY = """
+import pytest
+
+@pytest.mark.needs("bwrap")
+def test_in_a_sandbox():
+    pass
+
+@pytest.fixture
+def browser(needs):
+    needs("chromium", "chromedriver")
+
+def test_in_a_browser(browser):
+    pass
+"""
+
 GPU = """
 import pytest
 
@@ -44,16 +59,20 @@ def test_on_a_cpu():
 """
 
 
-def outcomes(folder, source, **environment):
-    """Run pytest on one file beside a copy of conftest.py and return its counts, as {'passed': 1}."""
+def run_pytest(folder, source, **environment):
+    """What pytest prints about one file beside a copy of conftest.py."""
     shutil.copy(ROOT / "conftest.py", folder)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n  needs\naddopts = -rfEs\n")
     (folder / "test_it.py").write_text(source)
     inherited = {name: value for name, value in os.environ.items() if name != "MIMO_HF_REQUIRE_ALL"}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", folder]
-    run = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False)
-    summary = run.stdout.splitlines()[-1]
+    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False).stdout
+
+
+def outcomes(folder, source, **environment):
+    """The counts of pytest's last line, as {'passed': 1}."""
+    summary = run_pytest(folder, source, **environment).splitlines()[-1]
     return {outcome: int(count) for count, outcome in re.findall(r"(\d+) ([a-z]+)", summary)}
 
 
@@ -68,6 +87,39 @@ def test_a_skip_fails_when_all_parts_are_required(tmp_path):
 @pytest.mark.parametrize(("required", "outcome"), [("0", "skipped"), ("1", "error")])
 def test_a_skipped_module_counts_too(tmp_path, required, outcome):
     assert outcomes(tmp_path, MODULE, MIMO_HF_REQUIRE_ALL=required) == {outcome: 1}
+
+
+def programs(folder, **scripts):
+    """A PATH on which there are these shell scripts only."""
+    (folder / "bin").mkdir()
+    for name, script in scripts.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bin" / name).chmod(0o755)
+    return str(folder / "bin")
+
+
+def test_a_missing_program_is_named_with_its_package(tmp_path):
+    printed = run_pytest(tmp_path, NEEDY, PATH=programs(tmp_path))
+    assert "not installed: bwrap (Debian: apt-get install bubblewrap)" in printed
+    assert "not installed: chromium, chromedriver (Debian: apt-get install chromium chromium-driver)" in printed
+    assert "2 skipped" in printed.splitlines()[-1]
+
+
+def test_a_missing_program_fails_when_all_parts_are_required(tmp_path):
+    path = programs(tmp_path)
+    assert outcomes(tmp_path, NEEDY, PATH=path, MIMO_HF_REQUIRE_ALL="1") == {"errors": 2}
+
+
+def test_bubblewrap_without_namespaces_is_as_good_as_none(tmp_path):
+    path = programs(tmp_path, bwrap="echo no permissions >&2; exit 1", chromium="", chromedriver="")
+    printed = run_pytest(tmp_path, NEEDY, PATH=path)
+    assert "bwrap can't make namespaces here (no permissions)" in printed
+    assert "1 passed, 1 skipped" in printed.splitlines()[-1]
+
+
+def test_nothing_is_skipped_where_all_programs_are(tmp_path):
+    path = programs(tmp_path, bwrap="exit 0", chromium="", chromedriver="")
+    assert outcomes(tmp_path, NEEDY, PATH=path, MIMO_HF_REQUIRE_ALL="1") == {"passed": 2}
 
 
 def test_gpu_tests_are_deselected_without_a_gpu(tmp_path):

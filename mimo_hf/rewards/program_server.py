@@ -58,7 +58,10 @@ def serve(channel, folder, uid):
         os.close(entered)
         if how == "abandoned":
             return None
-        channel.send(json.dumps(reply).encode())
+        try:
+            channel.send(json.dumps(reply).encode())
+        except OSError:  # the other side has gone meanwhile
+            return None
 
 
 def enter(request, files, folder, uid):
@@ -70,6 +73,7 @@ def enter(request, files, folder, uid):
         os.dup2(stream, number)
         os.close(stream)
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if uid == NO_UID and os.getppid() != 1:
         request["rlimits"]["NPROC"] += own_threads()  # the limit counts all of this user's
     for name, value in request["rlimits"].items():
@@ -200,12 +204,24 @@ def run(source, request):
         write(1, f"\n{asked['nonce']}{encode(value)}\n".encode())
 
 
+def end_with_starter(channel):
+    """Once the thread that started this process has ended, nobody waits for an answer: its channel is as good as closed.
+
+    As bwrap's --die-with-parent, but with time to end the program and all it has started. Not for the first process of a
+    PID namespace: a signal that it handles could come from a program.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: channel.shutdown(socket.SHUT_RDWR))
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main():
     channel = socket.socket(fileno=int(sys.argv[1]))
     folder, uid = sys.argv[2], int(sys.argv[3])
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     LIBC.prctl(PR_SET_DUMPABLE, 0)  # else a program of the same user may read and change this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.getpid() != 1:
+        end_with_starter(channel)
     if sys.argv[4:]:
         importlib.import_module(sys.argv[4])
     gc.freeze()

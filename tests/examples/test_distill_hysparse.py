@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,10 +21,9 @@ SCRIPT = ROOT / "examples/distill_hysparse.py"
 SPARSE = {"sliding_window": 4, "sparse_block_size": 4, "sparse_topk_tokens": 8}
 
 
-def run_script(*options):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, SCRIPT, *map(str, options)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def run_script(warm_python):
+    return lambda *options: warm_python.run(SCRIPT, *options)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +143,7 @@ def test_rows_hold_the_text_in_order_each_piece_as_often_as_asked(script, copies
     assert tokenizer.eos_token.join([*texts, ""]).startswith(flat)
 
 
-def test_the_help_names_every_argument(script):
+def test_the_help_names_every_argument(run_script, script):
     shown = run_script("--help")
     assert shown.returncode == 0
     assert all(f"--{name}" in shown.stdout for name in script.ScriptArguments.__dataclass_fields__)
@@ -166,7 +163,7 @@ def test_arguments_that_cannot_work_are_refused(script, options, named):
 
 
 @pytest.mark.slow
-def test_a_short_run_with_a_given_teacher_is_on_record(teacher, tmp_path):
+def test_a_short_run_with_a_given_teacher_is_on_record(run_script, teacher, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(bundled("mimo-v2-flash"))
     teacher.resize_token_embeddings(len(tokenizer))
     for part in (teacher, tokenizer):

@@ -1,9 +1,6 @@
 """examples/pretrain_hysparse.py: one short run from the corpus to the folder that others load."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,13 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(warm_python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "result"
     options = {"--steps": 4, "--length": 48, "--needles": 3, "--batch_size": 2, "--test_rows": 4}
-    arguments = [str(part) for option in options.items() for part in option]
-    command = [sys.executable, ROOT / "examples/pretrain_hysparse.py", "--output_dir", folder, *arguments]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    arguments = [part for option in options.items() for part in option]
+    run = warm_python.run(ROOT / "examples/pretrain_hysparse.py", "--output_dir", folder, *arguments)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder
 

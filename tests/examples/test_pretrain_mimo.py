@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,11 +20,10 @@ STEPS = {"--stage1_steps": 6, "--stage2_steps": 4, "--eval_steps": 4}
 SHORT = {"--batch_size": 2, "--block_size": 64, "--prompt_tokens": 32, "--num_prompts": 3, "--new_tokens": 16}
 
 
-def run_script(folder, *options):
-    arguments = [str(part) for option in (STEPS | SHORT).items() for part in option]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, SCRIPT, "--tiny", "--output_dir", folder, *arguments, *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def run_script(warm_python):
+    arguments = [part for option in (STEPS | SHORT).items() for part in option]
+    return lambda folder, *options: warm_python.run(SCRIPT, "--tiny", "--output_dir", folder, *arguments, *options)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(run_script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "result"
     run = run_script(folder)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -122,7 +119,7 @@ def test_the_trunk_stays_as_it_is_in_the_second_stage(run):
 
 
 @pytest.mark.slow
-def test_resume_continues_with_the_finished_stages(folder, tmp_path):
+def test_resume_continues_with_the_finished_stages(run_script, folder, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     for stage in ("stage1", "stage2"):

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CASES = sorted(ROOT.glob("kernels/*/tests/aot_cases.py"))
-REPOSITORIES = [path.parents[1] for path in CASES]
+REPOSITORIES = sorted(path.parents[1] for path in ROOT.glob("kernels/*/tests/aot_cases.py"))
 
 # The oldest Triton lies beside the installed one: `make` puts it there. None: the installed one.
 TRITONS = {"3.6.0": Path(sys.prefix) / "triton-3.6.0", "installed": None}
@@ -20,41 +19,45 @@ SHARED_BYTES = {80: 101_376, 90: 232_448}
 
 
 @pytest.fixture(scope="module", params=TRITONS)
-def compiled(request):
-    """Rows of what `_aot.py` prints, by repository; all of them are compiled at once."""
+def version(request):
     folder = TRITONS[request.param]
     if folder is not None and not (folder / "triton").is_dir():
         pytest.skip(f"no Triton {request.param}: `make {os.path.relpath(folder, ROOT)}` puts it there")
+    return request.param
+
+
+@pytest.fixture(scope="module", params=REPOSITORIES, ids=lambda path: path.name)
+def repository(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def compiled(version, repository):
+    """Rows of what `_aot.py` prints."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = "" if folder is None else str(folder)
-    script = Path(__file__).parent / "_aot.py"
-    found = {}
-    for path, cases in zip(REPOSITORIES, CASES, strict=True):
-        package = path / "torch-ext" / path.name.replace("-", "_")
-        command = [sys.executable, script, package, cases, *map(str, SHARED_BYTES)]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr[-4000:]
-        report = json.loads(run.stdout.splitlines()[-1])
-        assert request.param in ("installed", report["triton"])
-        found[path] = report["compiled"]
-    return found
+    environment["PYTHONPATH"] = str(TRITONS[version] or "")
+    package = repository / "torch-ext" / repository.name.replace("-", "_")
+    cases = repository / "tests" / "aot_cases.py"
+    command = [sys.executable, Path(__file__).parent / "_aot.py", package, cases, *map(str, SHARED_BYTES)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-4000:]
+    report = json.loads(run.stdout.splitlines()[-1])
+    assert version in ("installed", report["triton"])
+    return report["compiled"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda path: path.name)
-def test_no_kernel_spills_registers_or_exceeds_shared_memory(compiled, repository):
-    rows = compiled[repository]
-    assert {row["capability"] for row in rows} == set(SHARED_BYTES)
-    spilling = [row for row in rows if row["stack_bytes"] > 0]
-    too_large = [row for row in rows if row["shared_bytes"] > SHARED_BYTES[row["capability"]]]
+def test_no_kernel_spills_registers_or_exceeds_shared_memory(compiled):
+    assert {row["capability"] for row in compiled} == set(SHARED_BYTES)
+    spilling = [row for row in compiled if row["stack_bytes"] > 0]
+    too_large = [row for row in compiled if row["shared_bytes"] > SHARED_BYTES[row["capability"]]]
     assert (spilling, too_large) == ([], [])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda path: path.name)
 def test_every_kernel_is_compiled(compiled, repository):
     sources = "\n".join(path.read_text() for path in repository.glob("torch-ext/*/triton_*.py"))
-    launched = {row["kernel"] for row in compiled[repository]}
+    launched = {row["kernel"] for row in compiled}
     assert launched
     assert launched == {
         part.split("(")[0].strip() for part in sources.split("@triton.jit\ndef ") if part.startswith("_")

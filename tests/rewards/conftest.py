@@ -1,7 +1,9 @@
 """Sandboxes of both kinds, with limits that hostile programs reach soon."""
 
 import asyncio
+import os
 import shutil
+import tempfile
 import warnings
 
 import pytest
@@ -12,20 +14,28 @@ LIMITS = Limits(timeout_s=1.5, memory_bytes=256 << 20, output_bytes=64 << 10, pr
 
 
 def open_sandbox(backend, **options):
-    if backend == "bwrap" and shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap (the program bwrap) is not installed")
     return Sandbox(backend, **{"workers": 1, "limits": LIMITS} | options)
 
 
-@pytest.fixture(scope="session", params=["bwrap", "subprocess"])
+BACKENDS = [pytest.param("bwrap", marks=pytest.mark.needs("bwrap")), "subprocess"]
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
 def sandbox(request):
     with open_sandbox(request.param) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
-def bwrap():
+def bwrap(needs):
+    needs("bwrap")
     with open_sandbox("bwrap") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def unboxed():
+    with open_sandbox("subprocess") as opened:
         yield opened
 
 
@@ -36,6 +46,16 @@ def any_sandbox():
         warnings.simplefilter("ignore")
         with Sandbox(workers=2, limits=LIMITS) as opened:
             yield opened
+
+
+@pytest.fixture
+def own_folder(monkeypatch):
+    """An empty folder of temporary files that no other process uses; users that nobody is may pass it."""
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o711)
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def call(reward, completions, prompts=None, **columns):

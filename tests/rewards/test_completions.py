@@ -39,9 +39,9 @@ def test_the_last_fenced_block_after_the_thinking_is_the_program(text, code):
     "text", ["```\n" * 250_000, "`" * 1_000_000, "```" + " " * 1_000_000 + "`", "~~~ a\n" * 160_000]
 )
 def test_a_megabyte_is_read_at_once(text):
-    begin = time.perf_counter()
+    begin = time.process_time()
     last_code_block(text)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_a_conversation_says_what_its_last_assistant_message_says():

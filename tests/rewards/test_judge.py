@@ -63,9 +63,9 @@ def test_the_last_verdict_after_the_thinking_counts(text, verdict):
 )  # fmt: skip
 def test_a_megabyte_is_read_at_once(text):
     def took():
-        begin = time.perf_counter()
+        begin = time.process_time()
         parse_verdict(text)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     assert min(took() for _ in range(3)) < 0.25  # 0.05 s on an idle core
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -78,12 +79,13 @@ def test_a_client_that_leaves_takes_its_actions_along():
         assert scheduler.run_sync(call("1", {"cpu": 4})) == 1
 
         script = (
-            "import sys; from functools import partial; from mimo_hf.scheduler import *; import time\n"
+            "import sys; from functools import partial; from mimo_hf.scheduler import Action, SchedulerClient; import time\n"
             "SchedulerClient(sys.argv[1]).run_sync(Action('x', partial(time.sleep, 60), {'cpu': 4}))"
         )
         child = subprocess.Popen([sys.executable, "-c", script, scheduler.address])
         while not scheduler.stats()["running"]:
             assert child.poll() is None
+            time.sleep(0.01)
         child.kill()
         child.wait()
         assert scheduler.run_sync(call("2", {"cpu": 4})) == 2

@@ -75,7 +75,7 @@ def test_workers_killed_again_and_again_cost_no_idempotent_action_and_no_lease()
 
 OWNER = """
 import asyncio, sys
-from mimo_hf.scheduler import *
+from mimo_hf.scheduler import Action, ActionScheduler, Command, SchedulerConfig
 async def main():
     async with ActionScheduler(SchedulerConfig(cpu_cores=4, cpu_enforce="count")) as s:
         tree = Command(("sh", "-c", "setsid sleep 60 & sleep 60"))

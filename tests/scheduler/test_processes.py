@@ -42,6 +42,7 @@ def test_a_command_runs_in_an_empty_folder_with_few_variables_and_its_limits(mon
     assert "MemoryError" in limited.stderr
 
 
+@pytest.mark.needs("bwrap")
 def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
     (tmp_path / "secret").write_text("x")
 
@@ -53,8 +54,14 @@ def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
     seen = drive(work, sandbox="bwrap")
     assert "No such file" in seen.stderr
     assert seen.stdout.startswith("1")
+
+
+def test_a_sandbox_that_is_unknown_or_not_here_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="bwrap, docker:IMAGE"):
         LocalExecutor(sandbox="chroot")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FileNotFoundError, match="needs the program 'bwrap', which is not installed"):
+        LocalExecutor(sandbox="bwrap")
 
 
 DOCKER = """#!{python}
@@ -100,7 +107,7 @@ def test_a_container_gets_its_cores_variables_and_limits_and_is_removed_with_its
 def test_ctrl_c_leaves_no_process(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
-        "import asyncio, signal\nfrom mimo_hf.scheduler import *\n"
+        "import asyncio, signal\nfrom mimo_hf.scheduler import Action, ActionScheduler, Command, SchedulerConfig\n"
         # Children of a background job of a shell begin with Ctrl-C ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "async def main():\n"
@@ -123,7 +130,7 @@ def test_ctrl_c_leaves_no_process(tmp_path):
 def test_functions_of_a_script_run_in_workers(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
-        "from mimo_hf.scheduler import *\n"
+        "from mimo_hf.scheduler import Action, ActionScheduler, Command, SchedulerConfig\n"
         "def double(x):\n    return 2 * x\n"
         "if __name__ == '__main__':\n"
         "    from functools import partial\n"

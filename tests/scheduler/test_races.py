@@ -229,7 +229,7 @@ def test_a_forked_child_holds_up_neither_the_end_of_an_owner_nor_the_next_one():
 
 def test_a_killed_owner_leaves_no_process_though_its_forked_child_lives_on():
     script = (
-        "import os, time\nfrom mimo_hf.scheduler import *\n"
+        "import os, time\nfrom mimo_hf.scheduler import Action, ActionScheduler, Command, SchedulerConfig\n"
         "with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce='count')) as s:\n"
         "    s.start(Action('x', Command(('sh', '-c', 'setsid sleep 60 & sleep 60')), {'cpu': 1}))\n"
         "    time.sleep(0.3)\n"
@@ -253,7 +253,7 @@ def test_a_killed_owner_leaves_no_process_though_its_forked_child_lives_on():
 
 def test_the_next_owner_removes_the_socket_of_one_that_was_killed():
     script = (
-        "import time\nfrom mimo_hf.scheduler import *\n"
+        "import time\nfrom mimo_hf.scheduler import Action, ActionScheduler, Command, SchedulerConfig\n"
         "with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce='count')) as s:\n"
         "    print(s.address, flush=True)\n    time.sleep(60)\n"
     )

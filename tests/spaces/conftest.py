@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -95,14 +94,12 @@ class Page:
 
 
 @pytest.fixture(scope="session")
-def new_page(tmp_path_factory) -> Iterator[Callable[..., Page]]:
+def new_page(needs, tmp_path_factory) -> Iterator[Callable[..., Page]]:
     """Opens browser windows: `new_page(width=1280, height=800)`."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
+    needs("chromium", "chromedriver")
     url = f"http://127.0.0.1:{free_port()}"
     process = subprocess.Popen(
-        [driver, f"--port={url.rpartition(':')[2]}", "--log-level=OFF"], stdout=subprocess.DEVNULL
+        ["chromedriver", f"--port={url.rpartition(':')[2]}", "--log-level=OFF"], stdout=subprocess.DEVNULL
     )
     pages: list[Page] = []
 

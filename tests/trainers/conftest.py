@@ -105,9 +105,14 @@ def copy_weights(trainer):
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
-@pytest.fixture(name="make_model")
+@pytest.fixture(scope="session", name="make_model")
 def model_maker():
     return make_model
+
+
+@pytest.fixture(scope="session", name="make_tokenizer")
+def tokenizer_maker():
+    return make_tokenizer
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """The five steps of JudgeRLVR on a toy, undisturbed, interrupted and killed."""
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 import weakref
 
@@ -30,11 +31,12 @@ def verdict(completions, label, **columns):
 STEPS = ["collect", "build", "judge", "generate", "eval"]
 
 
-@pytest.fixture
-def toy(tmp_path, monkeypatch, make_model, tokenizer):
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory, make_model, make_tokenizer):
     """Command-line arguments of a run of seconds, less `output_dir`."""
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    folder = tmp_path_factory.mktemp("toy")
+    make_model().save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
     rows = [
         {
             "problem_id": str(index),
@@ -44,22 +46,36 @@ def toy(tmp_path, monkeypatch, make_model, tokenizer):
         for index in range(20)
     ]
     DatasetDict({"train": Dataset.from_list(rows[:16]), "test": Dataset.from_list(rows[16:])}).save_to_disk(
-        str(tmp_path / "problems")
+        str(folder / "problems")
     )
-    (tmp_path / "toy_rewards.py").write_text(REWARDS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return (
-        f"--model_name_or_path {tmp_path}/model --dataset {tmp_path}/problems --reward toy_rewards.accuracy "
-        "--judge_reward toy_rewards.verdict --parse_answer toy_rewards.answer --model_thinks false --judge_min_gap -1 "
-        "--judge_steps 4 --generate_steps 4 --save_strategy steps --save_steps 1 --learning_rate 0.001 --report_to none "
-        "--use_cpu --bf16 false --gradient_checkpointing false --max_completion_length 5 --num_generations 4 "
-        "--per_device_train_batch_size 8 --disable_tqdm true --dynamic_sampling true --dtype float32"
-    ).split()
+    (folder / "toy_rewards.py").write_text(REWARDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield (
+            f"--model_name_or_path {folder}/model --dataset {folder}/problems --reward toy_rewards.accuracy "
+            "--judge_reward toy_rewards.verdict --parse_answer toy_rewards.answer --model_thinks false --judge_min_gap -1 "
+            "--judge_steps 4 --generate_steps 4 --save_strategy steps --save_steps 1 --learning_rate 0.001 --report_to none "
+            "--use_cpu --bf16 false --gradient_checkpointing false --max_completion_length 5 --num_generations 4 "
+            "--per_device_train_batch_size 8 --disable_tqdm true --dynamic_sampling true --dtype float32"
+        ).split()
 
 
 def run(toy, folder, *options):
     judge_rlvr.main([*toy, "--output_dir", str(folder), *options])
+    return weights_in(folder)
+
+
+def weights_in(folder):
     return {name: load_file(folder / name / "model" / "model.safetensors") for name in ("judge", "generate")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy, tmp_path_factory):
+    """The folder of a run, and what it printed; tests read it only."""
+    folder, printed = tmp_path_factory.mktemp("undisturbed") / "a", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run(toy, folder)
+    return folder, printed.getvalue()
 
 
 def assert_same(left, right):
@@ -67,13 +83,13 @@ def assert_same(left, right):
         assert all(torch.equal(left[stage][name], right[stage][name]) for name in left[stage]), stage
 
 
-def test_the_steps_end_done_and_the_result_is_printed(toy, tmp_path, capsys):
-    weights = run(toy, tmp_path / "a")
-    states = [json.loads((tmp_path / "a" / step / "state.json").read_text()) for step in STEPS]
+def test_the_steps_end_done_and_the_result_is_printed(undisturbed):
+    folder, printed = undisturbed
+    weights = weights_in(folder)
+    states = [json.loads((folder / step / "state.json").read_text()) for step in STEPS]
     assert [(state["stage"], state["status"]) for state in states] == [(step, "done") for step in STEPS]
     assert any(not torch.equal(weights["judge"][name], weights["generate"][name]) for name in weights["judge"])
-    printed = capsys.readouterr().out
-    metrics = json.loads((tmp_path / "a" / "eval" / "metrics.json").read_text())
+    metrics = json.loads((folder / "eval" / "metrics.json").read_text())
     assert set(metrics) == {"start", "judge", "generate"}
     assert f"{metrics['generate']['accuracy']:.3f}" in printed
 
@@ -101,8 +117,7 @@ def test_both_tasks_in_one_training(toy, tmp_path, capsys):
     assert any("judge/gap" in entry for entry in state["log_history"])
 
 
-def test_steps_can_be_processes_of_their_own(toy, tmp_path, capsys):
-    undisturbed = run(toy, tmp_path / "a")
+def test_steps_can_be_processes_of_their_own(toy, undisturbed, tmp_path, capsys):
     folder = ["--output_dir", str(tmp_path / "b")]
     with pytest.raises(ValueError, match="The step 'judge' needs the step 'collect', which is not done"):
         judge_rlvr.main([*toy, *folder, "--step", "judge"])
@@ -112,9 +127,7 @@ def test_steps_can_be_processes_of_their_own(toy, tmp_path, capsys):
         assert "mean length" not in printed
         judge_rlvr.main([*toy, *folder, "--step", step])
     assert "mean length" in capsys.readouterr().out
-    for stage, weights in undisturbed.items():
-        own = load_file(tmp_path / "b" / stage / "model" / "model.safetensors")
-        assert all(torch.equal(own[name], value) for name, value in weights.items())
+    assert_same(weights_in(undisturbed[0]), weights_in(tmp_path / "b"))
     with pytest.raises(ValueError, match="`--step` must be one of collect, build, judge, generate, eval; got 'mixed'"):
         judge_rlvr.main([*toy, *folder, "--step", "mixed"])
 
@@ -142,9 +155,8 @@ def test_a_stage_frees_its_model(toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(toy, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(toy, undisturbed, tmp_path, monkeypatch):
     """Interrupted once within every step, after it has written what it made."""
-    undisturbed = run(toy, tmp_path / "a")
     mark = StepFolder.mark
     interrupted = set()
 
@@ -158,29 +170,31 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(toy, tmp
     for _ in STEPS:
         with pytest.raises(KeyboardInterrupt):
             run(toy, tmp_path / "b")
-    assert_same(undisturbed, run(toy, tmp_path / "b"))
+    assert_same(weights_in(undisturbed[0]), run(toy, tmp_path / "b"))
     assert interrupted == set(STEPS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["judge", "generate"])
-def test_a_killed_training_is_resumed_to_the_same_weights(toy, tmp_path, stage):
+def test_a_killed_training_is_resumed_to_the_same_weights(toy, undisturbed, warm_python, tmp_path, stage):
     folder = tmp_path / "b"
-    command = [sys.executable, "-m", "mimo_hf.trainers.judge_rlvr", *toy, "--output_dir", str(folder)]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    command = ["-m", "mimo_hf.trainers.judge_rlvr", *toy, "--output_dir", str(folder)]
+    rewards = os.path.dirname(toy[1])
+    with open(os.devnull, "w") as nothing:
+        process = warm_python.start(*command, env={**os.environ, "PYTHONPATH": rewards}, stdout=nothing)
     deadline = time.monotonic() + 200
     while not list(folder.glob(f"{stage}/training/checkpoint-2/trainer_state.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert not (folder / "eval").exists()
-    assert_same(run(toy, tmp_path / "a"), run(toy, folder))
+    assert_same(weights_in(undisturbed[0]), run(toy, folder))
 
 
-def test_changed_inputs_are_refused_unless_restarted(toy, tmp_path):
-    run(toy, tmp_path / "a")
+def test_changed_inputs_are_refused_unless_restarted(toy, undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path / "a")
     with pytest.raises(ValueError, match=r"collect was made from other inputs .* `--restart`"):
         run(toy, tmp_path / "a", "--candidates_per_problem", "6")
     run(toy, tmp_path / "a", "--candidates_per_problem", "6", "--restart", "true")

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,18 +105,26 @@ def test_a_checkpoint_of_more_processes_is_resumed_with_a_warning(make_trainer, 
     assert any("was saved by 2 processes, and there are 1" in record.message for record in caplog.records)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("room", [0, 9_000, 40_000])
-def test_a_training_goes_on_after_its_disk_was_full(room, tmp_path):
-    """On a file system of its own, at three points of a checkpoint."""
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap (the program bwrap) is not installed")
-    disk = ["bwrap", "--dev-bind", "/", "/", "--size", str(4 << 20), "--tmpfs", tmp_path]
-    command = [*disk, sys.executable, WORKER.with_name("_full_disk.py"), tmp_path, str(room)]
-    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+ROOMS = (0, 9_000, 40_000)
+
+
+@pytest.fixture(scope="module")
+def full_disks(needs, tmp_path_factory):
+    """What trainings did whose disk, a file system of its own, was full at three points of a checkpoint."""
+    needs("bwrap")
+    folder = tmp_path_factory.mktemp("disk")
+    disk = ["bwrap", "--dev-bind", "/", "/", "--size", str(4 << 20), "--tmpfs", folder]
+    command = [*disk, sys.executable, WORKER.with_name("_full_disk.py"), folder, *map(str, ROOMS)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    (line,) = (line for line in run.stdout.splitlines() if line.startswith("RESULT "))
-    result = json.loads(line.removeprefix("RESULT "))
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith("RESULTS "))
+    return json.loads(line.removeprefix("RESULTS "))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_training_goes_on_after_its_disk_was_full(full_disks, room):
+    result = full_disks[str(room)]
     assert result["errno"] == errno.ENOSPC
     assert "resume with `resume_from_checkpoint=True`" in result["error"]
     assert "checkpoint-2" in result["error"]
@@ -153,14 +160,23 @@ def test_a_checkpoint_says_whether_the_training_had_ended(make_trainer, tmp_path
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{}, {"carry_surplus": True, "per_device_train_batch_size": 16}], ids=["", "carried"]
-)
-def test_two_processes_decide_alike(tmp_path, options):
+TWO_PROCESSES = {"plain": {}, "carried": {"carry_surplus": True, "per_device_train_batch_size": 16}}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What each of two processes saw, by the name of the options."""
+    folder = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, WORKER, tmp_path, json.dumps(options)], check=True, timeout=300)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    subprocess.run([*command, WORKER, folder, json.dumps(TWO_PROCESSES)], check=True, timeout=300)
+    return lambda name: [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWO_PROCESSES)
+def test_two_processes_decide_alike(two_processes, name):
+    first, second = two_processes(name)
+    options = TWO_PROCESSES[name]
     assert (first["world"], second["world"]) == (2, 2)
     assert first["rounds"] == second["rounds"]
     assert first["rounds"][0] > 1
