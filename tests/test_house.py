@@ -67,8 +67,25 @@ def wheel_names(tmp_path_factory):
 
 def test_wheel_holds_one_package(wheel_names):
     top_level = {name.split("/")[0] for name in wheel_names}
-    assert sorted(name.partition("-")[0] for name in top_level) == ["mimo_hf", "mimo_hf"]
-    assert [name for name in top_level if name.endswith(".dist-info")]
+    endings = sorted(name.rpartition(".")[2] for name in top_level if name != "mimo_hf")
+    assert {name.partition("-")[0] for name in top_level} == {"mimo_hf"}
+    assert endings == ["data", "dist-info"]
+
+
+def test_wheel_holds_the_guides_and_the_examples(wheel_names):
+    shared = {name.partition(".data/data/")[2] for name in wheel_names if ".data/data/" in name}
+    expected = {
+        f"share/doc/mimo_hf/{path.name}"
+        for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+    }
+    expected |= {f"share/doc/mimo_hf/examples/{path.name}" for path in ROOT.glob("examples/*") if path.is_file()}
+    assert shared == expected
+    guides = {
+        f"mimo_hf/{path.relative_to(ROOT / 'mimo_hf')}"
+        for path in ROOT.glob("mimo_hf/*/README.md")
+        if not path.parent.is_symlink()
+    }
+    assert guides | {"mimo_hf/trainers/README.md"} <= wheel_names
 
 
 @pytest.mark.parametrize(

@@ -306,4 +306,4 @@ def ber(
     return _answer(run)
 
 
-ENDPOINTS = tuple(map(bounded, (simulate, sweep, field, oem, dof, ber)))
+ENDPOINTS = tuple(bounded(endpoint) for endpoint in (simulate, sweep, field, oem, dof, ber))
