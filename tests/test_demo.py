@@ -16,9 +16,11 @@ from transformers.utils import logging as transformers_logging
 
 from mimo_hf.data import is_held_out
 from mimo_hf.demo.checkpoint import load, require_heads
-from mimo_hf.demo.comparison import Comparison, Decoding, Run, compare
+from mimo_hf.demo.comparison import Comparison, Decoding, Run, about_loops, compare
 from mimo_hf.demo.prompt import Prompt, first_tokens, held_out_prompt, read_beginning
 from mimo_hf.demo.terminal import IncrementalDecoder, TokenPrinter, visible
+from mimo_hf.hub.checkpoints import bundled
+from mimo_hf.metrics.repetition import repetition_period
 from mimo_hf.modeling.mtp import MTPStatistics
 
 PROMPT = Prompt("def f(x):\n", "a test")
@@ -317,3 +319,24 @@ def test_the_seed_makes_samples_repeatable(constant_model):
     other = compare(pipe(), constant_model, PROMPT, Decoding(max_new_tokens=12, sample=True, seed=6))
     assert other.plain.tokens != once.plain.tokens
     assert once.outputs_equal is None
+
+
+# What the demo shows a stranger
+
+
+def test_the_text_of_the_demo_is_held_out_and_its_continuation_ends_in_no_loop():
+    checkpoint = load(bundled("mimo-v2-flash"))
+    prompt = held_out_prompt(checkpoint.tokenizer, 128, seed=0)
+    assert is_held_out(prompt.source.partition(" of Python")[0])
+    comparison = compare(pipe(), checkpoint, prompt, Decoding(max_new_tokens=160))
+    assert comparison.outputs_equal
+    assert repetition_period(comparison.mtp.tokens) is None
+    assert about_loops(comparison, bundled("mimo-v2-flash")).startswith(
+        "loops: this text ends in none; of 48 held-out texts"
+    )
+
+
+def test_a_loop_is_named_with_its_length(tmp_path):
+    run = Run([5, 6, 7] * 30, [1.0])
+    comparison = Comparison(run, run, MTPStatistics(num_heads=3, forward_passes=30), sampled=False)
+    assert about_loops(comparison, tmp_path) == "loops: this text ends in one of 3 tokens, easy to draft"

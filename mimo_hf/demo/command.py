@@ -31,7 +31,7 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
 
     with stage("importing torch and transformers"):
         from .checkpoint import load, quiet, require_heads
-        from .comparison import Decoding, circumstances, compare, continue_plainly, show
+        from .comparison import Decoding, about_loops, circumstances, compare, continue_plainly, show
 
     with stage("loading the checkpoint"):
         checkpoint = load(model, args.dtype, args.device)
@@ -63,6 +63,8 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
 
     comparison = compare(console, checkpoint, prompt, decoding, args.repeats)
     show(console, comparison)
+    if not args.do_sample:
+        console.print(about_loops(comparison, Path(model).expanduser()), soft_wrap=True)
     origin = {"command": args.command_line, "seed": args.seed, "prompt": prompt.source}
     report = origin | circumstances(checkpoint) | {"decoding": decoding.arguments()} | comparison.to_dict()
     content = json.dumps(report, indent=2) + "\n"

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import zip_longest
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import __version__
+from ..hub.checkpoints import RUN, read_object
+from ..metrics.repetition import repetition_period
 from ..modeling.mtp import MTPStatistics
 from .checkpoint import Checkpoint, quiet
 from .prompt import Prompt
@@ -198,6 +201,22 @@ def show(console: Console, comparison: Comparison):
         console.print(line, soft_wrap=True)
 
 
+def about_loops(comparison: Comparison, folder: Path) -> str:
+    """
+    Whether this continuation ends in a loop, which is easy to draft, and what the checkpoint's own run found over many texts.
+    """
+    period = repetition_period(comparison.mtp.tokens)
+    this = "this text ends in none" if period is None else f"this text ends in one of {period} tokens, easy to draft"
+    run = read_object(folder / RUN) if (folder / RUN).is_file() else {}
+    greedy = run.get("acceptance", {}).get("greedy", {})
+    if not {"acceptance_length", "acceptance_length_without_loops", "loops", "prompts"} <= greedy.keys():
+        return f"loops: {this}"
+    return (
+        f"loops: {this}; of {greedy['prompts']} held-out texts {greedy['loops']} do, with them the acceptance length is "
+        f"{greedy['acceptance_length']:.2f}, without them {greedy['acceptance_length_without_loops']:.2f}"
+    )
+
+
 def _heading(console: Console, title: str | Text):
     console.print()
     console.rule(title, align="left", style="dim")
@@ -259,4 +278,4 @@ def circumstances(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-__all__ = ["Comparison", "Decoding", "Run", "circumstances", "compare", "continue_plainly", "show"]
+__all__ = ["Comparison", "Decoding", "Run", "about_loops", "circumstances", "compare", "continue_plainly", "show"]

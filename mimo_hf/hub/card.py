@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from .checkpoints import read_object
+from .checkpoints import RUN, read_object
 
-RUN = "training_run.json"
 MARK = "<!-- the checkpoint's numbers -->"  # the line of a model's README that they replace
 
 # Fields of the front matter that the card next to the weights may have set.

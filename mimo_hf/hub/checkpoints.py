@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+RUN = "training_run.json"  # what the training of a checkpoint found
 TINY = Path(__file__).parent / "tiny"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
