@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.functional import pad
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.utils import logging
 
@@ -149,21 +150,25 @@ class MTPMixin(MTPGenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        shift_labels: torch.LongTensor | None = None,
     ) -> torch.Tensor:
         """
         Mean over the heads of the cross-entropy of t_{i+2+k} (arXiv 2601.02780, section 2.3.2).
 
-        Rows whose tokens i..i+2+k touch padding or two packed documents, and labels of -100, are left out.
+        Rows whose tokens i..i+2+k touch padding or two packed documents, and labels of -100, are left out. As in the
+        trunk's loss, `shift_labels` take the place of `labels`: entry i is t_{i+1}, also where that is not in `input_ids`.
         """
         trunk_is_constant = self.config.mtp_train_mode == "heads"
+        if shift_labels is None:
+            shift_labels = pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         segments = _segments(input_ids, attention_mask, position_ids)
+        segments = torch.cat([segments, segments[:, -1:]], dim=1)  # the token behind the last one is of its document
         losses = []
         all_logits = self._mtp_logits(input_ids, hidden_states, attention_mask, position_ids, trunk_is_constant)
         for k, logits in enumerate(all_logits):
-            targets = labels.new_full(logits.shape[:2], IGNORE_INDEX)
-            labelled = labels[:, 2 + k :]
-            inside = (segments[:, 2 + k :] == segments[:, : labelled.shape[1]]) & (segments[:, 2 + k :] >= 0)
-            targets[:, : labelled.shape[1]] = labelled.masked_fill(~inside, IGNORE_INDEX)
+            num_rows = logits.shape[1]
+            inside = (segments[:, 2 + k :] == segments[:, :num_rows]) & (segments[:, 2 + k :] >= 0)
+            targets = shift_labels[:, 1 + k :].to(inside.device).masked_fill(~inside, IGNORE_INDEX)
             if num_items_in_batch is None:
                 count = (targets != IGNORE_INDEX).sum().clamp(min=1)
             else:

@@ -147,7 +147,7 @@ class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
         """
         Args:
             input_ids: `[batch, length]`.
-            labels: `[batch, length]`, -100 where there is nothing to learn; shifted inside.
+            labels: `[batch, length]`, -100 where there is nothing to learn; shifted inside. `shift_labels` take their place.
             output_mtp_hidden_states: return the states that the MTP layers read.
         """
         trains_mtp = self.trains_mtp(input_ids, labels)
@@ -179,6 +179,7 @@ class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
+                shift_labels=kwargs.get("shift_labels"),
             )
             loss = loss + self.config.mtp_loss_weight * mtp_loss.to(loss.device)
 

@@ -186,7 +186,7 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
         """
         Args:
             input_ids: `[batch, length]`.
-            labels: `[batch, length]`, -100 where there is nothing to learn; shifted inside.
+            labels: `[batch, length]`, -100 where there is nothing to learn; shifted inside. `shift_labels` take their place.
             output_router_logits: return `router_logits` and `aux_loss`; None: as the configuration says.
             output_mtp_hidden_states: return the states that the heads read.
         """
@@ -233,6 +233,7 @@ class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2F
                 else attention_mask,
                 position_ids=position_ids,
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
+                shift_labels=kwargs.get("shift_labels"),
             )
             loss = loss + self.config.mtp_loss_weight * mtp_loss.to(loss.device)
 

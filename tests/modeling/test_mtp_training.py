@@ -74,6 +74,27 @@ def test_plain_text(model, by_hand, tokens):
     assert_losses(model(ids, labels=ids), by_hand)
 
 
+def test_shift_labels_take_the_place_of_labels_in_every_loss(model, by_hand, tokens):
+    ids = tokens(2, 9)
+    for row in ids:
+        by_hand.add(row, row)
+    aligned = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    for labels in (ids, torch.full_like(ids, -100), torch.ones_like(ids)):
+        assert_losses(model(ids, labels=labels, shift_labels=aligned), by_hand)
+
+
+def test_shift_labels_reach_behind_the_end_of_a_shard(model, tokens):
+    """A shard knows its next token as a target, so that each head has a row more to learn than from `labels`."""
+    ids = tokens(1, 9)[0]
+    shard, targets = ids[None, :6], ids[None, 1:7]
+    expected = []
+    with torch.no_grad():
+        for k, logits in enumerate(model.mtp_logits(shard)):
+            expected.append([negative_log_likelihood(logits[0, i], targets[0, i + 1 + k]) for i in range(5 - k)])
+        outputs = model(shard, labels=shard, shift_labels=targets)
+    assert_close(outputs.mtp_loss.item(), np.mean([np.mean(terms) for terms in expected]), **CLOSE)
+
+
 def test_labels_that_are_not_learned(model, by_hand, tokens):
     ids = tokens(2, 11)
     labels = ids.clone()
