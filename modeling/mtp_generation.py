@@ -167,11 +167,20 @@ class MTPGenerationMixin(Host):
     mtp_statistics: MTPStatistics | None = None  # of the last generate(use_mtp=True)
     mtp_candidate_generator_class = MTPCandidateGenerator
 
+    def _prepare_generation_config(self, generation_config, **kwargs):
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if generation_config.use_mtp and (generation_config.num_beams or 1) > 1:
+            raise ValueError(  # here, before transformers logs that it ignores one of the two
+                "`use_mtp=True` drafts for greedy decoding and sampling, not for beam search; set `num_beams=1`, or leave "
+                "`use_mtp` out."
+            )
+        return generation_config, model_kwargs
+
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         if generation_config.use_mtp and generation_mode != GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
-                f"`use_mtp=True` drafts for greedy decoding and sampling, not for {generation_mode.value}; set "
-                "`num_beams=1`, or leave `use_mtp` out."
+                f"`use_mtp=True` drafts for greedy decoding and sampling, not for {generation_mode.value}; leave one of "
+                "them out."
             )
         if generation_config.use_mtp:
             self._refuse_beside_mtp(generation_config, generation_mode_kwargs)
@@ -238,6 +247,8 @@ class MTPGenerationMixin(Host):
                 **kwargs,
             )
         cache = cache_of(kwargs)
+        if generation_config.use_mtp and cache is None:
+            raise ValueError("`use_mtp=True` needs `use_cache=True`: rejected drafts are taken back from the cache.")
         num_cached_tokens = 0 if cache is None else int(cache.get_seq_length())
         if generation_config.use_mtp and num_cached_tokens > 0:
             mask = kwargs.get("attention_mask")
@@ -247,11 +258,12 @@ class MTPGenerationMixin(Host):
             )
             if not num_cached_tokens < input_ids.shape[1] == mask_length:
                 raise ValueError(
-                    f"`use_mtp=True` needs the whole text as `input_ids`, also where `{CACHE}` holds the beginning of it; got {input_ids.shape[1]} tokens, a mask for {mask_length} and a cache of {num_cached_tokens}."
+                    f"`use_mtp=True` needs the whole text as `input_ids`, also where `{CACHE}` holds the beginning of it; "
+                    f"got {input_ids.shape[1]} tokens, a mask for {mask_length} and a cache of {num_cached_tokens}."
                 )
             # Assisted decoding in transformers would run the whole text again, behind what the cache holds.
             kwargs["num_cached_tokens"] = num_cached_tokens
-        if not generation_config.use_mtp or cache is None or not PrefixStoppingCriteria.needed(stopping_criteria):
+        if not generation_config.use_mtp or not PrefixStoppingCriteria.needed(stopping_criteria):
             return super()._assisted_decoding(
                 input_ids,
                 stopping_criteria=stopping_criteria,
