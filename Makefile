@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLD_TRITON := $(VENV)/triton-3.6.0
+TESTED := $(shell sed -n 's/^TESTED = //p' modeling/transformers_versions.py | tr -d '(",)')
+TRANSFORMERS := $(addprefix $(VENV)/transformers-,$(firstword $(TESTED)) $(lastword $(TESTED)))
 
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -38,17 +40,25 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/mimo-hf demo $(ARGS)
 
-# The oldest Triton that the kernels support, beside the installed one: tests/kernels compiles on both. Where it can't be had
-# (no network, another system), the test that wants it says so.
-$(OLD_TRITON): $(STAMP)
+# Beside the installed ones: the oldest Triton that the kernels support, for tests/kernels, and the oldest and the newest
+# transformers that the models support, for tests/test_versions.py. Where one can't be had (no network, another system), the
+# test that wants it says so.
+define install_beside
 	@rm -rf $@.new
-	@if $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@.new triton==3.6.0; \
-		then rm -rf $@ && mv $@.new $@; else echo 'Triton 3.6.0 could not be installed into $@.'; fi
+	@if $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@.new $(1); \
+		then rm -rf $@ && mv $@.new $@; else echo '$(1) could not be installed into $@.'; fi
+endef
+
+$(OLD_TRITON): $(STAMP)
+	$(call install_beside,triton==3.6.0)
+
+$(TRANSFORMERS): $(VENV)/transformers-%: $(STAMP)
+	$(call install_beside,transformers==$*)
 
 # One process a core, at most four: each takes 2 to 3 GB. tests/_workers.py says which tests keep together.
 WORKERS ?= logical
 
-test: $(STAMP) $(OLD_TRITON)
+test: $(STAMP) $(OLD_TRITON) $(TRANSFORMERS)
 	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
 
 lint: $(STAMP)
