@@ -280,7 +280,7 @@ def test_heads_that_are_right_save_the_passes_that_they_should(follower_model, t
     ("arguments", "named"),
     [
         ({"use_cache": False}, "use_cache"),
-        ({"cache_implementation": "static"}, "Static"),
+        ({"cache_implementation": "static"}, "Static|cache that can be cropped"),
         ({"num_return_sequences": 2}, "num_return_sequences"),
         ({"num_beams": 2}, "num_beams"),
         ({"guidance_scale": 1.5}, "guidance_scale"),
