@@ -101,9 +101,12 @@ def test_the_trunk_is_qwen2(mimo_model, tokens, attention):
 @torch.no_grad()
 def test_flex_attention_is_kept(mimo_model, tokens):
     flex, sdpa = mimo_model(attention="flex_attention", head_dim=16), mimo_model(head_dim=16)
-    assert_close(flex(tokens(2, 9)).logits, sdpa(tokens(2, 9)).logits, rtol=0, atol=1e-4)
-    for ours, theirs in zip(flex.mtp_logits(tokens(2, 9)), sdpa.mtp_logits(tokens(2, 9)), strict=True):
-        assert_close(ours, theirs, rtol=0, atol=1e-4)
+    # Uncompiled: on a CPU, torch 2.13's compiled flex_attention reads memory that nobody wrote from the second length on, for
+    # transformers' own Qwen2 as well.
+    with torch.compiler.set_stance("force_eager"):
+        assert_close(flex(tokens(2, 9)).logits, sdpa(tokens(2, 9)).logits, rtol=0, atol=1e-4)
+        for ours, theirs in zip(flex.mtp_logits(tokens(2, 9)), sdpa.mtp_logits(tokens(2, 9)), strict=True):
+            assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_attention_kinds_of_qwen2_are_declared():
