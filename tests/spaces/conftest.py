@@ -50,7 +50,7 @@ class Page:
         """The value of a JavaScript function body; `arguments` are its arguments."""
         return self.call("POST", "/execute/sync", script=script, args=list(arguments))
 
-    def wait(self, script: str, *arguments: Any, seconds: float = 20.0) -> Any:
+    def wait(self, script: str, *arguments: Any, seconds: float = 60.0) -> Any:
         """Waits until the script's value is truthy."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
