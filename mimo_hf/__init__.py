@@ -1,7 +1,10 @@
 """MiMo's published research as Hugging Face plug-ins. Names load on first use; `register()` tells transformers of them."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from .lost_heads import watch
 
 __version__ = "0.1.0"
 
@@ -38,14 +41,31 @@ if TYPE_CHECKING:
     from mimo_hf.modeling.mtp import MTPStatistics
 
 
+_ROOMS = ("data", "oam", "rewards", "scheduler", "trainers")
+
+
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'mimo_hf' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    # `from mimo_hf import scheduler` asks for the attribute before the module.
+    is_own = name.startswith("_") or find_spec(f"mimo_hf.{name}") is not None
+    room = None if is_own else _room_of(name)
+    if room is not None:
+        # An AttributeError would reach nobody who wrote `from mimo_hf import ...`: Python replaces its message.
+        raise ImportError(f"mimo_hf has models and `register` only; write `from mimo_hf.{room} import {name}`.")
+    raise AttributeError(f"module 'mimo_hf' has no attribute {name!r}")
+
+
+def _room_of(name: str) -> str | None:
+    """The room that has the name. Their faces are lazy, so that looking at them imports next to nothing."""
+    for room in _ROOMS:
+        if name in import_module(f"mimo_hf.{room}").__all__:
+            return room
+    return None
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def register():
@@ -77,6 +97,8 @@ def register():
     AutoModel.register(MiMoV2FlashConfig, MiMoV2FlashModel, exist_ok=True)
     AutoModelForCausalLM.register(MiMoV2FlashConfig, MiMoV2FlashForCausalLM, exist_ok=True)
 
+
+watch()
 
 __all__ = [
     "HySparseCache",

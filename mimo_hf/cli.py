@@ -164,11 +164,26 @@ def _add_publish(commands):
         "publish",
         _publish,
         "Write a folder that transformers loads with trust_remote_code=True where mimo_hf is not installed.",
-        "  mimo-hf publish ./my-checkpoint ./to-upload\n  hf upload my-name/my-model ./to-upload",
+        "  mimo-hf publish ./my-checkpoint ./to-upload\n"
+        "  hf upload my-name/my-model ./to-upload\n\n"
+        "the code of a folder that an earlier version has written:\n"
+        "  mimo-hf publish --check ./to-upload\n"
+        "  mimo-hf publish --upgrade ./to-upload",
     )
-    parser.add_argument("model", metavar="MODEL", help="The checkpoint folder.")
-    parser.add_argument("out", metavar="OUT", help="The folder to write.")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="The checkpoint folder, or a model of the Hub.")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="The folder to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace OUT where it exists.")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--upgrade",
+        metavar="FOLDER",
+        help="Instead: rewrite the code of a published folder as this version writes it; weights and card stay.",
+    )
+    instead.add_argument(
+        "--check",
+        metavar="FOLDER",
+        help="Instead: list what --upgrade would change, and change nothing; exit code 1 if there is something.",
+    )
 
 
 def _add_space(commands):
@@ -297,11 +312,32 @@ def _hysparse_memory(args: argparse.Namespace) -> int:
 def _publish(args: argparse.Namespace) -> int:
     from .demo.terminal import stage
 
+    folder = args.upgrade or args.check
+    if folder is not None:
+        if args.model is not None or args.overwrite:
+            option = "--upgrade" if args.upgrade else "--check"
+            raise kit.UsageError(args.prog, f"{option} FOLDER stands alone; leave out MODEL, OUT and --overwrite.")
+        with stage("loading the folder" if args.upgrade else "comparing the code"):
+            from .hub.upgrade import outdated, upgrade
+
+            changes = upgrade(folder) if args.upgrade else outdated(folder)
+        for name, what in changes.items():
+            print(f"{name} {what}")
+        done = "upgraded" if args.upgrade else f"out of date; run: {args.prog} --upgrade {shlex.quote(folder)}"
+        print(f"{folder}: {done if changes else 'up to date'}")
+        return 1 if args.check and changes else 0
+
+    names = {"MODEL": args.model, "OUT": args.out}
+    if missing := [name for name, value in names.items() if value is None]:
+        raise kit.UsageError(args.prog, f"{' and '.join(missing)} must be given (see `{args.prog} --help`)")
     with stage("writing the folder"):
         from .hub.publish import publish
 
         publish(args.model, args.out, overwrite=args.overwrite)
-    print(f"{args.out}: ready to upload")
+    print(f"{args.out}: ready to upload with: hf upload OWNER/NAME {shlex.quote(args.out)}")
+    print(
+        "Tell its readers: it loads with trust_remote_code=True, or after mimo_hf.register(); else MTP heads are lost."
+    )
     return 0
 
 

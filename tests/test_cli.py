@@ -375,6 +375,11 @@ WRONG = [
     ("hysparse memory --config hysparse-7b --kv-cache-dtype int4", "--kv-cache-dtype must be one of fp8, bf16"),
     ("publish", "MODEL and OUT must be given"),
     ("publish here", "OUT must be given"),
+    ("publish here there --upgrade there", "--upgrade FOLDER stands alone; leave out MODEL, OUT and --overwrite"),
+    ("publish --check there --overwrite", "--check FOLDER stands alone"),
+    ("publish --check x --upgrade x", "--upgrade"),
+    ("publish --upgrade missing-folder", "missing-folder"),
+    ("publish --check tests", "tests: has no config.json"),
     ("space", "SPACE must be given"),
     ("space nope", "there is no Space 'nope'; there are oam."),
     ("space oam --port 99999", "--port must be a whole number from 1 to 65535; got '99999'"),
@@ -564,7 +569,10 @@ def test_publish_hands_over_to_the_hub(monkeypatch, capsys):
     assert cli.main(["publish", "here", "there"]) == 0
     assert cli.main(["publish", "here", "there", "--overwrite"]) == 0
     assert calls == [("here", "there", False), ("here", "there", True)]
-    assert "there" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "there: ready to upload with: hf upload OWNER/NAME there"
+    assert "trust_remote_code=True" in shown[1]
+    assert "mimo_hf.register()" in shown[1]
 
 
 def test_publish_refuses_in_one_line(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The shape of the repository: folders, what `import` finds, what a wheel holds."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,33 @@ def test_import_mimo_hf_imports_neither_torch_nor_transformers():
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in report.splitlines()}
     assert "mimo_hf" in imported
     assert imported.isdisjoint({"torch", "transformers"})
+
+
+def test_the_package_shows_its_own_names_and_no_others():
+    import mimo_hf
+
+    shown = {name for name in dir(mimo_hf) if not name.startswith("_")}
+    assert shown == {name for name in mimo_hf.__all__ if not name.startswith("_")}
+    assert all(getattr(mimo_hf, name) is not None for name in shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [
+        ("DynamicSamplingGRPOTrainer", "trainers"),
+        ("ActionScheduler", "scheduler"),
+        ("Sandbox", "rewards"),
+        ("Corpus", None),
+    ],
+)
+def test_a_name_of_a_room_is_refused_with_the_line_that_works(name, room):
+    with pytest.raises(ImportError) as caught:
+        exec(f"from mimo_hf import {name}", {})
+    if room is None:
+        assert "cannot import name 'Corpus'" in str(caught.value)
+    else:
+        (line,) = re.findall(r"write `(.*)`", str(caught.value))
+        assert line == f"from mimo_hf.{room} import {name}"
 
 
 def test_readme_opens_with_the_two_commands():

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "oam": set(),
     "hub": set(),
     "kernels": set(),
+    "lost_heads": set(),
 }
 
 # From outside the project, these files may import the standard library and these packages only.

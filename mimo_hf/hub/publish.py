@@ -57,6 +57,8 @@ TAGS = {
     "mimo_v2_flash": ["mimo", "mtp", "speculative-decoding", "custom_code"],
 }
 
+MADE_BY = "# Made by `mimo-hf publish` from mimo_hf"  # the first words of each file of code
+
 _TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"]
 _COPIED = [
     *_TOKENIZER,
@@ -77,8 +79,11 @@ _PATH_FIELDS = {
     "special_tokens_map_file",
 }
 
+# What a configuration class may add when it saves, for classes that would drop a part of the model.
+NOTE_FIELDS = ("mtp_layer_types", "mtp_mlp_layer_types")
+
 _LOAD = """
-import sys
+import json, sys
 
 sys.modules["mimo_hf"] = None
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -94,6 +99,7 @@ if wrong:
     sys.exit(f"config.json is not that of the weights ({'; '.join(wrong)}); correct it or copy the weights again.")
 if has_tokenizer == "True":
     AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+print(json.dumps(model.config.to_dict()))
 """
 
 
@@ -133,13 +139,13 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
         folder.mkdir()
         _copy_weights(source, folder)
         _copy_rest(source, folder)
-        _write_json(folder / "config.json", _without_paths(config) | {"auto_map": AUTO_MAPS[model_type]})
-        for name, code in _flat_code(model_type).items():
+        write_json(folder / "config.json", published_config(config))
+        for name, code in flat_code(model_type).items():
             (folder / name).write_bytes(code)
         base_model = None if Path(model).exists() else str(model)
         card = make_card(source, _readme(model_type), _facts(folder, config), TAGS[model_type], base_model)
         (folder / "README.md").write_text(card.content, encoding="utf-8")
-        _check_that_it_loads(folder, source)
+        add_note(folder, check_that_it_loads(folder, source))
         _move(folder, place, Path(scratch) / "old")
     return out
 
@@ -209,7 +215,7 @@ def _copy_rest(source: Path, folder: Path):
             copy = folder / file.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             if file.name in {"tokenizer_config.json", "generation_config.json"}:
-                _write_json(copy, _without_paths(read_object(file)))
+                write_json(copy, _without_paths(read_object(file)))
             else:
                 shutil.copyfile(file, copy)
     if not _has_tokenizer(folder):
@@ -219,7 +225,7 @@ def _copy_rest(source: Path, folder: Path):
             stacklevel=3,
         )
     if (source / RUN).exists():
-        _write_json(folder / RUN, without_folders(read_object(source / RUN)))
+        write_json(folder / RUN, without_folders(read_object(source / RUN)))
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -230,8 +236,13 @@ def _without_paths(fields: dict) -> dict:
     return {name: value for name, value in fields.items() if name not in _PATH_FIELDS}
 
 
-def _write_json(path: Path, value: dict):
+def write_json(path: Path, value: dict):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def published_config(config: dict) -> dict:
+    """config.json of a published folder, but for `NOTE_FIELDS`, of a model type in AUTO_MAPS."""
+    return _without_paths(config) | {"auto_map": AUTO_MAPS[config["model_type"]]}
 
 
 def _modeling() -> Path:
@@ -242,10 +253,11 @@ def _modeling() -> Path:
     return Path(spec.origin).parent
 
 
-def _flat_code(model_type: str) -> dict[str, bytes]:
+def flat_code(model_type: str) -> dict[str, bytes]:
+    """The files of code of a published folder, by name."""
     modules = dict.fromkeys(place.partition(".")[0] for place in AUTO_MAPS[model_type].values())
     files = [_modeling() / model_type / f"{module}.py" for module in modules]
-    header = f"# Made by `mimo-hf publish` from mimo_hf {version('mimo_hf')}, modeling/{{path}}."
+    header = f"{MADE_BY} {version('mimo_hf')}, modeling/{{path}}."
     return flatten(files, _modeling(), header)
 
 
@@ -270,8 +282,22 @@ def _facts(folder: Path, config: dict) -> dict[str, str]:
     }
 
 
-def _check_that_it_loads(folder: Path, source: Path):
-    """Loads the folder where mimo_hf can't be imported, without memory for the weights."""
+def add_note(folder: Path, saved: dict):
+    """Puts into config.json what the configuration class would add to it."""
+    note = {name: saved[name] for name in NOTE_FIELDS if name in saved}
+    write_json(folder / "config.json", read_config(folder) | note)
+
+
+def check_that_it_loads(folder: Path, source: Path) -> dict:
+    """
+    Loads the folder where mimo_hf can't be imported, without memory for the weights.
+
+    Returns:
+        The fields of its configuration, as the published class saves them.
+
+    Raises:
+        CheckpointError: it does not load; the message names `source`.
+    """
     environment = os.environ | {
         "HF_MODULES_CACHE": str(folder.parent / "modules"),
         "HF_HUB_OFFLINE": "1",
@@ -282,6 +308,7 @@ def _check_that_it_loads(folder: Path, source: Path):
     if run.returncode != 0:
         reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
         raise CheckpointError(f"{source}: the published folder would not load: {textwrap.shorten(reason, 1000)}")
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def _move(folder: Path, place: Path, old: Path):

@@ -17,6 +17,22 @@ LATER_FAMILIES = (
 )
 LATER_FAMILY_FIELDS = ("vision_config", "audio_config", "speech_config", "dflash_config")
 
+LOST_HEADS = (
+    "This checkpoint has MTP heads, and the class that was loaded, transformers' own MiMoV2Flash, has dropped them. Load it "
+    "again with `trust_remote_code=True` (a folder that `mimo-hf publish` has written), or call `mimo_hf.register()` before "
+    "`from_pretrained`."
+)
+
+
+def note_for_other_classes(num_mtp_layers: int) -> dict[str, Any]:
+    """
+    Fields of config.json that no class of ours reads. transformers' own class, which has no MTP heads of this kind, copies
+    them into the configuration of its generic ones when asked to `generate(use_mtp=True)`; it refuses the second and prints it.
+    """
+    if num_mtp_layers == 0:
+        return {}
+    return {"mtp_layer_types": ["sliding_attention"] * num_mtp_layers, "mtp_mlp_layer_types": LOST_HEADS}
+
 
 def refuse_later_family(seen: str):
     raise ValueError(
@@ -67,6 +83,8 @@ class MiMoV2FlashConfig(TrunkConfig):
     router_aux_loss_coef: float = 1e-5
 
     def __post_init__(self, **kwargs):
+        for field in note_for_other_classes(1):
+            kwargs.pop(field, None)
         for field in LATER_FAMILY_FIELDS:
             if kwargs.get(field) is not None:
                 refuse_later_family(f"it has `{field}`")
@@ -220,6 +238,10 @@ class MiMoV2FlashConfig(TrunkConfig):
                 f"`num_experts_per_tok={self.num_experts_per_tok}` must lie between 1 and "
                 f"`n_routed_experts={self.n_routed_experts}`."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as config.json has them, with a note for classes that would drop the heads."""
+        return super().to_dict() | note_for_other_classes(self.num_mtp_layers)
 
     def get_mtp_config(self) -> "MiMoV2FlashConfig":
         """The configuration of the heads seen as a model of K dense sliding-window layers (for layers and caches)."""

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from mimo_hf.hub import publish as publishing
 from mimo_hf.hub.checkpoints import CheckpointError, check_checkpoint
 from mimo_hf.hub.publish import AUTO_MAPS, publish
+from mimo_hf.hub.upgrade import outdated, upgrade
+from mimo_hf.modeling.mimo_v2_flash.configuration_mimo_v2_flash import LOST_HEADS
 
 MODELING = Path(__file__).parents[2] / "modeling"
 PROMPT = torch.tensor([[3, 14, 15, 9, 2, 6, 5, 3, 5, 8]])
@@ -82,10 +84,12 @@ model.save_pretrained(f"{result}-saved-again")
 for trust in (None, False):
     built_in = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust)
     found[f"trust {trust}"] = (type(built_in).__module__.split(".")[0], hasattr(built_in.model, "mtp"))
-try:
-    built_in.generate(prompt, use_mtp=True)
-except ValueError as error:
-    found["built-in with MTP"] = str(error)
+for name, fields in {"built-in with MTP": {}, "built-in without our note": {"mtp_layer_types": None}}.items():
+    vars(built_in.config).update(fields)
+    try:
+        built_in.generate(prompt, use_mtp=True)
+    except Exception as error:
+        found[name] = f"{type(error).__name__}: {error}"
 found["origins"] = [str(getattr(module, "__file__", None)) for module in list(sys.modules.values())]
 torch.save(found, result)
 """
@@ -117,7 +121,7 @@ def ours(checkpoint):
 @pytest.fixture
 def _without_loading(monkeypatch):
     """The load in a second process takes seconds; tests about something else leave it out."""
-    monkeypatch.setattr(publishing, "_check_that_it_loads", lambda folder, source: None)
+    monkeypatch.setattr(publishing, "check_that_it_loads", lambda folder, source: {})
 
 
 def contents(folder):
@@ -163,7 +167,18 @@ def test_the_tokenizer_and_the_snippet_of_the_card_work(stranger):
 
 def test_without_trust_transformers_takes_its_own_class_and_drops_the_heads(stranger):
     assert stranger["trust None"] == stranger["trust False"] == ("transformers", False)
-    assert "mtp" in stranger["built-in with MTP"]
+
+
+@pytest.mark.parametrize("way", ["built-in with MTP", "built-in without our note"])
+def test_what_it_then_says_is_on_the_page_of_troubles(stranger, way):
+    """The first message has our own sentence; the second is upstream's, of checkpoints that we have not saved."""
+    page = (MODELING.parent / "docs" / "troubleshooting.md").read_text()
+    titles = re.findall(r"^### (.*)", page, re.MULTILINE)
+    if way == "built-in with MTP":
+        assert LOST_HEADS in stranger[way]
+        assert any(all(part in stranger[way] for part in title.split(" ... ")) for title in titles)
+    else:
+        assert stranger[way].removeprefix("ValueError: ") in titles
 
 
 def test_a_model_that_was_loaded_and_saved_keeps_its_code(stranger, published):
@@ -190,6 +205,7 @@ def test_the_folder_holds_what_it_should(published, checkpoint):
         assert files[name] == (checkpoint / name).read_bytes()
     config = json.loads(files["config.json"])
     assert config.pop("auto_map") == AUTO_MAPS["mimo_v2_flash"]
+    assert config["mtp_mlp_layer_types"] == LOST_HEADS
     assert config == json.loads((checkpoint / "config.json").read_text())
 
 
@@ -254,6 +270,71 @@ def test_the_card_has_the_numbers_of_the_run_and_of_the_weights(published, ours)
 
 def test_publishing_a_published_folder_gives_the_same_folder(published, tmp_path):
     assert contents(publish(published, tmp_path / "again")) == contents(published)
+
+
+@pytest.fixture
+def of_an_old_version(published, tmp_path):
+    """A published folder as an earlier version may have left it: code that differs, one file more, one less, no note."""
+    old = shutil.copytree(published, tmp_path / "old")
+    code = old / "mtp_trunk.py"
+    code.write_bytes(code.read_bytes() + b"raise ImportError('of another day')\n")
+    (old / "mtp_stopping.py").unlink()
+    (old / "mtp_rounds.py").write_bytes(code.read_bytes())
+    (old / "notes.py").write_text("# the owner's own\n")
+    (old / "README.md").write_text("the owner's own")
+    config = json.loads((old / "config.json").read_text())
+    for field in ("mtp_layer_types", "mtp_mlp_layer_types"):
+        config.pop(field)
+    (old / "config.json").write_text(json.dumps(config))
+    return old
+
+
+CHANGES = {
+    "config.json": "differs",
+    "mtp_rounds.py": "is no longer written",
+    "mtp_stopping.py": "is missing",
+    "mtp_trunk.py": "differs",
+}
+
+
+def test_a_folder_of_this_version_is_up_to_date(published):
+    before = contents(published)
+    assert outdated(published) == upgrade(published) == {}
+    assert contents(published) == before
+
+
+def test_an_upgrade_gives_the_code_of_today_and_leaves_the_rest(published, of_an_old_version):
+    before = contents(of_an_old_version)
+    assert outdated(of_an_old_version) == CHANGES
+    assert contents(of_an_old_version) == before
+    assert upgrade(of_an_old_version) == CHANGES
+    after, expected = contents(of_an_old_version), contents(published)
+    assert json.loads(after.pop("config.json")) == json.loads(expected.pop("config.json"))
+    assert after == expected | {name: before[name] for name in ("README.md", "notes.py")}
+    assert outdated(of_an_old_version) == {}
+    assert [path.name for path in of_an_old_version.parent.iterdir()] == ["old"]
+
+
+def test_an_upgrade_that_would_not_load_changes_nothing(of_an_old_version):
+    change_json(of_an_old_version / "config.json", vision_config={})
+    before = contents(of_an_old_version)
+    with pytest.raises(CheckpointError, match=r"would not load: .*later MiMo-V2 family"):
+        upgrade(of_an_old_version)
+    assert contents(of_an_old_version) == before
+
+
+def test_an_upgrade_replaces_no_file_of_the_owner(of_an_old_version):
+    (of_an_old_version / "mtp.py").write_text("# my own\n")
+    before = contents(of_an_old_version)
+    with pytest.raises(ValueError, match=r"mtp\.py would be replaced, but .* has not written it"):
+        upgrade(of_an_old_version)
+    assert contents(of_an_old_version) == before
+
+
+def test_only_a_published_folder_can_be_upgraded(checkpoint):
+    for ask in (outdated, upgrade):
+        with pytest.raises(CheckpointError, match="was not written by `mimo-hf publish`"):
+            ask(checkpoint)
 
 
 def make_official(checkpoint, folder):
@@ -415,11 +496,11 @@ def test_a_failure_leaves_the_old_folder_as_it_was(checkpoint, tmp_path, monkeyp
     def fail(folder, source):
         raise CheckpointError("no")
 
-    monkeypatch.setattr(publishing, "_check_that_it_loads", fail)
+    monkeypatch.setattr(publishing, "check_that_it_loads", fail)
     with pytest.raises(CheckpointError):
         publish(checkpoint, out, overwrite=True)
 
-    monkeypatch.setattr(publishing, "_check_that_it_loads", lambda folder, source: None)
+    monkeypatch.setattr(publishing, "check_that_it_loads", lambda folder, source: {})
     rename = Path.rename
     monkeypatch.setattr(Path, "rename", lambda path, to: fail(path, to) if path.name == "new" else rename(path, to))
     with pytest.raises(CheckpointError):

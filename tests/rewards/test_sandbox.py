@@ -26,6 +26,8 @@ from mimo_hf.rewards.program_server import PR_SET_CHILD_SUBREAPER
 from .conftest import BACKENDS, LIMITS, open_sandbox
 
 ANSWER = "print(int(input()) + 1)"
+# For programs that end by themselves: on a busy machine that may take longer than LIMITS give.
+PATIENT = replace(LIMITS, timeout_s=20)
 
 # Each must not end as "ok" with an output; the status where there is only one right one.
 HOSTILE = {
@@ -106,16 +108,16 @@ verdicts: dict[tuple[str, str], Result] = {}
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_program_ends_in_time_without_a_right_answer_and_the_next_one_runs(sandbox, name):
     source, status = HOSTILE[name]
+    limits = LIMITS if status in (None, "timeout") else PATIENT
     begin = time.monotonic()
-    result = verdicts[sandbox.backend, name] = sandbox.run(source, "7\n")
-    assert (
-        time.monotonic() - begin < LIMITS.timeout_s + GRACE_S + 2
-    )  # beyond the 1 s: starting a new server on a busy machine
+    result = verdicts[sandbox.backend, name] = sandbox.run(source, "7\n", limits)
+    # Beyond the limit: a new server may have to start, on a busy machine.
+    assert time.monotonic() - begin < limits.timeout_s + GRACE_S + 2
     assert result.status != "infra"
     if status is not None:
         assert result.status == status
     assert result.stdout.strip() != "8"
-    after = sandbox.run(ANSWER, "7\n", replace(LIMITS, timeout_s=20))
+    after = sandbox.run(ANSWER, "7\n", PATIENT)
     assert (after.status, after.stdout) == ("ok", "8\n")
 
 
@@ -125,9 +127,11 @@ ON_DISK = ("many files", "deep folders")
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name not in ON_DISK])
 def test_both_backends_give_the_same_verdict(bwrap, unboxed, name):
-    found = [
-        verdicts.get((opened.backend, name)) or opened.run(HOSTILE[name][0], "7\n") for opened in (bwrap, unboxed)
-    ]
+    both = (bwrap, unboxed)
+    found = [verdicts.get((opened.backend, name)) or opened.run(HOSTILE[name][0], "7\n") for opened in both]
+    if len({result.status for result in found}) == 2 and "timeout" in {result.status for result in found}:
+        # One was cut short by the clock of a busy machine, the other wasn't.
+        found = [opened.run(HOSTILE[name][0], "7\n", PATIENT) for opened in both]
     assert (found[0].status, found[0].stdout) == (found[1].status, found[1].stdout)
 
 
@@ -137,7 +141,7 @@ def test_a_program_that_kills_reaches_nobody_in_bubblewrap(bwrap, name):
     before = tree(os.getpid())
     assert bwrap.run(GUARD + KILLERS[name]).status in ("timeout", "runtime_error")
     assert tree(os.getpid()) == before
-    assert bwrap.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
+    assert bwrap.run(ANSWER, "7", PATIENT).stdout == "8\n"
 
 
 def test_a_five_megabyte_source_is_no_trouble(sandbox):
@@ -148,7 +152,7 @@ def test_a_five_megabyte_source_is_no_trouble(sandbox):
 def test_a_daemon_does_not_outlive_its_program_nor_hold_it_up(sandbox):
     sandbox.run("pass")
     before = tree(os.getpid())
-    result = sandbox.run(DAEMON, "7\n", replace(LIMITS, timeout_s=20))
+    result = sandbox.run(DAEMON, "7\n", PATIENT)
     assert (result.status, result.stdout) == ("ok", "8\n")
     assert result.duration_s < 10
     assert tree(os.getpid()) == before
@@ -215,7 +219,7 @@ def test_a_program_finds_nothing_of_the_one_before_in_its_memory(bwrap):
     """Servers never hold a program or its input: the fork reads them."""
     first, second = secrets.token_hex(8), secrets.token_hex(8)
     scan = SCAN.format(first=first, second=second)
-    limits = replace(LIMITS, timeout_s=20)
+    limits = PATIENT
     assert bwrap.run(f"text = '{first}{second}' * 1000\nprint(text)", first + second, limits).status == "ok"
     assert bwrap.run(scan, "", limits).stdout == "0\n"
     holding = bwrap.run(f"import sys\nheld = sys.stdin.read()\n{scan}", first + second, limits)
@@ -243,12 +247,12 @@ def test_nothing_but_the_scratch_folder_is_writable_and_that_is_small(bwrap):
         "import os\nfor top, folders, files in os.walk('/'):\n"
         "    folders[:] = [f for f in folders if top + f not in ('/proc', '/usr', '/tmp')]\n"
         "    try: open(os.path.join(top, 'x'), 'w'); print(top)\n    except OSError: pass",
-        limits=replace(LIMITS, timeout_s=20),
+        limits=PATIENT,
     )
     assert (seen.status, seen.stdout) == ("ok", "")
     full = bwrap.run(
         "n = 0\ntry:\n    while True: open(f'/tmp/{n}', 'wb').write(bytes(60000)); n += 1\nexcept OSError: print(n)",
-        limits=replace(LIMITS, timeout_s=20),
+        limits=PATIENT,
     )
     assert 100 < int(full.stdout) < 300  # 16 MiB
 
@@ -290,7 +294,7 @@ def test_two_hundred_runs_leave_no_process_no_folder_and_no_open_file(backend, o
 
 def test_no_more_programs_run_at_once_than_there_are_workers(any_sandbox):
     source = "import time; print(time.monotonic()); time.sleep(0.15); print(time.monotonic())"
-    limits = replace(LIMITS, timeout_s=20)
+    limits = PATIENT
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda _: any_sandbox.run(source, "", limits), range(8)))
     spans = [tuple(map(float, result.stdout.split())) for result in results]
@@ -391,7 +395,7 @@ def alive(pid):
 def test_a_lost_server_is_replaced_and_the_program_runs_again(any_sandbox):
     any_sandbox.run(ANSWER, "1")
     kill_servers()
-    result = any_sandbox.run(ANSWER, "7", replace(LIMITS, timeout_s=20))
+    result = any_sandbox.run(ANSWER, "7", PATIENT)
     assert (result.status, result.stdout) == ("ok", "8\n")
 
 
@@ -416,7 +420,7 @@ def test_an_interrupt_while_a_program_runs_leaves_no_answer_for_the_next_one(any
             patch.setattr("mimo_hf.rewards.program_pool._status", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 opened.run("print('old')")
-        assert opened.run(ANSWER, "7", replace(LIMITS, timeout_s=20)).stdout == "8\n"
+        assert opened.run(ANSWER, "7", PATIENT).stdout == "8\n"
 
 
 def test_without_bubblewrap_auto_says_that_it_is_no_security_boundary(monkeypatch, caplog):
@@ -576,7 +580,7 @@ def test_a_fork_runs_programs_of_its_own(any_sandbox):
 
 
 def test_to_close_while_programs_run_and_wait_stops_none_of_them(any_sandbox):
-    limits = replace(LIMITS, timeout_s=20)
+    limits = PATIENT
     with Sandbox(any_sandbox.backend, workers=1, limits=limits) as opened, ThreadPoolExecutor(4) as threads:
         jobs = [
             (opened.run, "import time; time.sleep(0.5); print(8)"),
