@@ -1,20 +1,30 @@
 """Loads a checkpoint for the command line: everything that can be wrong with it becomes one clear message."""
 
+import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.utils import HFValidationError, logging as hub_logging, validate_repo_id
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .. import register
-from ..hub.checkpoints import check_checkpoint
+from ..hub.checkpoints import check_checkpoint, read_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What `register` has the Auto classes load, by model type: straight from its room, so that the others are not imported.
+OWN_CLASSES = {
+    "hysparse": "HySparseForCausalLM",
+    "mimo": "MiMoForCausalLM",
+    "mimo_v2_flash": "MiMoV2FlashForCausalLM",
+}
 
 
 @dataclass
@@ -22,7 +32,7 @@ class Checkpoint:
     """A loaded model; `missing_heads`, `extra_heads`: MTP tensors that the file lacks, or the model has no place for."""
 
     name: str
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     tokenizer: Any
     missing_heads: list[str]
     extra_heads: list[str]
@@ -52,11 +62,10 @@ def load(name: str | Path, dtype: str = "float32", device: str = "cpu") -> Check
         raise ValueError(f"{name} does not exist; give a checkpoint folder or the id of a model on the Hub.")
     place = str(folder) if folder.exists() else str(name)
 
-    register()
     with quiet():
         try:
             # Tensors of a wrong shape are told apart below; transformers refers to a report that is not shown here.
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = _model_class(folder).from_pretrained(
                 place, dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True
             )
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:
@@ -83,6 +92,19 @@ def load(name: str | Path, dtype: str = "float32", device: str = "cpu") -> Check
         missing_heads=missing,
         extra_heads=[key for key in unexpected if _is_of_heads(key)],
     )
+
+
+def _model_class(folder: Path) -> Any:
+    """What the Auto class would take, without importing the models that it would not."""
+    model_type = read_config(folder).get("model_type") if folder.exists() else None
+    if model_type in OWN_CLASSES:
+        return getattr(importlib.import_module(f"mimo_hf.modeling.{model_type}"), OWN_CLASSES[model_type])
+    from transformers import AutoModelForCausalLM
+
+    from .. import register
+
+    register()
+    return AutoModelForCausalLM
 
 
 def require_heads(checkpoint: Checkpoint):

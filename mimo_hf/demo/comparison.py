@@ -30,7 +30,7 @@ from .terminal import TokenPrinter, stage, visible
 
 PROMPT, PLAIN, OWN, ACCEPTED = "cyan", "dim", "", "bold green"
 SHOWN_PROMPT_LINES = 12
-WARM_UP_TOKENS = 8
+WARM_UP_TOKENS = {"plain": 2, "mtp": 8}  # prefill and one step; some rounds of every number of drafts
 
 
 @dataclass
@@ -174,16 +174,13 @@ def compare(
 ) -> Comparison:
     """Continues the prompt both ways, the first of `repeats` times before the user's eyes."""
     inputs = encode(checkpoint, prompt, decoding.max_new_tokens)
-    warm_up = Decoding(max_new_tokens=min(WARM_UP_TOKENS, decoding.max_new_tokens))
-    with stage("warming up"):
-        for use_mtp in (False, True):
-            generate(checkpoint, inputs, warm_up, use_mtp, printer=None)
-
+    _warm_up(checkpoint, inputs, decoding, use_mtp=False)
     console.print(f"{checkpoint.name}: {checkpoint.describe()}", soft_wrap=True)
     _show_prompt(console, prompt, inputs["input_ids"].shape[1])
     _heading(console, "plain decoding, one token a forward pass")
     _show_last_line(console, prompt)
     plain = generate(checkpoint, inputs, decoding, False, TokenPrinter(console, checkpoint.tokenizer, PLAIN, PLAIN))
+    _warm_up(checkpoint, inputs, decoding, use_mtp=True)
     _heading(console, _legend(console))
     _show_last_line(console, prompt)
     mtp = generate(checkpoint, inputs, decoding, True, TokenPrinter(console, checkpoint.tokenizer, OWN, ACCEPTED))
@@ -192,6 +189,13 @@ def compare(
             plain.times_s += generate(checkpoint, inputs, decoding, False, printer=None).times_s
             mtp.times_s += generate(checkpoint, inputs, decoding, True, printer=None).times_s
     return Comparison(plain, mtp, checkpoint.model.mtp_statistics, decoding.sample)
+
+
+def _warm_up(checkpoint: Checkpoint, inputs, decoding: Decoding, use_mtp: bool):
+    """The first call of anything in torch takes longer; it would be counted as decoding."""
+    num_tokens = min(WARM_UP_TOKENS["mtp" if use_mtp else "plain"], decoding.max_new_tokens)
+    with stage("warming up"):
+        generate(checkpoint, inputs, Decoding(max_new_tokens=num_tokens), use_mtp, printer=None)
 
 
 def show(console: Console, comparison: Comparison):
