@@ -182,7 +182,8 @@ def _add_publish(commands):
     instead.add_argument(
         "--check",
         metavar="FOLDER",
-        help="Instead: list what --upgrade would change, and change nothing; exit code 1 if there is something.",
+        help="Instead: load a published folder without mimo_hf and list what --upgrade would change; nothing is changed, and the exit "
+        "code is 1 if there is something.",
     )
 
 
@@ -312,20 +313,11 @@ def _hysparse_memory(args: argparse.Namespace) -> int:
 def _publish(args: argparse.Namespace) -> int:
     from .demo.terminal import stage
 
-    folder = args.upgrade or args.check
-    if folder is not None:
+    if args.upgrade is not None or args.check is not None:
+        option = "--check" if args.upgrade is None else "--upgrade"
         if args.model is not None or args.overwrite:
-            option = "--upgrade" if args.upgrade else "--check"
             raise kit.UsageError(args.prog, f"{option} FOLDER stands alone; leave out MODEL, OUT and --overwrite.")
-        with stage("loading the folder" if args.upgrade else "comparing the code"):
-            from .hub.upgrade import outdated, upgrade
-
-            changes = upgrade(folder) if args.upgrade else outdated(folder)
-        for name, what in changes.items():
-            print(f"{name} {what}")
-        done = "upgraded" if args.upgrade else f"out of date; run: {args.prog} --upgrade {shlex.quote(folder)}"
-        print(f"{folder}: {done if changes else 'up to date'}")
-        return 1 if args.check and changes else 0
+        return _check(args) if args.upgrade is None else _upgrade(args)
 
     names = {"MODEL": args.model, "OUT": args.out}
     if missing := [name for name, value in names.items() if value is None]:
@@ -338,6 +330,36 @@ def _publish(args: argparse.Namespace) -> int:
     print(
         "Tell its readers: it loads with trust_remote_code=True, or after mimo_hf.register(); else MTP heads are lost."
     )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .demo.terminal import stage
+
+    with stage("loading the folder in a process without mimo_hf"):
+        from .hub.upgrade import outdated, private, trouble
+
+        changes, fields, problem = outdated(args.check), private(args.check), trouble(args.check)
+    for name, what in changes.items():
+        print(f"{name} {what}")
+    for place, why in fields.items():
+        print(f"{place} is {why}: remove it, or publish the checkpoint again")
+    print(problem or f"{args.check}: loads where mimo_hf is not installed")
+    remedy = f"out of date; run: {args.prog} --upgrade {shlex.quote(args.check)}"
+    print(f"{args.check}: {remedy if changes else 'up to date'}")
+    return 1 if changes or fields or problem else 0
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from .demo.terminal import stage
+
+    with stage("loading the folder with today's code"):
+        from .hub.upgrade import upgrade
+
+        changes = upgrade(args.upgrade)
+    for name, what in changes.items():
+        print(f"{name} {what}")
+    print(f"{args.upgrade}: {'upgraded' if changes else 'up to date'}")
     return 0
 
 

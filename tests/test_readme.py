@@ -109,13 +109,18 @@ def environment(folder):
         "HF_HOME": str(folder / "hf"),
         "MIMO_SCHED_LOCK": str(folder / "lock"),
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]),
     }
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return clean | own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def run(command, folder):
+def run(command, folder, python=None):
+    """`python`: a warm one, for a command that begins with Python's name."""
+    if python is not None:
+        done = python.run(*command[1:], cwd=folder, env=environment(folder), timeout=570)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        return done
     done = subprocess.run(
         command,
         cwd=folder,
@@ -132,7 +137,8 @@ def run(command, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [guide for guide in GUIDES if any(why is None for *_, why in blocks(guide))])
-def test_the_blocks_of_a_guide_run_in_order(guide, tmp_path):
+def test_the_blocks_of_a_guide_run_in_order(guide, tmp_path, warm_python):
+    """The README's in a Python of their own; of the other guides in a fork that has torch, transformers and TRL already."""
     python = [text for language, text, why in blocks(guide) if language == "python" and why is None]
     shell = [text for language, text, why in blocks(guide) if language != "python" and why is None]
     if python:
@@ -140,9 +146,18 @@ def test_the_blocks_of_a_guide_run_in_order(guide, tmp_path):
         for stands_for, place in PLACES.items():
             source = source.replace(stands_for, place)
         (tmp_path / "guide.py").write_text(source)
-        run([sys.executable, "guide.py"], tmp_path)
+        run([sys.executable, "guide.py"], tmp_path, None if guide == "README.md" else warm_python)
     for text in shell:
         run(["bash", "-euc", text], tmp_path)
+
+
+def test_the_first_snippet_warns_of_nothing(tmp_path):
+    """Of `make test`, tests/test_versions.py runs this on the oldest and the newest transformers as well."""
+    first = next(text for language, text, _ in blocks("README.md") if language == "python")
+    assert "use_mtp=True" in first
+    done = run([sys.executable, "-W", "error::FutureWarning", "-c", first], tmp_path)
+    said = [line for line in done.stderr.splitlines() if "Loading weights" not in line and line.strip()]
+    assert said == []
 
 
 def test_few_blocks_are_not_run_and_each_says_why():

@@ -39,6 +39,7 @@ CHOSEN = (
     HYSPARSE + "no_pass_calls_what_transformers_has_deprecated",
     PUBLISHED + "logits_of_trunk_and_heads_are_ours",
     PUBLISHED + "mtp_decoding_works_and_changes_no_token",
+    "tests/test_readme.py::test_the_first_snippet_warns_of_nothing",
     "tests/trainers/test_our_models.py::test_two_steps_change_the_weights_that_are_trained_and_no_others",
 )
 

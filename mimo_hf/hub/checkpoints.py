@@ -158,6 +158,11 @@ def _problems(folder: Path) -> list[str]:
         files = weight_files(folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{INDEX} is not an index of weights ({error!r}); copy it again."]
+    elsewhere = [str(file) for file in files if file.parent != folder]
+    if elsewhere:
+        return [
+            f"{INDEX} places weights outside the folder: {_list(elsewhere)}; put the files in it and name them only."
+        ]
     if files == [folder / WEIGHTS] and not files[0].exists():
         return [_no_weights(folder)]
     names: dict[Path, set[str]] = {}

@@ -9,8 +9,10 @@ kernel live side by side in one process.
 
 import base64
 import hashlib
+import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import sys
 import tempfile
@@ -224,8 +226,8 @@ def check(repository: Repository) -> list[str]:
     """
     Problems of a repository and its build, one line each; none where all is well.
 
-    Checks the cards, and of every variant: metadata (name, id, version, license, backend), the digest of its files, and
-    that they equal the source.
+    Checks the cards, and of every variant: metadata (name, id, version, license, backend), the digest of its files, that
+    they equal the source, and that nothing else is there but byte code that this Python has made of them.
     """
     problems = [
         f"{repository.path / file} is missing."
@@ -282,6 +284,22 @@ def _variant_problems(repository: Repository, backend: str) -> Iterator[str]:
     for file in sorted(source.keys() | copy.keys()):
         if source.get(file) != copy.get(file):
             yield f"{variant / file} differs from {repository.source}; {remedy}"
+    for path in sorted(variant.rglob("*")):
+        if not (path.is_dir() or any(path.match(pattern) for pattern in FILES) or _is_made_of_its_source(path)):
+            yield f"{path} is no source, and Python may run it; {remedy}"
+
+
+def _is_made_of_its_source(path: Path) -> bool:
+    """Whether a file of byte code is what this Python makes of the source beside it."""
+    try:
+        source = Path(importlib.util.source_from_cache(path))
+    except ValueError:
+        return False
+    if not source.is_file() or importlib.util.cache_from_source(source) != str(path):
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        made = py_compile.compile(str(source), cfile=f"{folder}/made.pyc", doraise=False, quiet=2)
+        return made is not None and Path(made).read_bytes() == path.read_bytes()
 
 
 # Loading

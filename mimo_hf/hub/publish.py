@@ -1,6 +1,7 @@
 """`mimo-hf publish`: a checkpoint as a folder that loads by `trust_remote_code=True` where mimo_hf is not installed."""
 
 import filecmp
+import functools
 import importlib.util
 import json
 import os
@@ -31,6 +32,7 @@ from .checkpoints import (
     weight_files,
 )
 from .flatten import flatten
+from .private import CLEANED, check_links, clean, without_private
 
 # By model type, which is also the folder below mimo_hf.modeling: what config.json's `auto_map` says.
 AUTO_MAPS = {
@@ -57,6 +59,7 @@ TAGS = {
     "mimo_v2_flash": ["mimo", "mtp", "speculative-decoding", "custom_code"],
 }
 
+CONFIG = "config.json"
 MADE_BY = "# Made by `mimo-hf publish` from mimo_hf"  # the first words of each file of code
 
 _TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"]
@@ -69,16 +72,6 @@ _COPIED = [
     "generation_config.json",
     "LICENSE*",
 ]
-# Where transformers has been seen to note paths of the machine that saved a file.
-_PATH_FIELDS = {
-    "_name_or_path",
-    "name_or_path",
-    "tokenizer_file",
-    "vocab_file",
-    "merges_file",
-    "special_tokens_map_file",
-}
-
 # What a configuration class may add when it saves, for classes that would drop a part of the model.
 NOTE_FIELDS = ("mtp_layer_types", "mtp_mlp_layer_types")
 
@@ -88,19 +81,26 @@ import json, sys
 sys.modules["mimo_hf"] = None
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder, has_tokenizer = sys.argv[1:]
-model, info = AutoModelForCausalLM.from_pretrained(
-    folder, trust_remote_code=True, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
-)
-if not type(model).__module__.startswith("transformers_modules."):
-    sys.exit(f"the published code is not used: the class is {type(model)}")
-wrong = [f"{len(found)} {kind} such as {min(map(str, found))}" for kind, found in info.items() if found]
-if wrong:
-    sys.exit(f"config.json is not that of the weights ({'; '.join(wrong)}); correct it or copy the weights again.")
-if has_tokenizer == "True":
-    AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-print(json.dumps(model.config.to_dict()))
+folder, result, has_tokenizer = sys.argv[1:]
+try:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=True, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    if has_tokenizer == "True":
+        AutoTokenizer.from_pretrained(folder)
+    wrong = [f"{len(found)} {kind} such as {min(map(str, found))}" for kind, found in info.items() if found]
+    error = f"config.json is not that of the weights ({'; '.join(wrong)}); correct it or copy the weights again." if wrong else None
+    if not type(model).__module__.startswith("transformers_modules."):
+        error = f"the published code is not used: the class is {type(model)}"
+    report = {"error": error} if error else {"config": json.loads(model.config.to_json_string(use_diff=False))}
+except Exception as error:
+    report = {"error": f"{type(error).__name__}: {error}"}
+with open(result, "w", encoding="utf-8") as file:
+    json.dump(report, file)
 """
+
+
+run_python = functools.partial(subprocess.run, check=False, capture_output=True, text=True)
 
 
 def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path:
@@ -121,12 +121,13 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
     Raises:
         FileNotFoundError: `model` is neither a folder nor a model that the Hub gives.
         FileExistsError: `out` exists and may not be replaced.
-        CheckpointError: `model` is no complete checkpoint, or does not load.
+        CheckpointError: `model` is no complete checkpoint, does not load, or has links that lead out of its folder.
         ValueError: there is no code for its model type, or `out` and `model` overlap.
     """
     out = Path(out)
     _check_place(Path(model), out, overwrite)
     source = _source_folder(model)
+    check_links(source, [CONFIG, "README.md", RUN, INDEX, "*.safetensors", *_COPIED])
     check_checkpoint(source)
     _check_model_type(source)
     config = read_config(source)
@@ -139,7 +140,7 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
         folder.mkdir()
         _copy_weights(source, folder)
         _copy_rest(source, folder)
-        write_json(folder / "config.json", published_config(config))
+        write_json(folder / CONFIG, published_config(clean(config, source / CONFIG)))
         for name, code in flat_code(model_type).items():
             (folder / name).write_bytes(code)
         base_model = None if Path(model).exists() else str(model)
@@ -162,7 +163,7 @@ def _check_place(model: Path, out: Path, overwrite: bool):
         raise FileExistsError(
             f"`out`: {out} is not empty; name another folder or pass `overwrite=True` (--overwrite)."
         )
-    if not (out / "config.json").is_file() or (out / ".git").exists():
+    if not (out / CONFIG).is_file() or (out / ".git").exists():
         raise FileExistsError(
             f"`out`: {out} is not replaced, since it is no checkpoint folder or has a .git; name another folder."
         )
@@ -173,8 +174,8 @@ def _source_folder(model: str | Path) -> Path:
         return Path(model)
     if isinstance(model, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):
         raise FileNotFoundError(f"`model`: {model} does not exist; give a checkpoint folder or a Hub id.")
-    _check_model_type(_download(model, ["config.json"]))  # before hundreds of gigabytes
-    return _download(model, ["*.safetensors", "*.safetensors.index.json", "config.json", "README.md", RUN, *_COPIED])
+    _check_model_type(_download(model, [CONFIG]))  # before hundreds of gigabytes
+    return _download(model, ["*.safetensors", "*.safetensors.index.json", CONFIG, "README.md", RUN, *_COPIED])
 
 
 def _download(model: str, patterns: list[str]) -> Path:
@@ -214,8 +215,8 @@ def _copy_rest(source: Path, folder: Path):
         for file in sorted(source.glob(pattern)):
             copy = folder / file.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
-            if file.name in {"tokenizer_config.json", "generation_config.json"}:
-                write_json(copy, _without_paths(read_object(file)))
+            if file.name in CLEANED:
+                write_json(copy, clean(read_object(file), file))
             else:
                 shutil.copyfile(file, copy)
     if not _has_tokenizer(folder):
@@ -232,17 +233,13 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in _TOKENIZER)
 
 
-def _without_paths(fields: dict) -> dict:
-    return {name: value for name, value in fields.items() if name not in _PATH_FIELDS}
-
-
 def write_json(path: Path, value: dict):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def published_config(config: dict) -> dict:
     """config.json of a published folder, but for `NOTE_FIELDS`, of a model type in AUTO_MAPS."""
-    return _without_paths(config) | {"auto_map": AUTO_MAPS[config["model_type"]]}
+    return without_private(config) | {"auto_map": AUTO_MAPS[config["model_type"]]}
 
 
 def _modeling() -> Path:
@@ -285,7 +282,7 @@ def _facts(folder: Path, config: dict) -> dict[str, str]:
 def add_note(folder: Path, saved: dict):
     """Puts into config.json what the configuration class would add to it."""
     note = {name: saved[name] for name in NOTE_FIELDS if name in saved}
-    write_json(folder / "config.json", read_config(folder) | note)
+    write_json(folder / CONFIG, read_config(folder) | note)
 
 
 def check_that_it_loads(folder: Path, source: Path) -> dict:
@@ -303,12 +300,17 @@ def check_that_it_loads(folder: Path, source: Path) -> dict:
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    command = [sys.executable, "-c", _LOAD, str(folder), str(_has_tokenizer(folder))]
-    run = subprocess.run(command, check=False, cwd=folder.parent, env=environment, capture_output=True, text=True)
-    if run.returncode != 0:
-        reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-        raise CheckpointError(f"{source}: the published folder would not load: {textwrap.shorten(reason, 1000)}")
-    return json.loads(run.stdout.splitlines()[-1])
+    result = folder.parent / "loaded.json"
+    command = [sys.executable, "-c", _LOAD, str(folder), str(result), str(_has_tokenizer(folder))]
+    run = run_python(command, cwd=folder.parent, env=environment)
+    if result.exists():
+        report = read_object(result)
+    else:
+        report = {"error": (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]}
+    if "error" in report:
+        reason = textwrap.shorten(report["error"], 1000)
+        raise CheckpointError(f"{source}: the published folder would not load: {reason}")
+    return report["config"]
 
 
 def _move(folder: Path, place: Path, old: Path):

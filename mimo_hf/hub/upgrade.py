@@ -2,9 +2,11 @@
 
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
-from .checkpoints import CheckpointError, check_checkpoint, num_mtp_heads, read_config
+from .checkpoints import CheckpointError, check_checkpoint, num_mtp_heads, read_config, read_object
+from .private import CLEANED, worth_telling
 from .publish import (
     AUTO_MAPS,
     MADE_BY,
@@ -48,6 +50,23 @@ def outdated(folder: str | Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def private(folder: str | Path) -> dict[str, str]:
+    """Fields of a folder's JSON files that `publish` would leave out: `file: place` -> why."""
+    files = [Path(folder) / name for name in CLEANED if (Path(folder) / name).is_file()]
+    return {f"{file.name}: {place}": why for file in files for place, why in worth_telling(read_object(file), file)}
+
+
+def trouble(folder: str | Path) -> str | None:
+    """Why a published folder does not load in a process without mimo_hf; None: it does."""
+    folder = Path(folder).resolve()
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        try:
+            check_that_it_loads(_linked(folder, Path(scratch)), folder)
+        except CheckpointError as error:
+            return str(error)
+    return None
+
+
 def upgrade(folder: str | Path) -> dict[str, str]:
     """
     Rewrites the code and the fields of config.json that `publish` adds; weights, tokenizer and card stay as they are.
@@ -77,11 +96,7 @@ def upgrade(folder: str | Path) -> dict[str, str]:
     config = read_config(folder)
     place = folder.resolve()
     with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
-        for path in place.iterdir():
-            if path.name not in changes:
-                (new / path.name).symlink_to(path)
+        new = _linked(place, Path(scratch), without=changes)
         for name, source in flat_code(config["model_type"]).items():
             if name in changes:
                 (new / name).write_bytes(source)
@@ -98,6 +113,16 @@ def upgrade(folder: str | Path) -> dict[str, str]:
             if changes[name] == "is no longer written":
                 (place / name).unlink()
     return changes
+
+
+def _linked(folder: Path, scratch: Path, without: Collection[str] = ()) -> Path:
+    """A folder of links to what `folder` holds: a load leaves its cache beside it."""
+    links = scratch / "folder"
+    links.mkdir()
+    for path in folder.iterdir():
+        if path.name not in without:
+            (links / path.name).symlink_to(path)
+    return links
 
 
 def _published(folder: Path) -> dict:

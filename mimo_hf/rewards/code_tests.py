@@ -101,7 +101,7 @@ def _near(found: Any, expected: Any, tolerance: float) -> bool:
         return False
 
 
-def _check(test: Test):
+def _check(test: Test, output_bytes: int):
     """ValueError unless a test is one that `passes` can judge: what is wrong with it must not count against a program."""
     for name in ("input", "output"):
         if not isinstance(test.get(name), str):
@@ -117,6 +117,12 @@ def _check(test: Test):
                 raise ValueError(
                     f"`input` of a test with `function` must be a list of arguments, not {test[name]!r:.200}."
                 )
+    size = len(test["output"].rstrip().encode("utf-8", "surrogatepass"))
+    if size > output_bytes:
+        raise ValueError(
+            f"`output` of a test has {size} bytes, and a program may write {output_bytes}: leave the test out, or raise "
+            "`output_bytes` of the sandbox's limits."
+        )
     if not 0 <= (test.get("float_tolerance") or 0.0) < math.inf:
         raise ValueError(f"`float_tolerance` of a test must be a number from 0, not {test['float_tolerance']!r}.")
     if test.get("timeout_s"):
@@ -136,7 +142,19 @@ def passed_tests(
     Args:
         stop_at_failure: don't run the tests after the first one that fails; they count as failed.
         order: indices of the tests in the order to run them.
+
+    Raises:
+        ValueError: a test that no program can pass, such as one whose output is longer than a program may write.
+        SandboxFailure: a program could not be run.
     """
+    for test in tests:
+        _check(test, sandbox.limits.output_bytes)
+    return _run_tests(source, tests, sandbox, stop_at_failure, order)
+
+
+def _run_tests(
+    source: str, tests: Sequence[Test], sandbox: Sandbox, stop_at_failure: bool, order: Sequence[int] | None
+) -> list[bool]:
     verdicts = [False] * len(tests)
     for index in range(len(tests)) if order is None else order:
         verdicts[index] = passes(source, tests[index], sandbox)
@@ -206,9 +224,9 @@ class CodeReward:
                 "`mimo_hf.rewards.grade_tests` makes of pass rates (recipe in the rewards' guide), or use soft_code_reward.",
                 key="no test_levels",
             )
-        rows = self._rows(tests, test_levels, level_scores)
-        programs = [last_code_block(completion_text(completion)) for completion in completions]
         sandbox = self.sandbox or shared_sandbox()
+        rows = self._rows(tests, test_levels, level_scores, sandbox.limits.output_bytes)
+        programs = [last_code_block(completion_text(completion)) for completion in completions]
         # Samples of a group are often the same program: each is run once for each problem.
         wanted = {
             (program, _key(row)): (program, *row)
@@ -234,12 +252,12 @@ class CodeReward:
             log_metric("reward/no_code", sum(program is None for program in programs) / len(rewards))
         return rewards
 
-    def _rows(self, tests: Any, test_levels: Any, scores: Any) -> list[tuple]:
+    def _rows(self, tests: Any, test_levels: Any, scores: Any, output_bytes: int) -> list[tuple]:
         rows = []
         for index, own in enumerate(tests):
             try:
                 for test in own:
-                    _check(test)
+                    _check(test, output_bytes)
                 levels = _row(test_levels, index) or [0] * len(own)
                 worth = _row(scores, index) or difficulty.level_scores(levels)
                 score([False] * len(own), levels, worth, self.scheme)
@@ -253,7 +271,7 @@ class CodeReward:
     ) -> float | None:
         easiest_first = sorted(range(len(tests)), key=levels.__getitem__)
         try:
-            verdicts = passed_tests(program, tests, sandbox, self.early_stop, easiest_first)
+            verdicts = _run_tests(program, tests, sandbox, self.early_stop, easiest_first)
         except SandboxFailure:
             return None
         return score(verdicts, levels, worth, self.scheme)

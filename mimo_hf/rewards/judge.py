@@ -11,8 +11,9 @@ __all__ = ["JUDGE_PROMPT_TEMPLATE", "judge_prompt", "judge_reward", "parse_verdi
 
 # A run of blanks that may span lines stands in a lookahead, which gives nothing back: a megabyte of them must not be tried one by one.
 _VERDICT = re.compile(
-    r"^[^\S\n]*(?:\*\*)?Verdict\s*[:=](?=(\s*\**\s*))\1(?P<verdict>[01])\b", re.IGNORECASE | re.MULTILINE
+    r"^[^\S\n]*(?:\*\*)?Verdict\s*[:=](?=(\s*\**\s*))\1(?P<verdict>[01])\b(?P<rest>.*)$", re.IGNORECASE | re.MULTILINE
 )
+_NOTHING_MORE = re.compile(r"[\s*_`.!]*")
 _BOXED = re.compile(r"\\boxed\{([01])\}")
 
 
@@ -21,12 +22,14 @@ def parse_verdict(text: str) -> int | None:
     The verdict of a judge's text: 0, 1, or None if it gives none.
 
     Only what follows the last `</think>` counts: its last line `Verdict: 0` or `Verdict: 1`, or, without such a line, its last
-    `\\boxed{0}` or `\\boxed{1}`.
+    `\\boxed{0}` or `\\boxed{1}`. A last line that says more than the number, as `Verdict: 1, or maybe 0` does, is none.
     """
     text = after_thinking(text)
-    lines = _VERDICT.finditer(text) if "verdict" in text.lower() else ()
-    verdicts = [line["verdict"] for line in lines] or _BOXED.findall(text)
-    return int(verdicts[-1]) if verdicts else None
+    lines = list(_VERDICT.finditer(text)) if "verdict" in text.lower() else []
+    if lines:
+        return int(lines[-1]["verdict"]) if _NOTHING_MORE.fullmatch(lines[-1]["rest"]) else None
+    boxes = _BOXED.findall(text)
+    return int(boxes[-1]) if boxes else None
 
 
 def judge_reward(

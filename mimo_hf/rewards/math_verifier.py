@@ -29,10 +29,15 @@ class MathReward:
     completions may be plain strings, a gold answer needs no dollar signs, it may be called from any thread, and a sample that takes
     longer than its limit is ended without holding up the others.
 
-    A row is None, never 0, where nothing is known of the answer: its gold answer can't be read (the row is named in the log, once for
-    each answer), or the comparison failed or took too long.
+    A row is None, never 0, where nothing can be said of any answer: its gold answer can't be read, alone takes too long, or the
+    verifier fails on it (the row is named in the log, once for each answer). An answer that makes the comparison slow or fail
+    where the gold answer alone does not is wrong: else a policy could choose not to be counted.
 
     Args:
+        plain_answers: an answer has to be one, not only of the gold answer's value: no operation that is left to evaluate, unless
+            the gold answer has it too (a sum, product, integral, derivative, limit, binomial coefficient, gcd, remainder,
+            determinant, factorial, or plain numbers to add or multiply), no equation between numbers that does not hold,
+            no set for a tuple, no `a` for `A`. Fractions, roots, powers and 3 * 10^5 are answers. False: as TRL's reward.
         timeout_s: wall-clock time for one sample.
         workers: samples that are compared at once.
         memory_bytes: address space of one comparison.
@@ -41,7 +46,10 @@ class MathReward:
     the columns `gold_parsed` and `answer_parsed`.
     """
 
-    def __init__(self, timeout_s: float = 5.0, workers: int = 2, memory_bytes: int = 2 << 30):
+    def __init__(
+        self, timeout_s: float = 5.0, workers: int = 2, memory_bytes: int = 2 << 30, plain_answers: bool = True
+    ):
+        self.plain_answers = plain_answers
         self.limits = Limits(timeout_s, memory_bytes, output_bytes=1 << 20)
         self.workers = workers
         self._pool: ProgramPool | None = None
@@ -52,6 +60,7 @@ class MathReward:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "timeout_s": self.limits.timeout_s, "workers": self.workers, "memory_bytes": self.limits.memory_bytes,
+            "plain_answers": self.plain_answers,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]):
@@ -87,10 +96,17 @@ class MathReward:
                 ("verifier_error", "error"),
             ):
                 log_metric(f"reward/{name}", sum(answer["problem"] == problem for answer in found) / len(found))
+            refused = sum(bool(answer.get("objection")) for answer in found)
+            log_metric("reward/not_plain", refused / len(found))
         if log_extra is not None:
             log_extra("gold_parsed", [answer["gold"] or "[unparsable]" for answer in found])
             log_extra(
-                "answer_parsed", [answer["answer"] or f"[{answer['problem'] or 'unparsable'}]" for answer in found]
+                "answer_parsed",
+                [
+                    f"{answer['answer'] or '[' + (answer['problem'] or 'unparsable') + ']'}"
+                    + (f" [{answer['objection']}]" if answer.get("objection") else "")
+                    for answer in found
+                ],
             )
         return [None if answer["right"] is None else float(answer["right"]) for answer in found]
 
@@ -121,13 +137,24 @@ class MathReward:
         nothing: dict[str, Any] = {"gold": None, "answer": None, "right": None}
         if not gold.strip():
             return {**nothing, "problem": "gold"}
-        result = pool.run(PROGRAM, json.dumps({"text": text, "gold": gold}), self.limits)
-        if result.status != "ok":
-            problem = "timeout" if result.status == "timeout" else "error"
-            logger.info("A comparison with %r ended as %s: %s", gold, result.status, result.stderr[-500:])
+        status, answer = self._verify(pool, text, gold)
+        if answer is not None:
+            return {**answer, "problem": "gold" if answer["right"] is None else None}
+        problem = "timeout" if status == "timeout" else "error"
+        # Whose doing is it? Without an answer, only the gold answer is left.
+        _, alone = self._verify(pool, "", gold)
+        if alone is None:
             return {**nothing, "problem": problem}
-        answer = json.loads(result.stdout.strip().rpartition("\n")[2])
-        return {**answer, "problem": "gold" if answer["right"] is None else None}
+        return {**alone, "problem": "gold" if alone["right"] is None else problem}
+
+    def _verify(self, pool: ProgramPool, text: str, gold: str) -> tuple[str, dict[str, Any] | None]:
+        """How the comparison ended, and what it found, if it did."""
+        asked = {"text": text, "gold": gold, "plain": self.plain_answers}
+        result = pool.run(PROGRAM, json.dumps(asked), self.limits)
+        if result.status != "ok":
+            logger.info("A comparison with %r ended as %s: %s", gold, result.status, result.stderr[-500:])
+            return result.status, None
+        return result.status, json.loads(result.stdout.strip().rpartition("\n")[2])
 
     def _name_unreadable(self, found: Sequence[dict[str, Any]], golds: Sequence[str]):
         for index, (answer, gold) in enumerate(zip(found, golds, strict=True)):

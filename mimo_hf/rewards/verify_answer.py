@@ -12,6 +12,8 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 
+from .plain_answer import objection
+
 SHOWN = 200
 ANSWER = [
     LatexExtractionConfig(
@@ -20,16 +22,21 @@ ANSWER = [
 ]
 
 
-def compare(text: str, gold: str) -> dict[str, Any]:
-    """`gold` and `answer` as they were read (None: unreadable), and `right`, None if the gold answer is unreadable."""
+def compare(text: str, gold: str, plain: bool = True) -> dict[str, Any]:
+    """
+    `gold` and `answer` as they were read (None: unreadable), `right`, None if the gold answer is unreadable, and `objection`: why an
+    answer of the right value is wrong all the same, if `plain` ones are wanted.
+    """
     if not any(mark in gold for mark in ("$", "\\boxed", "\\(", "\\[")):
         gold = f"${gold}$"  # bare, math-verify misses tuples, sets and letters
     expected = parse(gold, parsing_timeout=None)
     if all(isinstance(reading, str) for reading in expected):  # it keeps the text of what it can't parse
-        return {"gold": None, "answer": None, "right": None}
+        return {"gold": None, "answer": None, "right": None, "objection": None}
     answer = parse(text, extraction_config=ANSWER, extraction_mode="first_match", parsing_timeout=None)
     right = bool(answer) and verify(expected, answer, timeout_seconds=None, raise_on_error=True)
-    return {"gold": _shown(expected), "answer": _shown(answer) if answer else None, "right": right}
+    why = objection(expected[0], str(expected[-1]), answer[0], str(answer[-1])) if right and plain else None
+    shown = _shown(answer) if answer else None
+    return {"gold": _shown(expected), "answer": shown, "right": right and why is None, "objection": why}
 
 
 def _shown(parsed: list[Any]) -> str:
@@ -41,7 +48,7 @@ def _shown(parsed: list[Any]) -> str:
 
 def main():
     asked = json.load(sys.stdin)
-    print("\n" + json.dumps(compare(asked["text"], asked["gold"])), flush=True)
+    print("\n" + json.dumps(compare(asked["text"], asked["gold"], asked["plain"])), flush=True)
     os._exit(0)  # to take down an interpreter that has sympy loaded takes longer than a comparison
 
 
@@ -60,3 +67,4 @@ for _answer in (
 ):
     compare(rf"\boxed{{{_answer}}}", _answer)
     compare(rf"\boxed{{{_answer}}}", "7y")
+compare(r"\boxed{5=5}", "5")

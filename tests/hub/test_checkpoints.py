@@ -198,3 +198,13 @@ def test_checking_needs_neither_torch_nor_transformers(checkpoint):
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, checkpoint], check=True)
+
+
+@pytest.mark.parametrize("place", ["/home/someone/a.safetensors", "../a.safetensors", "below/a.safetensors"])
+def test_an_index_that_names_weights_outside_the_folder(tmp_path, place):
+    folder = make_sharded(tmp_path / "m")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("a.safetensors", place))
+    (problem,) = problems(folder)
+    assert "places weights outside the folder" in problem
+    assert place.rpartition("/")[2] in problem

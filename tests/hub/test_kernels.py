@@ -2,6 +2,7 @@
 
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,34 @@ def test_a_file_changed_in_the_build_breaks_the_digest(built):
     assert any("torch-cpu: " in problem and "ops.py" in problem for problem in problems)
     assert any("torch-cpu/ops.py differs from" in problem for problem in problems)
     assert not any("torch-cuda" in problem for problem in problems)
+
+
+def test_byte_code_that_python_has_made_of_the_source_is_no_problem(built):
+    py_compile.compile(str(built.variant("cpu") / "ops.py"))
+    assert [*built.variant("cpu").rglob("*.pyc")]
+    assert kernels.check(built) == []
+
+
+@pytest.mark.parametrize("place", ["__pycache__", "beside", "library"])
+def test_what_python_would_run_in_place_of_the_source_is_named_and_removed(built, place):
+    variant = built.variant("cpu")
+    cached = Path(py_compile.compile(str(variant / "ops.py")))
+    if place == "__pycache__":  # byte code of another source, under the name, size and date of this one
+        other = variant.parent / "other.py"
+        other.write_text((variant / "ops.py").read_text().replace("2", "3"))
+        assert other.stat().st_size == (variant / "ops.py").stat().st_size
+        made = Path(py_compile.compile(str(other), cfile=str(variant.parent / "other.pyc"))).read_bytes()
+        planted = cached
+        planted.write_bytes(cached.read_bytes()[:16] + made[16:])
+        other.unlink()
+    else:
+        planted = variant / {"beside": "more.pyc", "library": "more.so"}[place]
+        planted.write_bytes(b"not run here")
+    found = f"{planted} is no source, and Python may run it; run `mimo-hf kernels build"
+    assert any(problem.startswith(found) for problem in kernels.check(built))
+    kernels.build(built)
+    assert kernels.check(built) == []
+    assert not planted.exists()
 
 
 def test_what_is_missing_is_named(built):

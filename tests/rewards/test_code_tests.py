@@ -296,6 +296,19 @@ def test_wrong_settings_are_named():
         CodeReward("soft", early_stop=True)
 
 
+def test_a_test_that_no_program_can_pass_is_an_error(any_sandbox):
+    """A program may write 64 KiB here; with line ends that do not count, an output of just that much is right."""
+    most = any_sandbox.limits.output_bytes
+    fits, more = ({"input": "", "output": "x" * size} for size in (most - 1, most + 1))
+    writes = f"print('x' * {most - 1})"
+    assert passed_tests(writes, [fits], any_sandbox) == [True]
+    message = f"`output` of a test has {most + 1} bytes, and a program may write {most}"
+    with pytest.raises(ValueError, match=message):
+        passed_tests(writes, [fits, more], any_sandbox)
+    with pytest.raises(ValueError, match=f"of row 1: {message}"):
+        call(CodeReward("soft", any_sandbox), [fenced(writes)] * 2, tests=[[fits], [more]])
+
+
 def test_the_question_is_json(any_sandbox):
     """Arguments reach the function as they are, text with line ends and quotes too."""
     text = 'a\n"b"\u2028\''

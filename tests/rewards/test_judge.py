@@ -21,9 +21,17 @@ from mimo_hf.rewards import JUDGE_PROMPT_TEMPLATE, judge_prompt, judge_reward, p
         ("**Verdict: 0**", 0),
         ("VERDICT : **1**", 1),
         ("Verdict: 1.", 1),
-        ("Verdict: 1, I think", 1),
+        ("Verdict: 1!**", 1),
+        ("Verdict: `1`", None),
+        ("Verdict: 1, I think", None),
+        ("Verdict: 1 or 0", None),
+        ("Verdict: 1/0", None),
+        ("Verdict: 1?", None),
+        ("Verdict: 0\nVerdict: 1 or so", None),
+        ("Verdict: 1 or 0\nVerdict: 0", 0),
+        ("\\boxed{1}\nVerdict: 0, perhaps", None),
         ("Verdict: 10", None),
-        ("Verdict: 1.5", 1),
+        ("Verdict: 1.5", None),
         ("Verdict: 1_", None),
         ("Verdict: 1a", None),
         ("Verdict: 01", None),
@@ -138,9 +146,13 @@ def test_random_texts_have_the_verdicts_of_the_plain_rule():
             [*rng.choices(parts, k=rng.randrange(4)), rng.choice(["\nVerdict", "Verdict:", "</think>", ""]), *tail]
         )
         rest = text.rpartition("</think>")[2]
-        verdicts = PLAIN.findall(rest) or re.findall(r"\\boxed\{([01])\}", rest)
+        verdicts = [rest[match.start(1) :] for match in PLAIN.finditer(rest)]
+        if verdicts:
+            verdicts = [None if re.sub(r"[\s.*_]", "", verdicts[-1].split("\n")[0][1:]) else verdicts[-1][0]]
+        else:
+            verdicts = re.findall(r"\\boxed\{([01])\}", rest)
         found.append(parse_verdict(text))
-        assert found[-1] == (int(verdicts[-1]) if verdicts else None), repr(text)
+        assert found[-1] == (int(verdicts[-1]) if verdicts and verdicts[-1] else None), repr(text)
     assert min(found.count(verdict) for verdict in (0, 1)) > 1000
 
 

@@ -15,7 +15,20 @@ from .conftest import call
 
 pytest.importorskip("math_verify", reason="math-verify is not installed")
 
-HANGS = r"\boxed{9^{9^{9^9}}}"
+# Stands for an answer that makes the comparison slow, and for a gold answer that does; none of the real kind is kept here.
+SLOW = "\\boxed{slow}"
+STAND_IN = """
+import json, sys, time
+from mimo_hf.rewards.verify_answer import compare
+asked = json.load(sys.stdin)
+if "slow" in asked["text"] or "slow" in asked["gold"]: time.sleep(100)
+if "fails" in asked["text"] or "fails" in asked["gold"]: raise RuntimeError
+if "large" in asked["text"] or "large" in asked["gold"]: bytearray(10**11)
+if "dies" in asked["text"] or "dies" in asked["gold"]:
+    import os
+    os.kill(os.getpid(), 9)
+print("\\n" + json.dumps(compare(asked["text"], asked["gold"])))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -78,36 +91,68 @@ def test_it_agrees_with_trl_where_trl_has_an_answer(math):
     assert call(math, chat, solution=golds) == accuracy_reward(chat, golds)
 
 
-def test_a_comparison_that_does_not_end_is_none_and_holds_up_nobody(math):
+def test_an_answer_that_makes_the_comparison_slow_is_wrong_and_holds_up_nobody(math, monkeypatch):
+    monkeypatch.setattr("mimo_hf.rewards.math_verifier.PROGRAM", STAND_IN)
     logged = {}
     begin = time.monotonic()
-    answers = [HANGS, *boxed(*range(12))]
+    answers = [SLOW, *boxed(*range(12))]
     found = call(math, answers, solution=["7"] * 13, log_metric=logged.__setitem__)
-    assert found == [None, *(float(n == 7) for n in range(12))]
-    assert time.monotonic() - begin < 2 * math.limits.timeout_s + 2
-    assert logged == pytest.approx(
-        {"reward/verifier_timeout": 1 / 13, "reward/verifier_error": 0, "reward/gold_unparsable": 0}
-    )
+    assert found == [0.0, *(float(n == 7) for n in range(12))]
+    assert time.monotonic() - begin < 2 * math.limits.timeout_s + 10
+    shares = {"verifier_timeout": 1 / 13, "verifier_error": 0, "gold_unparsable": 0, "not_plain": 0}
+    assert logged == pytest.approx({f"reward/{name}": share for name, share in shares.items()})
     assert call(math, boxed("7"), solution=["7"]) == [1.0]
 
 
-@pytest.mark.parametrize(
-    "answer", ["(" * 3000, "{" * 500 + "1" + "}" * 500, r"10^{10^{8}}!", r"\sin^{999}(x)+\cos^{998}(x)"]
-)
-def test_no_answer_outlives_its_limit(math, answer):
-    begin = time.monotonic()
-    assert call(math, boxed(answer), solution=[r"\tan(x)"]) in ([None], [0.0])
-    assert time.monotonic() - begin < math.limits.timeout_s + 2
-
-
-@pytest.mark.parametrize(
-    "program", ["x = bytearray(10**11)", "raise RuntimeError('no')", "import os; os.kill(os.getpid(), 9)"]
-)
-def test_a_comparison_that_fails_or_lacks_memory_is_none_not_zero(math, monkeypatch, program):
+@pytest.mark.parametrize("kind", ["slow", "fails", "large", "dies"])
+def test_only_the_gold_answers_doing_is_none(math, monkeypatch, kind):
+    """One right answer and nine that choose not to be counted: the accuracy is one in ten."""
+    monkeypatch.setattr("mimo_hf.rewards.math_verifier.PROGRAM", STAND_IN)
     logged = {}
-    monkeypatch.setattr("mimo_hf.rewards.math_verifier.PROGRAM", program)
-    assert call(math, boxed("5"), solution=["5"], log_metric=logged.__setitem__) == [None]
-    assert logged == {"reward/verifier_error": 1, "reward/verifier_timeout": 0, "reward/gold_unparsable": 0}
+    answers = [*boxed("5"), *[rf"\boxed{{{kind} {n}}}" for n in range(2)]]
+    assert call(math, answers, solution=["5"] * 3, log_metric=logged.__setitem__) == [1.0, 0.0, 0.0]
+    problem = "verifier_timeout" if kind == "slow" else "verifier_error"
+    assert logged[f"reward/{problem}"] == pytest.approx(2 / 3)
+    assert call(math, boxed("5"), solution=[rf"\text{{{kind}}}"]) == [None]
+
+
+NOT_PLAIN = [
+    (r"\sum_{k=1}^{10} k", "55", "a sum"), (r"\prod_{k=1}^{3} k", "6", "a product"), (r"\int_0^1 2x dx", "1", "an integral"),
+    (r"\frac{d}{dx} x^2", "2x", "a derivative"), (r"\lim_{x\to 0} (x+1)", "1", "a limit"), (r"\binom{5}{2}", "10", "a binomial"),
+    (r"\gcd(4,6)", "2", "a greatest common"), (r"\det \begin{pmatrix}1&2\\3&4\end{pmatrix}", "-2", "a determinant"),
+    (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2", "a determinant"), ("5!", "120", "a factorial"),
+    (r"3\cdot 4", "12", "a product of numbers"), ("2+3", "5", "a sum of numbers"), (r"3\times 4+2", "14", "a product of numbers"),
+    ("x=2+3", "5", "a sum of numbers"), ("3=4=5", "5", "a side of the equation"), (r"\{1,2\}", "(1,2)", "a set"), ("a", "A", "it is another letter"),
+]  # fmt: skip
+PLAIN = [
+    (r"\sum_{k=1}^{n} k^3", r"\sum_{k=1}^{n} k^3"), ("5!", "5!"), (r"\binom{n}{2}", r"\binom{n}{2}"), (r"3\times 10^5", "300000"),
+    (r"2^{10}", "1024"), (r"\frac{10}{4}", "2.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x=5", "5"), ("-5", "-5"), (r"\sin\frac{\pi}{6}", "0.5"),
+    ("5=5", "5"), (r"\{1,2\}", r"\{2,1\}"), ("a", "a"), (r"\{1\}", r"\{1\}"), ("(x+1)^2", "x^2+2x+1"), (r"\log 100", "2"),
+    (r"2+3\sqrt{2}", r"3\sqrt{2}+2"), (r"\frac{1}{2}+\frac{\sqrt{3}}{2}", r"\frac{1+\sqrt{3}}{2}"), (r"12\text{ factories}", "12"),
+]  # fmt: skip
+
+
+def test_the_question_is_no_answer(math):
+    extra, logged = {}, {}
+    answers, golds, why = zip(*NOT_PLAIN, strict=True)
+    found = call(math, boxed(*answers), solution=golds, log_extra=extra.__setitem__, log_metric=logged.__setitem__)
+    assert dict(zip(answers, found, strict=True)) == dict.fromkeys(answers, 0.0)
+    for shown, reason in zip(extra["answer_parsed"], why, strict=True):
+        assert f"[{reason}" in shown
+    assert logged["reward/not_plain"] == 1
+
+
+def test_answers_that_are_plain_or_as_the_gold_answer_is_earn_as_ever(math):
+    answers, golds = zip(*PLAIN, strict=True)
+    assert dict(zip(answers, call(math, boxed(*answers), solution=golds), strict=True)) == dict.fromkeys(answers, 1.0)
+
+
+def test_without_plain_answers_only_the_value_counts():
+    with_all = MathReward(timeout_s=20.0, plain_answers=False)
+    answers, golds, _ = zip(*NOT_PLAIN, strict=True)
+    found = dict(zip(answers, call(with_all, boxed(*answers), solution=golds), strict=True))
+    with_all.close()
+    assert found == dict.fromkeys(answers, 1.0)
 
 
 def test_a_gold_answer_that_cannot_be_read_names_its_row_once(math, caplog):
