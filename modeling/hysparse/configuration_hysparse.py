@@ -7,7 +7,7 @@ from .. import transformers_versions  # noqa: F401
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import MiMoV2FlashConfig, PreTrainedConfig
 
 ORACLES = ("max", "sum", "logit_max", "random", "recent")
 GATES = ("headwise", "elementwise")
@@ -85,6 +85,30 @@ class HySparseConfig(PreTrainedConfig):
     model_type = "hysparse"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map = {"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"}
+
+    # Blocks are selected within a group of heads, so that a process which has the group selects as all of them would.
+    base_model_tp_plan = {
+        "layers.*.self_attn": "local_params",  # of the sinks
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.q_norm": "mimo_head_norm",
+        "layers.*.self_attn.k_norm": "mimo_head_norm",
+        "layers.*.self_attn.sparse_gate": "colwise",
+        "layers.*.self_attn.swa_gate": "colwise",
+        "layers.*.self_attn.sparse_sinks": "colwise",
+        "layers.*.self_attn.swa_sinks": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+        "layers.*.mlp.experts.down_proj": "rowwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
+    }
+    base_model_ep_plan = (
+        MiMoV2FlashConfig.base_model_ep_plan
+    )  # of the same experts; transformers 5.23 has other styles
 
     vocab_size: int = 32000
     hidden_size: int = 4096

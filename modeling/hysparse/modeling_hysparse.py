@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..parallel import ParallelMixin
 from ..transformers_versions import CACHE, cache_argument, cache_of, either_cache_name
 from .attention_hysparse import (
     NAME,
@@ -72,7 +73,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
         return (hidden_states, *shared)
 
 
-class HySparsePreTrainedModel(mimo.MiMoV2FlashPreTrainedModel):
+class HySparsePreTrainedModel(ParallelMixin, mimo.MiMoV2FlashPreTrainedModel):
     config: HySparseConfig
     config_class = HySparseConfig
     _no_split_modules = ["HySparseDecoderLayer"]
@@ -80,6 +81,7 @@ class HySparsePreTrainedModel(mimo.MiMoV2FlashPreTrainedModel):
     _can_compile_fullgraph = False
     _compatible_flash_implementations = None
     _keys_to_ignore_on_load_unexpected: list[str] = []
+    split_by_tp = ("num_attention_heads", "num_key_value_heads", "swa_num_key_value_heads")
     _can_record_outputs = {
         "hidden_states": HySparseDecoderLayer,
         "attentions": OutputRecorder(HySparseAttention, index=1),
@@ -104,6 +106,19 @@ class HySparsePreTrainedModel(mimo.MiMoV2FlashPreTrainedModel):
                 "mode=..., device='cuda')`."
             )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def check_parallel(self, distributed_config: Any):
+        super().check_parallel(distributed_config)
+        if distributed_config.pp_size > 1:
+            raise ValueError(
+                f"`pp_size={distributed_config.pp_size}` is not supported: sparse layers read the keys and the selection of "
+                "the full layer before them, and stages pass hidden states only. Use `tp_size`, or `ep_size` for experts."
+            )
+        if self.config.oracle_reduce == "random" and self.splits_heads(distributed_config):
+            raise ValueError(
+                "`oracle_reduce='random'` is not supported under tensor parallelism: each process would draw the same blocks "
+                "for its heads. Run it on one process."
+            )
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -261,6 +276,7 @@ class HySparseForCausalLM(HySparsePreTrainedModel, GenerationMixin):
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = mimo.MiMoV2FlashForCausalLM._tp_plan
 
     def __init__(self, config: HySparseConfig):
         super().__init__(config)

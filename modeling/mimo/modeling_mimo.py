@@ -11,6 +11,7 @@ from transformers.models.qwen2 import modeling_qwen2 as trunk
 from transformers.utils import can_return_tuple
 
 from ..mtp import MTPMixin, MTPTrunkMixin
+from ..parallel import ParallelMixin
 from ..transformers_versions import cache_argument, cache_of, either_cache_name
 from .configuration_mimo import MiMoConfig
 
@@ -77,7 +78,7 @@ class MiMoMTPLayer(trunk.Qwen2DecoderLayer):
         return self.final_layernorm(states)
 
 
-class MiMoPreTrainedModel(trunk.Qwen2PreTrainedModel):
+class MiMoPreTrainedModel(ParallelMixin, trunk.Qwen2PreTrainedModel):
     config: MiMoConfig
     config_class = MiMoConfig
     _no_split_modules = ["Qwen2DecoderLayer", "MiMoMTPLayer"]

@@ -72,6 +72,9 @@ class MiMoV2FlashConfig(TrunkConfig):
     """
 
     attribute_map = TrunkConfig.attribute_map | {"num_experts": "n_routed_experts"}  # TRL's name
+    base_model_tp_plan = TrunkConfig.base_model_tp_plan | {
+        "layers.*.self_attn": "local_params",  # transformers' plan has it from 5.23 on; sinks can't be read without
+    }
 
     if TYPE_CHECKING:
         rope_parameters: dict[str, Any] | None

@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .. import sink_attention
 from ..mtp import MTPMixin, MTPTrunkMixin
+from ..parallel import ParallelMixin
 from ..transformers_versions import cache_argument, cache_of, either_cache_name
 from .configuration_mimo_v2_flash import MiMoV2FlashConfig
 from .routing import RoutingRecorder, sequence_balance_loss
@@ -100,7 +101,7 @@ class MiMoV2FlashMTP(nn.Module):
             layer.self_attn.config = config  # follows `set_attn_implementation` of the model
 
 
-class MiMoV2FlashPreTrainedModel(trunk.MiMoV2FlashPreTrainedModel):
+class MiMoV2FlashPreTrainedModel(ParallelMixin, trunk.MiMoV2FlashPreTrainedModel):
     config: MiMoV2FlashConfig
     config_class = MiMoV2FlashConfig
     _no_split_modules = ["MiMoV2FlashDecoderLayer", "MiMoV2FlashMTPLayer"]

@@ -1,7 +1,13 @@
 """Tiny MiMo-V2-Flash models with weights that hide nothing, and what their MTP heads should compute, written in loops."""
 
+import importlib.util
+import json
 import math
+import re
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -415,3 +421,68 @@ def trainer_parts(tmp_path, tokens):
         "bf16": False,
     }
     return arguments, data, tokenizer
+
+
+PARALLEL = Path(__file__).with_name("_parallel.py")
+
+
+@pytest.fixture(scope="session")
+def parallel_runs(tmp_path_factory):
+    """A function: saves models, runs cases of them on two processes, and returns for a name what one process sees and what both do."""
+    spec = importlib.util.spec_from_file_location("parallel_worker", PARALLEL)
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+
+    def runs(models, cases):
+        folder = tmp_path_factory.mktemp("parallel")
+        ids = torch.randint(1, 28, (2, 30), generator=torch.Generator().manual_seed(3))
+        mask = torch.ones_like(ids)
+        mask[1, :7] = 0
+        inputs = (ids, ids * mask, mask)
+        torch.save(inputs, folder / "inputs.pt")
+        (folder / "cases.json").write_text(json.dumps(cases))
+        for name, model in models.items():
+            model.save_pretrained(folder / name)
+        subprocess.run([sys.executable, PARALLEL, folder], check=True, timeout=300)
+
+        def outcomes(name):
+            case = cases[name]
+            both = [torch.load(folder / f"{name}-{rank}.pt") for rank in range(2)]
+            if "error" in both[0]:
+                return None, both
+            model = type(models[case["model"]]).from_pretrained(folder / case["model"], **case.get("load", {}))
+            return worker.outcome(model.eval(), inputs, case.get("generate")), both
+
+        return folder, outcomes
+
+    return runs
+
+
+@pytest.fixture(scope="session")
+def assert_as_one_process():
+    """A function: two processes saw what one does."""
+
+    def check(alone, both):
+        for rank, seen in enumerate(both):
+            close = {"atol": 1e-5, "rtol": 1e-5}
+            torch.testing.assert_close(seen["logits"], alone["logits"], **close)
+            torch.testing.assert_close(seen["losses"], alone["losses"], **close)
+            torch.testing.assert_close(seen["gradients"], alone["gradients"], **close)
+            assert torch.equal(seen["tokens"], alone["tokens"])
+            for layer, blocks in alone["selection"].items():
+                whole = blocks.shape[1] == seen["selection"][layer].shape[1]
+                assert torch.equal(seen["selection"][layer], blocks if whole else blocks.chunk(2, dim=1)[rank])
+
+    return check
+
+
+def without_rule(model):
+    """The generic names of the parameters that no rule of the tensor-parallel plan splits."""
+    rules = set(model.tp_plan)
+    names = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in model.named_parameters()}
+    return {name for name in names if name not in rules and name.rpartition(".")[0] not in rules}
+
+
+@pytest.fixture(scope="session")
+def parameters_without_rule():
+    return without_rule
