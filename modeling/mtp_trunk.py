@@ -19,9 +19,9 @@ _pre_norm_states = CompileableContextVar("mtp_pre_norm_states")
 
 
 def _record_pre_norm_state(norm: nn.Module, args: tuple[torch.Tensor, ...]):
-    states = _pre_norm_states.get()
-    if states is not None:
-        states.append(args[0])
+    recorded = _pre_norm_states.get()
+    if recorded:
+        recorded["pre_norm"].append(args[0])
 
 
 class MTPTrunkMixin(Host):
@@ -49,8 +49,9 @@ class MTPTrunkMixin(Host):
         output_mtp_hidden_states: bool = False,
         **kwargs,
     ):
-        # Set in every pass, as transformers sets its own: Dynamo can't trace the reading of a variable that nobody set.
-        token = _pre_norm_states.set([] if output_mtp_hidden_states else None)
+        # Set in every pass, as transformers sets its own: Dynamo can't trace the reading of a variable that nobody set. Lists by
+        # name, also as transformers has it: its tests of recorded outputs read the keys of every variable of this class.
+        token = _pre_norm_states.set({"pre_norm": []} if output_mtp_hidden_states else {})
         try:
             outputs = super().forward(
                 input_ids=input_ids,
@@ -64,7 +65,7 @@ class MTPTrunkMixin(Host):
             )
             if not output_mtp_hidden_states:
                 return outputs
-            (pre_norm,) = _pre_norm_states.get()
+            (pre_norm,) = _pre_norm_states.get()["pre_norm"]
         finally:
             _pre_norm_states.reset(token)
         source = pre_norm if self.config.mtp_hidden_source == "pre_norm" else outputs.last_hidden_state

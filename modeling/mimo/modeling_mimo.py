@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.qwen2 import modeling_qwen2 as trunk
@@ -106,7 +106,7 @@ class MiMoModel(MTPTrunkMixin, MiMoPreTrainedModel, trunk.Qwen2Model):
             layer.self_attn.config = self.config  # follows `set_attn_implementation` of the model
 
 
-class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM):
+class MiMoForCausalLM(MTPMixin, MiMoPreTrainedModel, trunk.Qwen2ForCausalLM, GenerationMixin):
     r"""
     MiMo-7B with its MTP layers (arXiv 2505.07608).
 

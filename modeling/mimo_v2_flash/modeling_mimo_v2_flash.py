@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -143,7 +143,7 @@ class MiMoV2FlashModel(MTPTrunkMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2Fl
         self.post_init()
 
 
-class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2FlashForCausalLM):
+class MiMoV2FlashForCausalLM(MTPMixin, MiMoV2FlashPreTrainedModel, trunk.MiMoV2FlashForCausalLM, GenerationMixin):
     r"""
     MiMo-V2-Flash with its MTP heads (arXiv 2601.02780).
 

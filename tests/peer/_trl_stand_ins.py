@@ -24,7 +24,7 @@ SIZE = {
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
 # Name on the Hub: (architecture, changes of its configuration, chat template of TRL's)
-MODELS = {
+MODELS: dict[str, tuple[str, dict, str]] = {
     "tiny-Qwen2ForCausalLM-2.5": ("Qwen2ForCausalLM", {}, "qwen2_5"),
     "tiny-Qwen2ForSequenceClassification-2.5": ("Qwen2ForSequenceClassification", {"num_labels": 1}, "qwen2_5"),
     "tiny-Qwen3ForCausalLM": ("Qwen3ForCausalLM", {}, "qwen3"),
@@ -79,7 +79,7 @@ def make_model(folder: Path, architecture: str, changes: dict, template: str) ->
 def make_texts(folder: Path) -> None:
     """Beginnings of sentences, 6 to train on (the Hub's has 17) and 2 to test, as a local data set with two of its configurations."""
     prompts = [" ".join(line.split()[: max(1, len(line.split()) // 2)]) for line in zen()]
-    rows = {
+    rows: dict[str, list[dict]] = {
         "standard_prompt_only": [{"prompt": prompt} for prompt in prompts],
         "conversational_prompt_only": [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts],
     }

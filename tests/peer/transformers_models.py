@@ -32,6 +32,15 @@ FAMILIES = {
     "HySparse": "HySparse, padded on the left",
     "HySparseExperts": "HySparse with experts, padded on the left",
 }
+# The source distribution's files with tests that are run; those of parallelism with --distributed only.
+FILES = (
+    "test_modeling_common.py",
+    "test_configuration_common.py",
+    "test_training_mixin.py",
+    "test_tensor_parallel_mixin.py",
+    "test_expert_parallel_mixin.py",
+    "test_fsdp_mixin.py",
+)
 # What transformers' tests import and the source distribution lacks, and what stands there where no checkout is given.
 FROM_CHECKOUT = {
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
@@ -120,15 +129,14 @@ def lay_tests(tests: Path, upstream: Path, generation: Path | None) -> dict[str,
     shutil.copytree(upstream / "tests", tests)
     (tests / "__init__.py").touch()
     (tests / "conftest.py").unlink(missing_ok=True)
-    files = [*sorted(path.name for path in (upstream / "tests").glob("test_*_mixin.py")), "test_modeling_common.py"]
     sources: dict[str, dict | None] = {
-        name: _peer.origin(upstream, f"tests/{name}") for name in files if name not in NEVER
+        name: _peer.origin(upstream, f"tests/{name}") for name in FILES if (tests / name).is_file()
     }
     for name, stand_in in FROM_CHECKOUT.items():
         home = next(
             (folder for folder in (generation, upstream) if folder and (folder / "tests" / name).is_file()), None
         )
-        sources[name] = home and _peer.origin(home, f"tests/{name}")
+        sources[name] = _peer.origin(home, f"tests/{name}") if home else None
         (tests / name).parent.mkdir(exist_ok=True)
         ((tests / name).parent / "__init__.py").touch()
         (tests / name).write_text((home / "tests" / name).read_text("utf-8") if home else stand_in, encoding="utf-8")

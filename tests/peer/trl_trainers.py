@@ -2,6 +2,7 @@
 Runs TRL's own tests of GRPOTrainer with the trainers of this project in its place, all features off, and TRL's class as control.
 
     git clone --branch v1.16.0 --depth 1 https://github.com/huggingface/trl CHECKOUT
+    pip install jmespath    # or thirteen tests of tools are skipped
     python tests/peer/trl_trainers.py --upstream CHECKOUT
 
 The source distribution of TRL has no tests, so --upstream is a checkout of its repository, at best at the installed version's
