@@ -32,15 +32,9 @@ FAMILIES = {
     "HySparse": "HySparse, padded on the left",
     "HySparseExperts": "HySparse with experts, padded on the left",
 }
-# The source distribution's files with tests that are run; those of parallelism with --distributed only.
-FILES = (
-    "test_modeling_common.py",
-    "test_configuration_common.py",
-    "test_training_mixin.py",
-    "test_tensor_parallel_mixin.py",
-    "test_expert_parallel_mixin.py",
-    "test_fsdp_mixin.py",
-)
+# The source distribution's files with tests that are run, and those with --distributed.
+FILES = ("test_modeling_common.py", "test_configuration_common.py", "test_training_mixin.py")
+DISTRIBUTED = ("test_tensor_parallel_mixin.py", "test_expert_parallel_mixin.py", "test_fsdp_mixin.py")
 # What transformers' tests import and the source distribution lacks, and what stands there where no checkout is given.
 FROM_CHECKOUT = {
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
@@ -58,7 +52,7 @@ def main():
     families = earlier(file, version("transformers"))
     with tempfile.TemporaryDirectory(prefix="peer-") as folder:
         work = Path(folder)
-        sources = lay_tests(work / "tests", arguments.upstream, arguments.generation)
+        sources = lay_tests(work / "tests", arguments.upstream, arguments.generation, arguments.distributed)
         for family in arguments.family or FAMILIES:
             print(f"{family}: {FAMILIES[family]}", flush=True)
             tests = run_family(work, family, arguments)
@@ -118,7 +112,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def lay_tests(tests: Path, upstream: Path, generation: Path | None) -> dict[str, dict | None]:
+def lay_tests(
+    tests: Path, upstream: Path, generation: Path | None, distributed: bool = False
+) -> dict[str, dict | None]:
     """
     Lays transformers' tests, and `_families.py` among them, into the new folder `tests`.
 
@@ -129,8 +125,9 @@ def lay_tests(tests: Path, upstream: Path, generation: Path | None) -> dict[str,
     shutil.copytree(upstream / "tests", tests)
     (tests / "__init__.py").touch()
     (tests / "conftest.py").unlink(missing_ok=True)
+    files = FILES + (DISTRIBUTED if distributed else ())
     sources: dict[str, dict | None] = {
-        name: _peer.origin(upstream, f"tests/{name}") for name in FILES if (tests / name).is_file()
+        name: _peer.origin(upstream, f"tests/{name}") for name in files if (tests / name).is_file()
     }
     for name, stand_in in FROM_CHECKOUT.items():
         home = next(
