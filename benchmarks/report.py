@@ -17,7 +17,7 @@ PAGE = RESULTS / "README.md"
 HEADER = """# Measured results
 
 Made by `python benchmarks/report.py` from the JSON files beside it; don't edit. Timings on a CPU are ratios within one run.
-What is not listed here is not measured.
+What is not listed here is not measured. Tests of transformers and TRL on our classes: [docs/peer_tests.md](../../docs/peer_tests.md).
 """
 
 
@@ -73,6 +73,8 @@ def page(folder: Path = RESULTS) -> str:
     parts = [HEADER.rstrip()]
     for path in sorted(folder.glob("*.json")):
         if path.name.endswith(".busy.json"):  # refused by _record.py: not on record
+            continue
+        if path.name.startswith("peer_"):  # names of tests, told in docs/peer_tests.md
             continue
         parts += render(path.stem, json.loads(path.read_text()), level=2)
     return "\n\n".join(parts) + "\n"
