@@ -1,7 +1,10 @@
 """What `mimo-hf demo` and `mimo-hf generate` do, step by step."""
 
+import gc
 import json
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .prompt import Prompt, first_tokens, held_out_prompt, read_beginning
@@ -29,12 +32,13 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
     file_text = None if args.file is None else read_beginning(args.file, args.prompt_tokens)
     console = open_console(color=not args.no_color, record=args.svg is not None, silent=args.json)
 
-    with stage("importing torch and transformers"):
-        from .checkpoint import load, quiet, require_heads
-        from .comparison import Decoding, about_loops, circumstances, compare, continue_plainly, show
+    with _no_garbage_collection():
+        with stage("importing torch and transformers"):
+            from .checkpoint import load, quiet, require_heads
+            from .comparison import Decoding, about_loops, circumstances, compare, continue_plainly, show
 
-    with stage("loading the checkpoint"):
-        checkpoint = load(model, args.dtype, args.device)
+        with stage("loading the checkpoint"):
+            checkpoint = load(model, args.dtype, args.device)
     if not args.no_mtp:
         require_heads(checkpoint)
     if checkpoint.extra_heads:
@@ -75,3 +79,13 @@ def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) ->
     if args.svg:
         console.save_svg(str(args.svg), title=args.command_line.partition(" --svg")[0])
     return OUTPUTS_DIFFER if comparison.outputs_equal is False else 0
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Imports make a million objects that stay; to look for garbage among them again and again takes a part of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
