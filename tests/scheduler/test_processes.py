@@ -56,6 +56,33 @@ def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
     assert seen.stdout.startswith("1")
 
 
+@pytest.mark.needs("bwrap")
+def test_commands_in_bubblewrap_have_no_power_over_the_machine(tmp_path):
+    """Also where root runs the scheduler. Files are opened for writing, and nothing is written."""
+    opens = (
+        "for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /usr/made; do (: >> $f) && echo opened $f; done"
+    )
+    script = f"id -u; grep Cap /proc/self/status; {opens}; echo kept > own; cat own; df -P /tmp | tail -1"
+
+    async def work(scheduler):
+        return await scheduler.run(Action("sh", Command(("sh", "-c", script)), {"cpu": 1}))
+
+    user, *lines = drive(work, sandbox="bwrap").stdout.splitlines()
+    assert int(user) not in (0, os.getuid())
+    assert [line.split()[1] for line in lines[:5]] == ["0" * 16] * 5
+    assert lines[5] == "kept"
+    assert int(lines[6].split()[1]) <= 1 << 20  # KiB of /tmp
+    assert len(lines) == 7
+
+
+def test_a_bubblewrap_that_can_not_work_here_is_told_of_at_the_start(tmp_path, monkeypatch):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(OSError, match=r"No permissions to create new namespace.*allow user namespaces"):
+        LocalExecutor(sandbox="bwrap")
+
+
 def test_a_sandbox_that_is_unknown_or_not_here_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="bwrap, docker:IMAGE"):
         LocalExecutor(sandbox="chroot")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,31 @@ _NAMES = itertools.count()
 IMAGE = re.compile(
     r"[a-zA-Z0-9][\w.-]*(:\d+)?(/[a-z0-9][\w.-]*)*(:[\w][\w.-]{0,127})?(@[a-z0-9+.]+:[0-9a-fA-F]{32,})?"
 )
+NOBODY = "65534"
+KERNEL_SETTINGS = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+SCRATCH_BYTES = 1 << 30
 SANDBOXES: dict[str, tuple[str, ...]] = {
     "none": (),
+    # An id of its own and no capability, also where root calls: the kernel's settings belong to root, and are read-only besides.
     "bwrap": (
-        "bwrap", "--die-with-parent", "--unshare-all", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/bin", "/bin",
-        "--ro-bind-try", "/lib", "/lib", "--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/etc/alternatives",
-        "/etc/alternatives", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--bind", "{cwd}", "{cwd}",
-        "--chdir", "{cwd}", "--",
+        "bwrap", "--die-with-parent", "--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY,
+        "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/bin", "/bin", "--ro-bind-try", "/lib", "/lib",
+        "--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/etc/alternatives", "/etc/alternatives", "--proc", "/proc",
+        *(word for name in KERNEL_SETTINGS for word in ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}")),
+        "--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--bind", "{cwd}", "{cwd}", "--chdir", "{cwd}", "--",
     ),
 }  # fmt: skip
 
 
 def sandbox(spec: str) -> tuple[str, ...]:
     """
-    The words in front of a command's own: "none", "bwrap" (no network, nothing but /usr and its own folder), or
-    "docker:IMAGE"/"podman:IMAGE" (a container for each command). ValueError or FileNotFoundError if it is not there.
+    The words in front of a command's own: "none", "bwrap" (no network, nothing but /usr and its own folder, no capability, an id of
+    nobody's, 1 GiB of /tmp), or "docker:IMAGE"/"podman:IMAGE" (a container for each command, without capabilities).
+
+    Raises:
+        ValueError: there is no such sandbox.
+        FileNotFoundError: its program is not installed.
+        OSError: bubblewrap can't make its namespaces on this machine.
     """
     kind, _, image = spec.partition(":")
     if kind in ("docker", "podman") and image:
@@ -52,7 +62,8 @@ def sandbox(spec: str) -> tuple[str, ...]:
                 f"`sandbox={spec!r}`: {image!r} is no image name, such as python:3.12 or host:5000/team/image@sha256:..."
             )
         words: tuple[str, ...] = (
-            kind, "run", "--rm", "-i", "--init", "--name=mimo-{tag}", "--network=none", "--cpus={cores}", "{env}", "{limits}",
+            kind, "run", "--rm", "-i", "--init", "--name=mimo-{tag}", "--network=none", "--cap-drop=ALL",
+            "--security-opt=no-new-privileges", "--pids-limit=4096", "--cpus={cores}", "{env}", "{limits}",
             "-v", "{cwd}:{cwd}", "-w", "{cwd}", image,
         )  # fmt: skip
     elif spec in SANDBOXES:
@@ -61,7 +72,20 @@ def sandbox(spec: str) -> tuple[str, ...]:
         raise ValueError(f"sandbox {spec!r}: none, bwrap, docker:IMAGE and podman:IMAGE are known.")
     if words and shutil.which(words[0]) is None:
         raise FileNotFoundError(f"sandbox {spec!r} needs the program {words[0]!r}, which is not installed.")
+    if spec == "bwrap":
+        _try(words)
     return words
+
+
+def _try(words: Sequence[str]):
+    with tempfile.TemporaryDirectory() as folder:
+        command = [word.replace("{cwd}", folder) for word in words]
+        run = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise OSError(
+            f"sandbox 'bwrap': bubblewrap can't make its namespaces here ({run.stderr.strip()}); allow user namespaces "
+            "(`sysctl kernel.unprivileged_userns_clone=1`, or a container with fewer restrictions), or choose docker:IMAGE."
+        )
 
 
 class Worker:
