@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -28,9 +29,10 @@ NAMESPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"
 # What a root server keeps: to become another user, to end that user's processes and to remove its files.
 CAPABILITIES = ("SETUID", "SETGID", "KILL", "DAC_OVERRIDE", "FOWNER")
 # Root is exempt from RLIMIT_NPROC and may read everything, so its programs run as users that nobody is: one a server,
-# since the limit counts a user's processes wherever they are.
-FIRST_UID, UIDS = 61184, 4096
+# since the limit counts a user's processes wherever they are. A process that has servers takes a block of them for itself.
+FIRST_UID, BLOCKS, BLOCK = 61184, 64, 64
 _COUNTER = itertools.count()
+_CLAIMS: list[socket.socket] = []
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,25 @@ def program_uid() -> int:
     """The user of a new server's programs."""
     if os.getuid() != 0:
         return program_server.NO_UID
-    return FIRST_UID + (os.getpid() * 64 + next(_COUNTER)) % UIDS
+    return FIRST_UID + _block(os.getpid()) * BLOCK + next(_COUNTER) % BLOCK
+
+
+@functools.cache
+def _block(pid: int) -> int:
+    """A block of users that no other living process of this machine has: the name of a socket is a claim that ends with its owner."""
+    for number in ((pid + step) % BLOCKS for step in range(BLOCKS)):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0mimo-hf-program-users-{number}")
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        return number
+    raise OSError(
+        f"all {BLOCKS} blocks of users for sandboxed programs are taken: {BLOCKS} processes of this machine have a sandbox as root. "
+        "Close one, or run as an ordinary user."
+    )
 
 
 def bubblewrap_command(path: str, interpreter: Interpreter, channel: int) -> tuple[list[str], None]:

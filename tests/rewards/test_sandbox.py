@@ -22,6 +22,7 @@ import pytest
 from mimo_hf.rewards import Limits, Sandbox
 from mimo_hf.rewards.program_pool import GRACE_S, Result
 from mimo_hf.rewards.program_server import PR_SET_CHILD_SUBREAPER
+from mimo_hf.rewards.sandbox import BLOCK, FIRST_UID
 
 from .conftest import BACKENDS, LIMITS, open_sandbox
 
@@ -604,3 +605,23 @@ def test_a_sandbox_names_the_argument_that_is_wrong(argument, options):
 def test_a_python_that_does_not_run_is_refused():
     with Sandbox("subprocess", python="/no/such/python") as nowhere, pytest.raises(OSError, match="/no/such/python"):
         nowhere.run("pass")
+
+
+CLAIM = """
+import os
+os.getuid, os.getpid = (lambda: 0), (lambda: 640)
+from mimo_hf.rewards.sandbox import program_uid
+print(program_uid(), program_uid(), flush=True)
+input()
+"""
+
+
+def test_no_two_trainers_share_a_user_for_their_programs():
+    """Also where their process ids are alike but for a multiple of the number of blocks."""
+    command = [sys.executable, "-c", CLAIM]
+    trainers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    users = [set(map(int, trainer.stdout.readline().split())) for trainer in trainers]
+    assert [len(own) for own in users] == [2, 2, 2]
+    assert len({(user - FIRST_UID) // BLOCK for own in users for user in own}) == 3
+    for trainer in trainers:
+        trainer.communicate("\n")
