@@ -4,11 +4,14 @@ import re
 
 from xdist.scheduler import LoadFileScheduling
 
-# Each of these has a server for a session: a warm Python, a browser.
+# Each of these has something costly for a session: a warm Python, a browser, a published folder.
 TOGETHER = {
     "tests/examples/": "warm python",
     "tests/trainers/test_judge_rlvr.py": "warm python",
     "tests/spaces/": "browser",
+    "tests/hub/test_publish.py": "published",
+    "tests/hub/test_upgrade.py": "published",
+    "tests/hub/test_private.py": "published",
 }
 # Each of its parameters compiles for itself.
 APART = ("tests/kernels/test_aot.py",)

@@ -71,12 +71,11 @@ def _why(name: str, value: Any, is_top: bool) -> str | None:
     return None
 
 
-def clean(value: dict, file: Path) -> dict:
-    """`without_private`, with a warning that names what is left out of `file`, but for the paths that transformers notes there."""
+def warn_of_private(value: dict, file: Path):
+    """Names what is left out of `file`, but for the paths that transformers notes there."""
     told = [f"{place} ({why})" for place, why in worth_telling(value, file) if place not in _PATHS]
     if told:
         warnings.warn(f"{file}: not published: {', '.join(told)}.", stacklevel=4)
-    return without_private(value)
 
 
 def worth_telling(value: dict, file: Path) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ from .checkpoints import (
     weight_files,
 )
 from .flatten import flatten
-from .private import CLEANED, check_links, clean, without_private
+from .private import CLEANED, check_links, warn_of_private, without_private
 
 # By model type, which is also the folder below mimo_hf.modeling: what config.json's `auto_map` says.
 AUTO_MAPS = {
@@ -132,6 +132,7 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
     _check_model_type(source)
     config = read_config(source)
     model_type = config["model_type"]
+    warn_of_private(config, source / CONFIG)
 
     place = out.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
         folder.mkdir()
         _copy_weights(source, folder)
         _copy_rest(source, folder)
-        write_json(folder / CONFIG, published_config(clean(config, source / CONFIG)))
+        write_json(folder / CONFIG, published_config(config))
         for name, code in flat_code(model_type).items():
             (folder / name).write_bytes(code)
         base_model = None if Path(model).exists() else str(model)
@@ -216,7 +217,9 @@ def _copy_rest(source: Path, folder: Path):
             copy = folder / file.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             if file.name in CLEANED:
-                write_json(copy, clean(read_object(file), file))
+                fields = read_object(file)
+                warn_of_private(fields, file)
+                write_json(copy, without_private(fields))
             else:
                 shutil.copyfile(file, copy)
     if not _has_tokenizer(folder):

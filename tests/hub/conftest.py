@@ -1,6 +1,7 @@
 """A tiny MiMo-V2-Flash with two MTP heads and a tokenizer, saved as a training run would leave it."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mimo_hf import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
+from mimo_hf.hub import publish as publishing
+from mimo_hf.hub.publish import publish
 
 TINY = {
     "vocab_size": 64,
@@ -71,3 +74,34 @@ def checkpoint(tmp_path_factory):
     (folder / "training_run.json").write_text(json.dumps(TRAINING_RUN))
     (folder / "optimizer.pt").write_bytes(b"not to be published")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published(checkpoint, tmp_path_factory):
+    """By the real thing: the process that loads it starts as any other, where the tests below take a warm one."""
+    return publish(checkpoint, tmp_path_factory.mktemp("published") / "new" / "mimo-tiny")
+
+
+@pytest.fixture
+def _quick_loads(published, warm_python, monkeypatch):
+    """The process that loads a folder is a fork in which transformers, and not mimo_hf, has been imported."""
+
+    def run(command, cwd, env, **options):
+        assert command[0] == sys.executable
+        return warm_python.run(*command[1:], cwd=cwd, env=env)
+
+    monkeypatch.setattr(publishing, "run_python", run)
+
+
+@pytest.fixture
+def _without_loading(monkeypatch):
+    """The load in a second process takes seconds; tests about something else leave it out."""
+    monkeypatch.setattr(publishing, "check_that_it_loads", lambda folder, source: {})
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

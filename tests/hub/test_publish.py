@@ -14,14 +14,16 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mimo_hf.cli import main
 from mimo_hf.hub import publish as publishing
 from mimo_hf.hub.checkpoints import CheckpointError, check_checkpoint
 from mimo_hf.hub.publish import AUTO_MAPS, publish
-from mimo_hf.hub.upgrade import outdated, private, upgrade
 from mimo_hf.modeling.mimo_v2_flash.configuration_mimo_v2_flash import LOST_HEADS
 
+from .conftest import change_json, contents
+
 MODELING = Path(__file__).parents[2] / "modeling"
+pytestmark = pytest.mark.usefixtures("_quick_loads")
+
 PROMPT = torch.tensor([[3, 14, 15, 9, 2, 6, 5, 3, 5, 8]])
 CODE = {
     "configuration_mimo_v2_flash.py",
@@ -97,12 +99,6 @@ torch.save(found, result)
 
 
 @pytest.fixture(scope="module")
-def published(checkpoint, tmp_path_factory):
-    """By the real thing: the process that loads it starts as any other, where the tests below take a warm one."""
-    return publish(checkpoint, tmp_path_factory.mktemp("published") / "new" / "mimo-tiny")
-
-
-@pytest.fixture(scope="module")
 def stranger(published, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stranger")
     torch.save(PROMPT, folder / "prompt.pt")
@@ -118,31 +114,6 @@ def ours(checkpoint):
     from mimo_hf import MiMoV2FlashForCausalLM
 
     return MiMoV2FlashForCausalLM.from_pretrained(checkpoint)
-
-
-@pytest.fixture(autouse=True)
-def _quick_loads(published, warm_python, monkeypatch):
-    """The process that loads a folder is a fork in which transformers, and not mimo_hf, has been imported."""
-
-    def run(command, cwd, env, **options):
-        assert command[0] == sys.executable
-        return warm_python.run(*command[1:], cwd=cwd, env=env)
-
-    monkeypatch.setattr(publishing, "run_python", run)
-
-
-@pytest.fixture
-def _without_loading(monkeypatch):
-    """The load in a second process takes seconds; tests about something else leave it out."""
-    monkeypatch.setattr(publishing, "check_that_it_loads", lambda folder, source: {})
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def change_json(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_the_stranger_has_no_mimo_hf(stranger):
@@ -285,87 +256,6 @@ def test_publishing_a_published_folder_gives_the_same_folder(published, tmp_path
     assert contents(publish(published, tmp_path / "again")) == contents(published)
 
 
-@pytest.fixture
-def of_an_old_version(published, tmp_path):
-    """A published folder as an earlier version may have left it: code that differs, one file more, one less, no note."""
-    old = shutil.copytree(published, tmp_path / "old")
-    code = old / "mtp_trunk.py"
-    code.write_bytes(code.read_bytes() + b"raise ImportError('of another day')\n")
-    (old / "mtp_stopping.py").unlink()
-    (old / "mtp_rounds.py").write_bytes(code.read_bytes())
-    (old / "notes.py").write_text("# the owner's own\n")
-    (old / "README.md").write_text("the owner's own")
-    config = json.loads((old / "config.json").read_text())
-    for field in ("mtp_layer_types", "mtp_mlp_layer_types"):
-        config.pop(field)
-    (old / "config.json").write_text(json.dumps(config))
-    return old
-
-
-CHANGES = {
-    "config.json": "differs",
-    "mtp_rounds.py": "is no longer written",
-    "mtp_stopping.py": "is missing",
-    "mtp_trunk.py": "differs",
-}
-
-
-def test_check_tells_what_is_old_and_what_would_not_load(published, of_an_old_version, capsys):
-    assert main(["publish", "--check", str(published)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        f"{published}: loads where mimo_hf is not installed",
-        f"{published}: up to date",
-    ]
-    before = contents(of_an_old_version)
-    assert main(["publish", "--check", str(of_an_old_version)]) == 1
-    *changes, problem, remedy = capsys.readouterr().out.splitlines()
-    assert changes == [f"{name} {what}" for name, what in CHANGES.items()]
-    assert "would not load" in problem
-    assert remedy == f"{of_an_old_version}: out of date; run: mimo-hf publish --upgrade {of_an_old_version}"
-    assert contents(of_an_old_version) == before
-    assert [path.name for path in of_an_old_version.parent.iterdir()] == ["old"]
-
-
-def test_a_folder_of_this_version_is_up_to_date(published):
-    before = contents(published)
-    assert outdated(published) == upgrade(published) == {}
-    assert contents(published) == before
-
-
-def test_an_upgrade_gives_the_code_of_today_and_leaves_the_rest(published, of_an_old_version):
-    before = contents(of_an_old_version)
-    assert outdated(of_an_old_version) == CHANGES
-    assert contents(of_an_old_version) == before
-    assert upgrade(of_an_old_version) == CHANGES
-    after, expected = contents(of_an_old_version), contents(published)
-    assert json.loads(after.pop("config.json")) == json.loads(expected.pop("config.json"))
-    assert after == expected | {name: before[name] for name in ("README.md", "notes.py")}
-    assert outdated(of_an_old_version) == {}
-    assert [path.name for path in of_an_old_version.parent.iterdir()] == ["old"]
-
-
-def test_an_upgrade_that_would_not_load_changes_nothing(of_an_old_version):
-    change_json(of_an_old_version / "config.json", vision_config={})
-    before = contents(of_an_old_version)
-    with pytest.raises(CheckpointError, match=r"would not load: .*later MiMo-V2 family"):
-        upgrade(of_an_old_version)
-    assert contents(of_an_old_version) == before
-
-
-def test_an_upgrade_replaces_no_file_of_the_owner(of_an_old_version):
-    (of_an_old_version / "mtp.py").write_text("# my own\n")
-    before = contents(of_an_old_version)
-    with pytest.raises(ValueError, match=r"mtp\.py would be replaced, but .* has not written it"):
-        upgrade(of_an_old_version)
-    assert contents(of_an_old_version) == before
-
-
-def test_only_a_published_folder_can_be_upgraded(checkpoint):
-    for ask in (outdated, upgrade):
-        with pytest.raises(CheckpointError, match="was not written by `mimo-hf publish`"):
-            ask(checkpoint)
-
-
 def make_official(checkpoint, folder):
     """The same model as FP8 shards with one tensor for each expert, the way the official weights are."""
     shutil.copytree(checkpoint, folder)
@@ -401,110 +291,6 @@ def test_fp8_shards_stay_as_they_are(checkpoint, tmp_path):
     before, after = contents(official), contents(out)
     for name in ("model_0.safetensors", "model_mtp.safetensors", "model.safetensors.index.json"):
         assert before[name] == after[name]
-
-
-@pytest.mark.usefixtures("_without_loading")
-def test_paths_of_the_machine_are_dropped_from_saved_fields(checkpoint, tmp_path):
-    source = shutil.copytree(checkpoint, tmp_path / "source")
-    change_json(source / "config.json", _name_or_path="/home/someone/model")
-    change_json(source / "tokenizer_config.json", name_or_path="/home/someone/tokenizer", tokenizer_file="/x/y.json")
-    out = publish(source, tmp_path / "out")
-    assert not [name for name, content in contents(out).items() if b"/home/" in content or b"/x/" in content]
-
-
-# The machine's paths, an access token and code of others, at the top and below; none of it is real.
-PRIVATE = {
-    "config.json": {
-        "resume_from": "/home/someone/runs/7",
-        "quantization_config": {"calibration": {"token": "x", "kept": 1}, "files": ["~/data/a.json", "b"]},
-    },
-    "tokenizer_config.json": {
-        "auto_map": {"AutoTokenizer": ["someone/other--tokenization.Own", None]},
-        "note": "made with hf_" + "a" * 34,
-        "added_tokens_decoder": {"3": {"content": "/usr/bin/token", "special": True}},
-    },
-    "generation_config.json": {"assistant": {"api_key": "x"}},
-}
-LEFT_OUT = {
-    "config.json: resume_from": "a path",
-    "config.json: quantization_config.calibration.token": "an access token",
-    "config.json: quantization_config.files": "a path",
-    "generation_config.json: assistant.api_key": "an access token",
-    "tokenizer_config.json: auto_map": "code that is not published",
-    "tokenizer_config.json: note": "an access token",
-}
-
-
-@pytest.mark.usefixtures("_without_loading")
-def test_private_fields_are_left_out_at_every_level_and_named(checkpoint, tmp_path, monkeypatch, capsys):
-    source = shutil.copytree(checkpoint, tmp_path / "source")
-    for name, fields in PRIVATE.items():
-        change_json(source / name, **fields)
-    with pytest.warns(UserWarning, match="not published") as caught:
-        out = publish(source, tmp_path / "out")
-    told = " ".join(str(warning.message) for warning in caught)
-    for place, why in LEFT_OUT.items():
-        assert f"{place.partition(': ')[2]} ({why})" in told
-    config = json.loads((out / "config.json").read_text())
-    assert config["quantization_config"] == {"calibration": {"kept": 1}}
-    tokenizer = json.loads((out / "tokenizer_config.json").read_text())
-    assert tokenizer["added_tokens_decoder"] == PRIVATE["tokenizer_config.json"]["added_tokens_decoder"]
-    assert "auto_map" not in tokenizer
-    assert private(out) == {}
-
-    for name, fields in PRIVATE.items():  # of a folder that an earlier version published
-        change_json(out / name, **fields)
-    assert private(out) == LEFT_OUT
-    monkeypatch.setattr("mimo_hf.hub.upgrade.trouble", lambda folder: None)
-    assert main(["publish", "--check", str(out)]) == 1
-    shown = capsys.readouterr().out
-    assert all(f"{place} is {why}" in shown for place, why in LEFT_OUT.items())
-
-
-def test_no_code_of_others_runs(checkpoint, tmp_path):
-    """A tokenizer that names code of its own; the folder beside it is where that code would be looked for."""
-    source = shutil.copytree(checkpoint, tmp_path / "source")
-    (source / "own_tokenizer.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
-    change_json(source / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own_tokenizer.Own", None]})
-    with pytest.warns(UserWarning, match=r"auto_map \(code that is not published\)"):
-        out = publish(source, tmp_path / "out")
-    assert not (tmp_path / "ran").exists()
-    assert not (out / "own_tokenizer.py").exists()
-
-
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "tokenizer.json", "config.json", "LICENSE", "chat_template.jinja"]
-)
-@pytest.mark.usefixtures("_without_loading")
-def test_links_that_lead_out_of_the_folder_are_refused(checkpoint, tmp_path, name):
-    source = shutil.copytree(checkpoint, tmp_path / "source")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    if (source / name).exists():
-        (source / name).rename(elsewhere / name)
-    else:
-        (elsewhere / name).write_text("a letter")
-    (source / name).symlink_to(elsewhere / name)
-    with pytest.raises(CheckpointError, match=f"{name} is a link to .*outside the folder"):
-        publish(source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("_without_loading")
-def test_links_of_the_hubs_cache_and_inside_the_folder_are_followed(checkpoint, tmp_path):
-    cache = tmp_path / "models--someone--tiny"
-    snapshot = cache / "snapshots" / "abc"
-    (cache / "blobs").mkdir(parents=True)
-    snapshot.mkdir(parents=True)
-    for index, path in enumerate(sorted(checkpoint.iterdir())):
-        shutil.copyfile(path, cache / "blobs" / str(index))
-        (snapshot / path.name).symlink_to(f"../../blobs/{index}")
-    (snapshot / "LICENSE").write_text("a license")
-    (snapshot / "LICENSE.txt").symlink_to("LICENSE")
-    out = publish(snapshot, tmp_path / "out")
-    assert (out / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
-    assert not (out / "LICENSE.txt").is_symlink()
-    assert (out / "LICENSE.txt").read_text() == "a license"
 
 
 @pytest.mark.usefixtures("_without_loading")

@@ -91,3 +91,7 @@ def tell(tests: dict[str, dict[str, str]]):
     for name, test in tests.items():
         if test["outcome"] == "failed":
             print(f"  FAILED {name}: {test['reason']}", flush=True)
+
+
+def close(file: Path, keyword: str | None):
+    print("Some of the tests were run (-k): nothing is written." if keyword else f"written: {file}")

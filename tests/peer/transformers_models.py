@@ -60,10 +60,7 @@ def main():
             families[family] = {"family": FAMILIES[family], **_peer.entry(tests)}
             if not arguments.keyword:
                 write(arguments, families, sources)
-    if arguments.keyword:
-        print("Some of the tests were run (-k): nothing is written.")
-    else:
-        print(f"written: {file}")
+    _peer.close(file, arguments.keyword)
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -45,10 +45,7 @@ def main():
         trainers[trainer] = {**_peer.entry(tests), "trainings": len(weights), "weights": weights}
         if not arguments.keyword:
             write(trainers, upstream)
-    if arguments.keyword:
-        print("Some of the tests were run (-k): nothing is written.")
-    else:
-        print(f"written: {file}")
+    _peer.close(file, arguments.keyword)
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
