@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import WorkerLost
+from .numbers import is_whole, shown
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,10 @@ class ElasticRange:
             )
 
 
+OUTPUT_BYTES = 8 << 20
+MOST_OUTPUT_BYTES = 1 << 36
+PROCESSES = 4096
+MOST_LIMIT = 2**63 - 1
 LIMITS = (
     "AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME",
     "SIGPENDING", "STACK",
@@ -117,8 +122,12 @@ class Command:
         stdin: bytes or text for its standard input.
         env: environment variables on top of the allowed ones.
         cwd: working directory; None: a fresh temporary one, removed afterwards.
-        limits: rlimits by name without prefix, such as {"CPU": 10, "AS": 2**30}.
+        limits: rlimits by name without prefix, such as {"CPU": 10, "AS": 2**30, "FSIZE": 2**24} (seconds, bytes, bytes of a
+            file). "NPROC", processes and threads, holds in containers, and in bubblewrap but for root; without a sandbox the kernel
+            counts all that the user runs on the machine. Where it can't hold, the action raises ValueError.
         check: raise `subprocess.CalledProcessError` when it exits with anything but 0.
+        output_bytes: how much is kept of its standard output, and of its standard error: all of it up to this size, else the
+            first and the last half. The command goes on, and the result says how much was left out.
 
     ValueError for words that are none and for unknown limits.
     """
@@ -129,24 +138,54 @@ class Command:
     cwd: str | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     check: bool = False
+    output_bytes: int = OUTPUT_BYTES
 
     def __post_init__(self):
-        if isinstance(self.argv, str | bytes) or not self.argv or not all(isinstance(word, str) for word in self.argv):
+        words = () if isinstance(self.argv, str | bytes) else self.argv
+        if not words or not all(isinstance(word, str) and "\0" not in word for word in words):
             raise ValueError(
                 f"`argv` of Command must be the program and its arguments, such as ('ls', '-l'), not {self.argv!r}; for a "
                 f"shell, ('sh', '-c', ...)."
             )
         if unknown := [name for name in self.limits if name not in LIMITS]:
             raise ValueError(f"`limits` of Command: {', '.join(unknown)} not known; {', '.join(LIMITS)} are.")
+        for name, value in self.limits.items():
+            least = int(name == "NPROC")
+            if not is_whole(value, least, MOST_LIMIT):
+                raise ValueError(
+                    f"`limits` of Command: {name} must be a whole number from {least} to {MOST_LIMIT}; got {shown(value)}."
+                )
+        if not is_whole(self.output_bytes, 0, MOST_OUTPUT_BYTES):
+            raise ValueError(
+                f"`output_bytes` of Command must be a whole number from 0 to {MOST_OUTPUT_BYTES}; got {shown(self.output_bytes)}."
+            )
+        for variable, text in self.env.items():
+            texts = isinstance(variable, str) and isinstance(text, str)
+            if not texts or not variable or "=" in variable or "\0" in variable + text:
+                raise ValueError(
+                    f'`env` of Command must be texts by name, such as {{"SEED": "1"}}; got {shown(variable)}: {shown(text)}.'
+                )
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a `Command` did: `returncode` (negative: the signal that killed it), `stdout`, `stderr`."""
+    """
+    What a `Command` did: `returncode` (negative: the signal that killed it), `stdout`, `stderr`.
+
+    Attributes:
+        stdout_dropped, stderr_dropped: bytes left out of the middle, where a line in brackets says so; 0: nothing.
+    """
 
     returncode: int
     stdout: str
     stderr: str
+    stdout_dropped: int = 0
+    stderr_dropped: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes of its output were left out."""
+        return bool(self.stdout_dropped or self.stderr_dropped)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
 from ..errors import ActionTimeout, NotStarted, WorkerLost
 from ..resources import Cores, GpuCells
 from .guard import send, tagged
+from .limits import counts_by_default
 from .worker import LENGTH
 
 _NAMES = itertools.count()
@@ -239,6 +240,7 @@ class LocalExecutor:
         self._capacity = {"cpu": wanted, **(resources or {})}
         self.kill_grace_s = kill_grace_s
         self.prefix = globals()["sandbox"](sandbox)
+        self.counts_processes = counts_by_default(self.prefix)
         self.containers = self.prefix[0] if self.prefix[:1] in (("docker",), ("podman",)) else ""
         self.warm = min(wanted, 8) if warm is None else warm
         self.escaped: list[int] = []
@@ -307,7 +309,7 @@ class LocalExecutor:
     ) -> tuple[bool, bytes, float]:
         """`run`, with the value or exception still pickled."""
         count = len(lease.cores) or int(lease.resources.get("cpu", 1))
-        request = {"payload": payload, "count": count, "prefix": self.prefix}
+        request = {"payload": payload, "count": count, "prefix": self.prefix, "counted": self.counts_processes}
         request["pin"] = lease.cores if self.enforce == "affinity" else ()
         request["gpus"] = ",".join(map(str, lease.gpus)) if "gpu" in self._capacity else None
         if main is not None:

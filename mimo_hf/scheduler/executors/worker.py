@@ -26,6 +26,8 @@ from typing import Any
 
 from ..cpu import pin, thread_variables
 from ..types import Command, CommandResult
+from .limits import process_words
+from .output import collect
 
 LENGTH = struct.Struct("!Q")
 LINGER_S = 0.02
@@ -41,6 +43,10 @@ KEPT_VARIABLES = (
     "MIMO_WORKER_TAG",
     "CUDA_VISIBLE_DEVICES",
 )
+
+
+# Containers limit memory, not address space, and count processes themselves.
+CONTAINER_LIMITS = {"AS": "--memory", "NPROC": "--pids-limit"}
 
 
 def read_message(channel: socket.socket) -> bytes | None:
@@ -103,11 +109,6 @@ def clean_folder() -> str:
     return folder
 
 
-def _text(file: Any) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
-
-
 def wrapper(
     prefix: tuple[str, ...], folder: str, cores: int, variables: Mapping[str, str], limits: Mapping[str, int]
 ) -> list[str]:
@@ -117,21 +118,29 @@ def wrapper(
     for part in prefix:
         if part == "{env}":
             words += [word for name in variables for word in ("--env", name)]
-        elif part == "{limits}":  # containers limit memory, not address space
-            words += [
-                f"--memory={n}" if name == "AS" else f"--ulimit={name.lower()}={n}" for name, n in limits.items()
-            ]
+        elif part == "{limits}":
+            words += [f"{CONTAINER_LIMITS.get(name, f'--ulimit={name.lower()}')}={n}" for name, n in limits.items()]
         else:
             words.append(part.format(cwd=folder, cores=cores, tag=tag))
     return words
 
 
-def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> CommandResult:
-    """Runs the program in an empty folder with few variables, its rlimits and no core dump."""
+def run_command(command: Command, prefix: tuple[str, ...], cores: int, counted: bool = False) -> CommandResult:
+    """
+    Runs the program in an empty folder with few variables, its rlimits and no core dump.
+
+    Args:
+        counted: the sandbox counts processes (see `limits.counts_by_default`).
+    """
     folder = command.cwd or clean_folder()
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     given = {**thread_variables(cores), **command.env}
-    limits = [(getattr(resource, f"RLIMIT_{name}"), value) for name, value in command.limits.items()]
+    inside = process_words(prefix, counted, command.limits)
+    limits = [
+        (getattr(resource, f"RLIMIT_{name}"), value)
+        for name, value in command.limits.items()
+        if not (inside and name == "NPROC")
+    ]
 
     def prepare():
         for limit, value in limits:
@@ -139,26 +148,33 @@ def run_command(command: Command, prefix: tuple[str, ...], cores: int) -> Comman
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(limit, (value, value))
 
-    stdin = command.stdin.encode() if isinstance(command.stdin, str) else command.stdin
-    # Files, not pipes: what it leaves in the background may hold them open without holding up the result.
-    with tempfile.TemporaryFile() as fed, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
-        if stdin:
-            fed.write(stdin)
-            fed.seek(0)
+    with contextlib.ExitStack() as stack:
         process = subprocess.Popen(
-            [*wrapper(prefix, folder, cores, given, command.limits), *command.argv],
-            stdin=subprocess.DEVNULL if stdin is None else fed,
-            stdout=out,
-            stderr=error,
+            [*wrapper(prefix, folder, cores, given, command.limits), *inside, *command.argv],
+            stdin=subprocess.DEVNULL if command.stdin is None else _fed(command.stdin, stack),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
             cwd=folder,
             env={**kept, "HOME": folder, **given},
             preexec_fn=prepare if limits and "{limits}" not in prefix else None,  # noqa: PLW1509  one thread here; slow, so only where needed
         )
+        stack.enter_context(process.stdout)  # type: ignore[arg-type]
+        stack.enter_context(process.stderr)  # type: ignore[arg-type]
+        out, error = collect(process, command.output_bytes)
         process.wait()
-        result = CommandResult(process.returncode, _text(out), _text(error))
+    result = CommandResult(process.returncode, out.text(), error.text(), out.dropped, error.dropped)
     if command.check and result.returncode:
         raise subprocess.CalledProcessError(result.returncode, command.argv, result.stdout, result.stderr)
     return result
+
+
+def _fed(stdin: bytes | str, stack: contextlib.ExitStack) -> Any:
+    """A file with this content: nobody has to write while the command runs."""
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
+    file.write(stdin.encode() if isinstance(stdin, str) else stdin)
+    file.seek(0)
+    return file
 
 
 def perform(request: dict[str, Any]) -> Any:
@@ -168,7 +184,7 @@ def perform(request: dict[str, Any]) -> Any:
         spawn.prepare(request["main"])  # functions of the caller's script
     fn = pickle.loads(request["payload"])
     if isinstance(fn, Command):
-        return run_command(fn, request["prefix"], request["count"])
+        return run_command(fn, request["prefix"], request["count"], request["counted"])
     value = fn()
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 

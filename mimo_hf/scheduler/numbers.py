@@ -1,0 +1,34 @@
+"""What numbers and names may be that come from files, sockets and callers; and how a wrong one is shown."""
+
+import math
+from typing import Any
+
+MOST_SHOWN = 80
+MOST_UNITS = 10**6
+MOST_AMOUNT = 1e18
+MOST_SECONDS = 1e12
+MOST_COUNT = 2**62
+MOST_LETTERS = 500
+
+
+def is_whole(value: Any, least: int = 0, most: int = MOST_COUNT) -> bool:
+    """A whole number within bounds; True and 2.0 are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: Any, least: float = 0, most: float = MOST_AMOUNT) -> bool:
+    """A finite number within bounds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_name(value: Any) -> bool:
+    """A word that can be printed: no control characters, no half of a surrogate pair."""
+    return isinstance(value, str) and 0 < len(value) <= MOST_LETTERS and value.isprintable()
+
+
+def shown(value: Any) -> str:
+    """The value as Python writes it, cut to a length that fits into a message."""
+    if isinstance(value, int) and value.bit_length() > 4 * MOST_SHOWN:
+        return f"a whole number of {round(value.bit_length() * math.log10(2))} digits"
+    text = repr(value[: MOST_SHOWN + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
