@@ -32,6 +32,7 @@ from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_js
 
 logger = logging.getLogger(__name__)
 
+MAIN = "main"  # a Hub repository's branch, if no revision is named
 HELD_OUT = 5  # one problem in this many judges the judge
 # Options that change no result; where the problems come from is one, as their hash is an input of every step.
 DATA = ("dataset_name", "dataset", "dataset_config", "dataset_train_split", "dataset_test_split", "test_share")
@@ -93,7 +94,9 @@ class _Pipeline:
                 logger.info("%s", note)
         self.options, self.training, self.model = pipeline, training, model
         self.root = Path(training.output_dir)
-        self.tokenizer = AutoTokenizer.from_pretrained(model.model_name_or_path, padding_side="left")
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            model.model_name_or_path, revision=model.model_revision, padding_side="left"
+        )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.problems = {"train": problems.train, "test": problems.test}
@@ -101,6 +104,8 @@ class _Pipeline:
         self._hash = sha256_of_json([self.problems[split] for split in ("train", "test")])
         for name in [model.model_name_or_path, *pipeline.candidate_models]:
             self._hash = sha256_of_json([self._hash, name, sha256_of_folder(Path(name), "*.safetensors")])
+        if model.model_revision != MAIN:
+            self._hash = sha256_of_json([self._hash, model.model_revision])
 
     def run(self) -> dict[str, dict[str, float]]:
         common = {name: getattr(self.training, name) for name in ("seed", "temperature", "max_completion_length")}
@@ -142,7 +147,8 @@ class _Pipeline:
         for name in [str(self.model.model_name_or_path), *self.options.candidate_models]:
             problems = [row["problem"] for row in rows]
             count = self.options.candidates_per_problem
-            completions = self._sample(_load(name), problems, count, f"candidates of {name}")
+            revision = self.model.model_revision if name == self.model.model_name_or_path else MAIN
+            completions = self._sample(_load(name, revision=revision), problems, count, f"candidates of {name}")
             for row, texts in zip(rows, completions, strict=True):
                 kept = {key: row[key] for key in ("problem_id", "problem", "solution")}
                 candidates += [{**kept, "completion": text, "source_model": name} for text in texts]
@@ -198,7 +204,7 @@ class _Pipeline:
         build = self.root / "build"
         self._train(
             folder,
-            _load(str(self.model.model_name_or_path)),
+            self._model_at_start(),
             self.judge_reward,
             load_from_disk(str(build / "train")),
             load_from_disk(str(build / "held_out")),
@@ -224,7 +230,7 @@ class _Pipeline:
         judge_rows = load_from_disk(str(self.root / "build" / "train"))
         self._train(
             folder,
-            _load(str(self.model.model_name_or_path)),
+            self._model_at_start(),
             {"judge": self.judge_reward, "generate": self.reward},
             mix_tasks(judge_rows, self._solve_rows(), self.training.mixed_judge_fraction, self.training.seed),
             load_from_disk(str(self.root / "build" / "held_out")),
@@ -232,6 +238,9 @@ class _Pipeline:
             peft_config=self.peft_config,
             hand_over_as="merge",
         )
+
+    def _model_at_start(self):
+        return _load(str(self.model.model_name_or_path), revision=self.model.model_revision)
 
     def _solve_rows(self) -> Dataset:
         return Dataset.from_list([{**row, "prompt": self._prompt(row["problem"])} for row in self.problems["train"]])
@@ -243,10 +252,13 @@ class _Pipeline:
         prompts = list(map(self._prompt, columns["problem"]))
         metrics = {}
         for name in ("start", *(name for name, *_ in self._trainings(None))):
-            path = str(self.model.model_name_or_path) if name == "start" else str(self.root / name / "model")
-            is_adapter = Path(path, "adapter_config.json").exists()
+            path = self.model.model_name_or_path if name == "start" else self.root / name / "model"
+            is_adapter = Path(str(path), "adapter_config.json").exists()
+            revision = self.model.model_revision if name == "start" else MAIN
             set_seed(self.training.seed)
-            sampled = self._sample(_load(path, is_adapter), columns["problem"], 1, f"test solutions of {name}")
+            sampled = self._sample(
+                _load(str(path), is_adapter, revision), columns["problem"], 1, f"test solutions of {name}"
+            )
             texts = [texts[0] for texts in sampled]
             wrapped = [[{"role": "assistant", "content": text}] for text in texts] if self._is_chat else texts
             scores = self.reward(prompts=prompts, completions=wrapped, **columns)
@@ -316,12 +328,14 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _load(path: str, is_adapter: bool = False):
+def _load(path: str, is_adapter: bool = False, revision: str = MAIN):
     if is_adapter:
         from peft import AutoPeftModelForCausalLM
 
-        return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, dtype=torch.float32)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        return AutoPeftModelForCausalLM.from_pretrained(
+            path, is_trainable=True, dtype=torch.float32, revision=revision
+        )
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, revision=revision)
 
 
 def _import(path: str | None) -> Callable:

@@ -175,15 +175,17 @@ def _source_folder(model: str | Path) -> Path:
         return Path(model)
     if isinstance(model, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):
         raise FileNotFoundError(f"`model`: {model} does not exist; give a checkpoint folder or a Hub id.")
-    _check_model_type(_download(model, [CONFIG]))  # before hundreds of gigabytes
-    return _download(model, ["*.safetensors", "*.safetensors.index.json", CONFIG, "README.md", RUN, *_COPIED])
+    looked_at = _download(model, [CONFIG])  # before hundreds of gigabytes
+    _check_model_type(looked_at)
+    patterns = ["*.safetensors", "*.safetensors.index.json", CONFIG, "README.md", RUN, *_COPIED]
+    return _download(model, patterns, revision=looked_at.name)  # the Hub's cache names a snapshot by its commit
 
 
-def _download(model: str, patterns: list[str]) -> Path:
+def _download(model: str, patterns: list[str], revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except OSError as error:  # of which the Hub's own errors are kinds
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(

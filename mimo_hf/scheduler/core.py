@@ -460,13 +460,16 @@ class Scheduler:
                 if where is node:
                     for resource, amount in amounts.items():
                         used[resource] += amount
-            assert len(cores) == len(set(cores)), f"a core of {node.name} is in two leases"
+            if len(cores) != len(set(cores)):
+                raise AssertionError(f"a core of {node.name} is in two leases")
             for resource, capacity in node.capacity.items():
                 free = node.free[resource]
-                assert free >= -1e-6, f"{resource} of {node.name} is overdrawn: {free}"
-                assert math.isclose(used[resource] + free, capacity, rel_tol=1e-9, abs_tol=1e-6), (
-                    f"{resource} of {node.name}: {used[resource]} used + {free} free is not {capacity}"
-                )
+                if free < -1e-6:
+                    raise AssertionError(f"{resource} of {node.name} is overdrawn: {free}")
+                if not math.isclose(used[resource] + free, capacity, rel_tol=1e-9, abs_tol=1e-6):
+                    raise AssertionError(
+                        f"{resource} of {node.name}: {used[resource]} used + {free} free is not {capacity}"
+                    )
 
     def _advance(self, now: float):
         if now != now:

@@ -195,7 +195,7 @@ def test_the_folder_holds_what_it_should(published, checkpoint):
 
 def test_nothing_of_this_machine_is_in_the_folder(published, checkpoint):
     texts = [content for name, content in contents(published).items() if not name.endswith(".safetensors")]
-    for place in ("/home", "/tmp", str(checkpoint.parent), str(MODELING.parent), str(Path.home())):
+    for place in ("/home", "/tmp", str(checkpoint.parent), str(MODELING.parent), str(Path.home())):  # noqa: S108  looked for, not used
         assert not [text for text in texts if place.encode() in text]
     assert [path.name for path in published.parent.iterdir()] == [published.name]
 
@@ -423,19 +423,19 @@ def test_a_failure_leaves_the_old_folder_as_it_was(checkpoint, tmp_path, monkeyp
 def test_a_model_of_the_hub_is_looked_at_before_it_is_downloaded(checkpoint, tmp_path, monkeypatch):
     asked = []
 
-    def download(model, allow_patterns):
-        asked.append((model, "*.safetensors" in allow_patterns))
+    def download(model, revision, allow_patterns):
+        asked.append((model, revision, "*.safetensors" in allow_patterns))
         return str(checkpoint)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     out = publish("someone/mimo", tmp_path / "out")
-    assert asked == [("someone/mimo", False), ("someone/mimo", True)]
+    assert asked == [("someone/mimo", None, False), ("someone/mimo", checkpoint.name, True)]
     assert "base_model: someone/mimo\n" in (out / "README.md").read_text()
 
     monkeypatch.delitem(AUTO_MAPS, "mimo_v2_flash")
     with pytest.raises(ValueError, match="no code to publish"):
         publish("someone/mimo", tmp_path / "other")
-    assert asked[2:] == [("someone/mimo", False)]
+    assert asked[2:] == [("someone/mimo", None, False)]
 
 
 @pytest.mark.parametrize("model", ["no/such/folder/here", "nobody-at-all/nothing", Path("absent")])

@@ -2,6 +2,8 @@
 
 import math
 import random
+import subprocess
+import sys
 import weakref
 from collections import Counter
 
@@ -399,3 +401,32 @@ def test_one_server_is_lindleys_recursion():
         if i:
             wait = max(0.0, wait + records[i - 1].t1_s - (record.gap_s - records[i - 1].gap_s))
         assert result.start_s[i] - result.submit_s[i] == pytest.approx(wait, abs=1e-6)
+
+
+DAMAGE = """
+from mimo_hf.scheduler.core import Scheduler
+from mimo_hf.scheduler.types import Action
+
+for damage in ("node.free['cpu'] += 1", "node.free['cpu'] = -1.0", "leases[0].cores = leases[1].cores = (0,)"):
+    core = Scheduler({"n": {"cpu": 4}})
+    for _ in range(2):
+        core.submit(0.0, Action("a", None, {"cpu": 1}))
+    leases = core.schedule(0.0)
+    node = leases[0].node
+    core.check()
+    exec(damage)
+    try:
+        core.check()
+    except AssertionError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-O"]])
+def test_a_book_that_does_not_add_up_is_told_also_without_asserts(options):
+    run = subprocess.run([sys.executable, *options, "-c", DAMAGE], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "cpu of n: 2.0 used + 3 free is not 4",
+        "cpu of n is overdrawn: -1.0",
+        "a core of n is in two leases",
+    ]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,6 +199,26 @@ def test_changed_inputs_are_refused_unless_restarted(toy, undisturbed, tmp_path)
     with pytest.raises(ValueError, match=r"collect was made from other inputs .* `--restart`"):
         run(toy, tmp_path / "a", "--candidates_per_problem", "6")
     run(toy, tmp_path / "a", "--candidates_per_problem", "6", "--restart", "true")
+
+
+def test_the_model_at_the_start_is_of_the_revision_that_is_named(toy, tmp_path, monkeypatch):
+    asked = []
+
+    def recorded(kind):
+        def from_pretrained(place, revision="main", **options):
+            asked.append((str(place), revision))
+            return kind.from_pretrained(place, revision=revision, **options)
+
+        return SimpleNamespace(from_pretrained=from_pretrained)
+
+    for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+        monkeypatch.setattr(judge_rlvr_pipeline, name, recorded(getattr(judge_rlvr_pipeline, name)))
+    steps, model = ["--judge_steps", "1", "--generate_steps", "1"], toy[toy.index("--model_name_or_path") + 1]
+    run(toy, tmp_path / "a", *steps, "--model_revision", "v1")
+    assert [revision for place, revision in asked if place == model] == ["v1"] * 4  # tokenizer, collect, judge, eval
+    assert {revision for place, revision in asked if place != model} == {"main"}  # what the stages have trained
+    with pytest.raises(ValueError, match="collect was made from other inputs"):
+        run(toy, tmp_path / "a", *steps, "--model_revision", "v2")
 
 
 def test_two_runs_in_a_folder_are_refused(toy, tmp_path):
