@@ -22,7 +22,7 @@ REPORT := $(wildcard benchmarks/report.py)
 help:
 	@echo 'make demo    show what the models, kernels and trainers do (about a minute once installed)'
 	@echo 'make test    run the tests on the CPU'
-	@echo 'make lint    check style (ruff) and types (mypy)'
+	@echo 'make lint    check style and known weaknesses (ruff, bandit) and types (mypy)'
 	@echo 'make bench   run the CPU benchmarks and render their report'
 	@echo 'make gpu     run the tests and benchmarks that need a CUDA device'
 	@echo 'make clean   remove caches and build outputs; .venv stays'
@@ -64,6 +64,7 @@ test: $(STAMP) $(OLD_TRITON) $(TRANSFORMERS)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive mimo_hf modeling trainers kernels spaces
 	$(BIN)/mypy -p mimo_hf
 
 bench: $(STAMP)

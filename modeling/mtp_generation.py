@@ -114,7 +114,7 @@ class MTPCandidateGenerator(CandidateGenerator):
         num_rows = input_ids.shape[1] - 1
         model, embed, lm_head = self.model, self.model.get_input_embeddings(), self.model.get_output_embeddings()
         first, states = self.hidden_start, self.hidden
-        assert states is not None  # taken from the prefill
+        assert states is not None  # noqa: S101  for type checkers: taken from the prefill
         position_ids = torch.arange(first, num_rows, device=input_ids.device).unsqueeze(0) - self.num_padding
         cos, sin = model.mtp_position_embeddings(states, position_ids)
 

@@ -61,7 +61,7 @@ def sink_attention_forward(
         query, key = pad(query, (0, width - query.shape[-1])), pad(key, (0, width - key.shape[-1]))
         arguments = kwargs
     else:
-        assert attention_mask is not None  # more than one query: made above
+        assert attention_mask is not None  # noqa: S101  for type checkers: made above for more than one query
         channel = (s_aux / scaling).to(query.dtype).view(1, -1, 1, 1).expand(query.shape[0], -1, query_length, 1)
         spare = width - query.shape[-1] - 1
         query = pad(torch.cat([query, channel], dim=-1), (0, spare))

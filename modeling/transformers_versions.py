@@ -47,9 +47,9 @@ def _check_version(version: str):
 
 _check_version(transformers.__version__)
 
-from transformers import Cache  # noqa: E402
-from transformers.masking_utils import create_causal_mask  # noqa: E402
-from transformers.utils import ModelOutput  # noqa: E402
+from transformers import Cache  # noqa: E402  after the check
+from transformers.masking_utils import create_causal_mask  # noqa: E402  after the check
+from transformers.utils import ModelOutput  # noqa: E402  after the check
 
 OLD_NAME, NEW_NAME = "past_key_values", "cache"
 CACHE = NEW_NAME if NEW_NAME in inspect.signature(create_causal_mask).parameters else OLD_NAME

@@ -431,8 +431,8 @@ def test_a_port_that_is_taken_is_named(capsys):
 
 def test_system_errors_are_sentences(tmp_path):
     for make, words in [
-        (lambda: open(tmp_path / "none"), "none does not exist."),  # noqa: SIM115
-        (lambda: open(tmp_path), "is a folder, not a file."),  # noqa: SIM115
+        (lambda: open(tmp_path / "none"), "none does not exist."),  # noqa: SIM115  it raises
+        (lambda: open(tmp_path), "is a folder, not a file."),  # noqa: SIM115  it raises
         (lambda: (tmp_path / "new").mkdir() or (tmp_path / "new").mkdir(), "new is there already."),
         ((tmp_path / ("x" * 300)).touch, "can not be used: File name too long."),
     ]:

@@ -150,7 +150,7 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             `gap_se`.
         """
         rows = [{**row, "task": "judge"} for row in dataset if row.get("task", "judge") == "judge"]
-        random.Random(self.args.seed).shuffle(rows)
+        random.Random(self.args.seed).shuffle(rows)  # noqa: S311  a seeded order, no secret
         rows = rows[:max_rows]
         size = max(1, self.args.per_device_eval_batch_size // self.num_generations_eval)
         share = size * self.accelerator.num_processes

@@ -25,7 +25,7 @@ class PromptSampler:
             raise ValueError(f"`easy_pool_alpha` is a probability in [0, 1]; got {easy_pool_alpha}.")
         self.num_problems = num_problems
         self.easy_pool_alpha = easy_pool_alpha
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311  a seeded order, no secret
         self._order: list[int] = []  # what is left of the permutation, next one last
         self._pool: list[int] = []
         self._solved: set[int] = set()

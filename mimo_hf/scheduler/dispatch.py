@@ -45,7 +45,7 @@ class Dispatcher:
         self._remembered: OrderedDict[str, ActionHandle] = OrderedDict()
         self._lost_environments: set[str] = set()
         self._room: deque[asyncio.Future] = deque()
-        self._random = random.Random(config.seed)
+        self._random = random.Random(config.seed)  # noqa: S311  seeded pauses between tries, no secret
         self._pending: asyncio.Handle | None = None
         self._quota_timer: asyncio.TimerHandle | None = None
         self._recorder: Recorder | None = None
@@ -373,7 +373,7 @@ async def _caught(work: Awaitable) -> tuple[bool, Any]:
     """The exception of an action is its result."""
     try:
         return True, await work
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001  whatever it is, it goes to the caller
         return False, error
     except SystemExit as error:
         return False, RuntimeError(f"the action raised {error!r}")

@@ -1,6 +1,6 @@
 """Configuration of HySparse: full attention that selects blocks of keys, and sparse layers that read them."""
 
-from .. import transformers_versions  # noqa: F401
+from .. import transformers_versions  # noqa: F401  it refuses a version that is too old
 
 # isort: split
 

@@ -1,6 +1,6 @@
 """Configuration of MiMo-7B with its multi-token-prediction (MTP) layers."""
 
-from .. import transformers_versions  # noqa: F401
+from .. import transformers_versions  # noqa: F401  it refuses a version that is too old
 
 # isort: split
 

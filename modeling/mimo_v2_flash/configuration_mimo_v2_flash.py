@@ -1,6 +1,6 @@
 """Configuration of MiMo-V2-Flash with its multi-token-prediction (MTP) heads."""
 
-from .. import transformers_versions  # noqa: F401
+from .. import transformers_versions  # noqa: F401  it refuses a version that is too old
 
 # isort: split
 

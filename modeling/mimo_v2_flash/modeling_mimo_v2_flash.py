@@ -47,7 +47,7 @@ class MiMoV2FlashMTPLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MiMoV2FlashConfig, layer_idx: int):
         super().__init__()
-        norm = lambda: trunk.MiMoV2FlashRMSNorm(config.hidden_size, config.rms_norm_eps)  # noqa: E731
+        norm = lambda: trunk.MiMoV2FlashRMSNorm(config.hidden_size, config.rms_norm_eps)  # noqa: E731  five of them follow
         self.enorm = norm()
         self.hnorm = norm()
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)

@@ -12,11 +12,11 @@ FOLDER = Path(__file__).resolve().parent
 if str(FOLDER) not in sys.path:
     sys.path.insert(0, str(FOLDER))
 
-import gradio as gr  # noqa: E402
-import oam_rates  # noqa: E402
-import oam_views  # noqa: E402
-from oam_api import ENDPOINTS  # noqa: E402
-from oam_settings import CONTROLS, SWEEPS, Settings, from_values  # noqa: E402
+import gradio as gr  # noqa: E402  after the lines above
+import oam_rates  # noqa: E402  after the lines above
+import oam_views  # noqa: E402  after the lines above
+from oam_api import ENDPOINTS  # noqa: E402  after the lines above
+from oam_settings import CONTROLS, SWEEPS, Settings, from_values  # noqa: E402  after the lines above
 
 TAB_NAMES = {
     "link": "Link",

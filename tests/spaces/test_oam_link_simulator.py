@@ -24,7 +24,7 @@ from mimo_hf.oam.presets import PRESETS
 
 app = spaces.load("oam")
 import oam_api  # noqa: E402  found by the Space's own folder, which loading it adds to the path
-from oam_charts import (  # noqa: E402
+from oam_charts import (  # noqa: E402  as above
     BACKGROUND,
     COLORS,
     MUTED,
@@ -37,8 +37,8 @@ from oam_charts import (  # noqa: E402
     figure,
     ink_on,
 )
-from oam_settings import CONTROLS, SCHEMES, TABS, Settings, from_values, parse  # noqa: E402
-from oam_views import received_symbols  # noqa: E402
+from oam_settings import CONTROLS, SCHEMES, TABS, Settings, from_values, parse  # noqa: E402  as above
+from oam_views import received_symbols  # noqa: E402  as above
 
 FOLDER = spaces.space_path("oam")
 

@@ -81,9 +81,9 @@ def main():
                 group.rmdir()
     if containers := sys.argv[3]:
         listed = [containers, "ps", "-aq", "--filter", f"name=mimo-{sys.argv[1]}-"]
-        found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
+        found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()  # noqa: S603  docker or podman, and a tag of our making
         if found:
-            subprocess.run([containers, "rm", "-f", *found], capture_output=True, check=False)
+            subprocess.run([containers, "rm", "-f", *found], capture_output=True, check=False)  # noqa: S603  as above
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ class RayExecutor:
                 raise fault(body.decode())
         if word == "cancelled":
             raise SchedulerError("the action was ended on its node.")
-        return word == "done", pickle.loads(body), exec_s
+        return word == "done", pickle.loads(body), exec_s  # noqa: S301  of an action: the caller's own code
 
     async def worker_pids(self) -> list[int]:
         """Process ids of the workers of all nodes, each on its own machine."""

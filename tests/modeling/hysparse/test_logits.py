@@ -205,7 +205,7 @@ def test_a_query_without_blocks_gives_zeros_and_finite_gradients(sinks, queries)
 @pytest.mark.parametrize("queries", [20, 3])
 def test_gradients_of_the_ops_are_those_of_finite_differences(queries):
     generator = torch.Generator().manual_seed(3)
-    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)  # noqa: E731  for four tensors in a row
     query, key, value, sinks = draw(1, 2, queries, 2), draw(1, 1, 20, 2), draw(1, 1, 20, 3), draw(2)
     blocks = torch.tensor([[[[0, 3], [2, -1], [1, 4]] * 7]], dtype=torch.int32)[:, :, :queries]
     offset = 20 - queries
@@ -229,7 +229,7 @@ def test_gradients_of_the_ops_are_those_of_finite_differences(queries):
 @pytest.mark.parametrize("start", [None, [0, 5]])
 def test_going_block_by_block_is_attention_under_a_mask(start, with_sinks, monkeypatch):
     generator = torch.Generator().manual_seed(4)
-    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731  for four tensors in a row
     states = [draw(2, 4, 60, 3), draw(2, 2, 100, 3), draw(2, 2, 100, 5), *([draw(4)] if with_sinks else [])]
     start = None if start is None else torch.tensor(start)
     blocks = torch.randint(0, 25, (2, 2, 60, 2), generator=generator).to(torch.int32)  # some lie in the future
