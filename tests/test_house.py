@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -74,6 +75,52 @@ def test_a_name_of_a_room_is_refused_with_the_line_that_works(name, room):
     else:
         (line,) = re.findall(r"write `(.*)`", str(caught.value))
         assert line == f"from mimo_hf.{room} import {name}"
+
+
+WAIVER = re.compile(
+    r"#\s*(?:noqa|nosec)\b(?P<codes>:? [A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)*)?(?P<reason>[^#]*(?:#.*)?)", re.IGNORECASE
+)
+
+
+def unexplained_waivers(file):
+    """Comments that switch a rule of ruff or bandit off without naming it and saying why, there or in the line above."""
+    with tokenize.open(file) as opened:
+        comments = [token for token in tokenize.generate_tokens(opened.readline) if token.type == tokenize.COMMENT]
+    explained = {token.start[0] for token in comments if not token.line.strip().partition("#")[0]}
+    for token in comments:
+        if waiver := WAIVER.search(token.string):
+            has_reason = len(re.findall(r"\w+", waiver["reason"])) >= 2 or token.start[0] - 1 in explained
+            if not (waiver["codes"] and has_reason):
+                yield f"{file.name}:{token.start[0]}: {token.string}"
+
+
+@pytest.mark.parametrize("folder", [".", "findings", *FOLDERS])
+def test_every_waiver_of_a_rule_says_why(folder):
+    files = ROOT.glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py")
+    assert [line for file in files for line in unexplained_waivers(file)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ("x = 1  # noqa", True),
+        ("x = 1  # noqa: S603", True),
+        ("x = 1  # noqa: S603, S607", True),
+        ("x = 1  # noqa  because of this", True),
+        ("x = 1  # nosec B615", True),
+        ("x = 1  # nosec", True),
+        ("# What is above.\n\nx = 1  # noqa: S603", True),
+        ("x = 1  # noqa: S603  this Python", False),
+        ("x = 1  # noqa: S603, S607 - this Python", False),
+        ("x = 1  # nosec B615  # a bundled folder", False),
+        ("# A bundled folder.\nx = 1  # nosec B615", False),
+        ("x = '# noqa'", False),
+    ],
+)
+def test_a_waiver_needs_its_rule_and_a_reason(tmp_path, text, is_refused):
+    file = tmp_path / "a.py"
+    file.write_text(f"{text}\n", encoding="utf-8")
+    assert bool(list(unexplained_waivers(file))) == is_refused
 
 
 def test_readme_opens_with_the_two_commands():

@@ -149,7 +149,7 @@ def run_command(command: Command, prefix: tuple[str, ...], cores: int, counted: 
             resource.setrlimit(limit, (value, value))
 
     with contextlib.ExitStack() as stack:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  to run the caller's command is what this is for
             [*wrapper(prefix, folder, cores, given, command.limits), *inside, *command.argv],
             stdin=subprocess.DEVNULL if command.stdin is None else _fed(command.stdin, stack),
             stdout=subprocess.PIPE,
@@ -182,7 +182,7 @@ def perform(request: dict[str, Any]) -> Any:
         from multiprocessing import spawn
 
         spawn.prepare(request["main"])  # functions of the caller's script
-    fn = pickle.loads(request["payload"])
+    fn = pickle.loads(request["payload"])  # noqa: S301  the caller's own code
     if isinstance(fn, Command):
         return run_command(fn, request["prefix"], request["count"], request["counted"])
     value = fn()
@@ -209,9 +209,9 @@ def _pickled_error(error: BaseException) -> bytes:
         if hasattr(error, "add_note"):  # from Python 3.11
             error.add_note(f"in worker {os.getpid()}")
         body = pickle.dumps(error)
-        pickle.loads(body)
+        pickle.loads(body)  # noqa: S301  dumped in the line above
         return body
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001  pickle raises whatever it likes
         return pickle.dumps(RuntimeError(f"the action raised {type(error).__name__}: {error}"))
 
 
@@ -222,7 +222,7 @@ def serve(channel: socket.socket):
         message = read_message(channel)
         if message is None:
             return
-        request = pickle.loads(message)
+        request = pickle.loads(message)  # noqa: S301  from the executor, over a socket pair
         os.environ.update(thread_variables(request["count"]))
         if request["gpus"] is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = request["gpus"]
