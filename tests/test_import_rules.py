@@ -21,8 +21,9 @@ TOP = {"__init__", "__main__", "cli", "command_kit", "demo", "recipe"}
 LOWER = {"data", "hub", "metrics", "modeling", "oam"}
 MAY_IMPORT = {
     "trainers": LOWER - {"modeling"},
-    "rewards": LOWER | {"scheduler.client"},
-    "scheduler": LOWER,
+    "rewards": LOWER | {"processes", "scheduler.client"},
+    "scheduler": LOWER | {"processes"},
+    "processes": set(),
     "modeling": {"hub"},
     "metrics": {"hub"},
     "data": {"hub"},

@@ -65,7 +65,8 @@ class MiMoRLConfig(GRPOConfig):
         code_level_thresholds (`list[float]`, *optional*, defaults to `[0.3, 0.7]`):
             Pass rates below which a test is hard, and from which on it is easy, for `grade_tests`.
         sandbox (`str`, *optional*, defaults to `"auto"`):
-            Backend of the sandbox that programs run in: `"bwrap"`, `"subprocess"`, or `"auto"`.
+            Backend of the sandbox that programs run in: `"bwrap"`; `"subprocess"`, which is no security boundary; or `"auto"`:
+            bubblewrap, and an error that says what to do where it does not work.
         sandbox_timeout_s (`float`, *optional*, defaults to `6.0`):
             Seconds of wall-clock time for a program.
         sandbox_memory_mb (`int`, *optional*, defaults to `512`):
@@ -148,7 +149,8 @@ class MiMoRLConfig(GRPOConfig):
     sandbox: str = field(
         default="auto",
         metadata={
-            "help": "Backend of the sandbox that programs run in: 'bwrap', 'subprocess', or 'auto'.",
+            "help": "Backend of the sandbox that programs run in: 'bwrap', 'subprocess' (no security boundary), or 'auto' "
+            "(bwrap, or an error).",
             "choices": BACKENDS,
         },
     )

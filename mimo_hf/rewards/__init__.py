@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 _HOME = {
     "CodeReward": "code_tests",
     "JUDGE_PROMPT_TEMPLATE": "judge",
-    "Limits": "program_pool",
+    "Limits": "sandbox",
     "MathReward": "math_verifier",
-    "Result": "program_pool",
+    "Result": "sandbox",
     "Sandbox": "sandbox",
     "TestLevels": "difficulty",
     "assign_levels": "difficulty",
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from .domains import by_domain, domain_reward
     from .judge import JUDGE_PROMPT_TEMPLATE, judge_prompt, judge_reward, parse_verdict
     from .math_verifier import MathReward, math_verify_reward
-    from .program_pool import Limits, Result
-    from .sandbox import Sandbox
+    from .sandbox import Limits, Result, Sandbox
 
 
 def __getattr__(name: str):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..processes.program_pool import Limits
 from . import difficulty
 from .completions import completion_text, last_code_block, same_length
 from .difficulty import SCHEMES, score
 from .notices import warn_once
-from .program_pool import Limits
 from .sandbox import Sandbox, shared_sandbox
 
 Test = Mapping[str, Any]

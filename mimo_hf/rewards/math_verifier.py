@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..processes.program_pool import Limits, ProgramPool, ServerLost
+from ..processes.program_server import NO_UID
 from .completions import after_thinking, completion_text, same_length
-from .program_pool import Limits, ProgramPool, ServerLost
-from .program_server import NO_UID
 
 logger = logging.getLogger(__name__)
 MODULE = "mimo_hf.rewards.verify_answer"
@@ -167,8 +167,8 @@ class MathReward:
 
 def _command(channel: int) -> tuple[list[str], str]:
     folder = tempfile.mkdtemp(prefix="mimo-program-")
-    words = [sys.executable, "-m", "mimo_hf.rewards.program_server", str(channel), folder, str(NO_UID), MODULE]
-    return words, folder
+    words = [sys.executable, "-m", "mimo_hf.processes.program_server", str(channel), folder, str(NO_UID)]
+    return [*words, "none", "", MODULE], folder  # its programs are ours
 
 
 math_verify_reward = MathReward()

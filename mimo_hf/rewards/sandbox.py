@@ -1,63 +1,30 @@
 """Where a model's programs run: bubblewrap, or a restricted subprocess that is no security boundary."""
 
 import atexit
+import ctypes
 import functools
-import itertools
 import os
 import shutil
-import socket
-import stat
-import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import program_server
+from ..processes import program_server
+from ..processes.bubblewrap import REMEDY, bubblewrap
+from ..processes.interpreter import Interpreter
+from ..processes.program_pool import Limits, ProgramPool, Result, ServerLost
+from ..processes.system_calls import system_call_filter
+from ..processes.users import program_uid
 from .notices import warn_once
-from .program_pool import Limits, ProgramPool, Result, ServerLost
 
 BACKENDS = ("auto", "bwrap", "subprocess")
-SCRATCH_BYTES = 16 << 20
 SERVER = str(Path(program_server.__file__).resolve())
 FLAGS = ("-I", "-S", "-B", "-X", "utf8")
 SYSTEM_PYTHON = "/usr/bin/python3"
-LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-NAMESPACES = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-# What a root server keeps: to become another user, to end that user's processes and to remove its files.
-CAPABILITIES = ("SETUID", "SETGID", "KILL", "DAC_OVERRIDE", "FOWNER")
-# Root is exempt from RLIMIT_NPROC and may read everything, so its programs run as users that nobody is: one a server,
-# since the limit counts a user's processes wherever they are. A process that has servers takes a block of them for itself.
-FIRST_UID, BLOCKS, BLOCK = 61184, 64, 64
-_COUNTER = itertools.count()
-_CLAIMS: list[socket.socket] = []
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """A Python's executable and the folder of its standard library, without symbolic links."""
-
-    executable: str
-    library: str
-
-    @classmethod
-    def at(cls, path: str) -> "Interpreter":
-        code = "import os, sys; print(os.path.realpath(sys.executable)); print(os.path.realpath(os.path.dirname(os.__file__)))"
-        try:
-            said = subprocess.run([path, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise OSError(f"`python={path!r}` is no Python that runs: {error}") from error
-        return cls(*said.splitlines())
-
-    def is_open(self) -> bool:
-        """Whether every user may run and read it."""
-        modes = [(path, os.stat(path).st_mode) for path in (self.executable, self.library)]
-        parents = {parent for path, _ in modes for parent in Path(path).parents}
-        return all(mode & stat.S_IROTH and mode & stat.S_IXOTH for _, mode in modes) and all(
-            os.stat(parent).st_mode & stat.S_IXOTH for parent in parents
-        )
+# What a server keeps: to give each program namespaces of its own; and root's, to become another user.
+CAPABILITIES, ROOTS_CAPABILITIES = ("SYS_ADMIN",), ("SETUID", "SETGID", "KILL")
 
 
 class Sandbox:
@@ -67,8 +34,9 @@ class Sandbox:
     thread.
 
     Args:
-        backend: "bwrap" (no network, no files but the interpreter's, no other processes), "subprocess" (limits only: network and
-            readable files are open to the programs), or "auto": bwrap where it works, else subprocess with a warning.
+        backend: "bwrap" (no network, no files but the interpreter's, no other processes), or "subprocess", which is no security
+            boundary: the programs can read what their user can read, and more where the kernel gives them no namespaces (see
+            README.md). "auto" is bwrap; where that does not work it asks for a word, which is `backend="subprocess"`.
         workers: programs that run at once, each on a warm process.
         limits: of each program; `run` can replace them.
         python: interpreter of the programs; None: this one (for root's subprocess, /usr/bin/python3 if this one is root's alone).
@@ -83,6 +51,7 @@ class Sandbox:
             raise ValueError(f"`workers` must be at least 1, not {workers!r}.")
         self.backend, self.workers, self.python = backend, workers, python
         self.limits = limits or Limits()
+        self._room = "try"  # of programs in a subprocess: see program_server.py
         self._pool: ProgramPool | None = None
         self._lock = threading.Lock()
 
@@ -137,24 +106,19 @@ class Sandbox:
     def _open(self) -> ProgramPool:
         if sys.platform != "linux":
             raise OSError(f"Programs can be run on Linux only, not on {sys.platform}: use a container.")
-        problem = ""
-        if self.backend != "subprocess":
-            try:
-                pool = self._bubblewrap()
-                self.backend = "bwrap"
-                return pool
-            except OSError as error:
-                if self.backend == "bwrap":
-                    raise
-                problem = str(error)
-        pool = self._subprocess()
-        pool.check()
-        if self.backend == "auto":
-            warn_once(
-                f"{problem} Programs run in a restricted subprocess instead: that is NO SECURITY BOUNDARY. They can use the "
-                "network and read what their user can read. Install bubblewrap, or run in a container."
-            )
-        self.backend = "subprocess"
+        if self.backend == "subprocess":
+            return self._subprocess()
+        try:
+            pool = self._bubblewrap()
+        except OSError as error:
+            if self.backend == "bwrap":
+                raise
+            raise OSError(
+                f"{error} Without it nothing keeps a model's programs from this machine's files: install bubblewrap (apt-get install "
+                'bubblewrap) or run in a container, and if you take that risk say so: `backend="subprocess"` of Sandbox, or '
+                '`sandbox="subprocess"` of a trainer.'
+            ) from error
+        self.backend = "bwrap"
         return pool
 
     def _bubblewrap(self) -> ProgramPool:
@@ -168,7 +132,7 @@ class Sandbox:
             pool.check()
         except ServerLost as error:
             pool.close()
-            raise OSError(f"bubblewrap does not work here: {error}.") from error
+            raise OSError(f"bubblewrap does not work here: {error}. To use it, {REMEDY}.") from error
         return pool
 
     def _subprocess(self) -> ProgramPool:
@@ -181,61 +145,50 @@ class Sandbox:
                     "an interpreter that all users can read, or don't run as root."
                 )
             interpreter = fallback
-        return ProgramPool(functools.partial(subprocess_command, interpreter), self.workers, {})
+        pool = ProgramPool(functools.partial(subprocess_command, interpreter, self._room), self.workers, {})
+        rooms = pool.check()
+        warn_once(
+            "Programs run in a restricted subprocess: that is NO SECURITY BOUNDARY. They can read what their user can read. "
+            + ("" if rooms else _WITHOUT_ROOMS)
+            + "For a boundary install bubblewrap (apt-get install bubblewrap)."
+        )
+        if not rooms and os.getuid() != 0:  # else a program reads the expected outputs in this process's memory
+            ctypes.CDLL(None).prctl(program_server.PR_SET_DUMPABLE, 0)
+        return pool
 
 
-def subprocess_command(interpreter: Interpreter, channel: int) -> tuple[list[str], str]:
-    """A server in this machine's own namespaces, with a folder for its programs."""
+_WITHOUT_ROOMS = "This machine gives them no namespaces: they also see this machine's processes, and what they write into shared folders may stay. "
+
+
+def subprocess_command(interpreter: Interpreter, room: str, channel: int) -> tuple[list[str], str]:
+    """A server with namespaces of its own where the kernel lets it, and a folder for its programs where not."""
     folder, uid = tempfile.mkdtemp(prefix="mimo-program-"), program_uid()
     if uid != program_server.NO_UID:
         os.chown(folder, uid, uid)
-    return [interpreter.executable, *FLAGS, SERVER, str(channel), folder, str(uid)], folder
-
-
-def program_uid() -> int:
-    """The user of a new server's programs."""
-    if os.getuid() != 0:
-        return program_server.NO_UID
-    return FIRST_UID + _block(os.getpid()) * BLOCK + next(_COUNTER) % BLOCK
-
-
-@functools.cache
-def _block(pid: int) -> int:
-    """A block of users that no other living process of this machine has: the name of a socket is a claim that ends with its owner."""
-    for number in ((pid + step) % BLOCKS for step in range(BLOCKS)):
-        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            claim.bind(f"\0mimo-hf-program-users-{number}")
-        except OSError:
-            claim.close()
-            continue
-        _CLAIMS.append(claim)
-        return number
-    raise OSError(
-        f"all {BLOCKS} blocks of users for sandboxed programs are taken: {BLOCKS} processes of this machine have a sandbox as root. "
-        "Close one, or run as an ordinary user."
-    )
+    return [interpreter.executable, *FLAGS, SERVER, *_arguments(channel, folder, uid, room)], folder
 
 
 def bubblewrap_command(path: str, interpreter: Interpreter, channel: int) -> tuple[list[str], None]:
     """bwrap and a server as the first process of its namespaces: no signal from inside can end it."""
-    words = [path, "--die-with-parent", "--new-session", "--as-pid-1", *NAMESPACES, "--hostname", "sandbox"]
-    words += ["--cap-drop", "ALL"]
-    if os.getuid() == 0:
-        words += [word for name in CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
-    else:
-        words += ["--unshare-user"]
-    shown = [*LIBRARIES, str(Path(interpreter.library).parent), interpreter.executable]
-    parents = {parent for source in shown for parent in Path(source).parents if parent != Path("/")}
-    for parent in sorted(parents, key=lambda parent: len(parent.parts)):
-        words += ["--perms", "755", "--dir", str(parent)]  # made by a bind, root's programs could not pass them
-    for source in shown:
-        words += ["--ro-bind-try", source, source]
-    words += ["--ro-bind", SERVER, "/program_server.py", "--proc", "/proc", "--dev", "/dev"]
-    words += ["--perms", "1777", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
-    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
-    words += [interpreter.executable, *FLAGS, "/program_server.py", str(channel), "/tmp", str(program_uid())]
-    return words, None
+    uid = program_uid()
+    root = os.getuid() == 0
+    words = bubblewrap(
+        path,
+        interpreter.files(),
+        program_server.SCRATCH_BYTES,
+        hidden=interpreter.foreign(),
+        placed=[(SERVER, "/program_server.py")],
+        user=None if root else os.getuid(),
+        bare=True,
+        capabilities=[*CAPABILITIES, *(ROOTS_CAPABILITIES if root else ())],
+    )
+    words[1:1] = ["--as-pid-1"]
+    arguments = _arguments(channel, program_server.SCRATCH, uid, "inside")
+    return [*words, interpreter.executable, *FLAGS, "/program_server.py", *arguments], None
+
+
+def _arguments(channel: int, folder: str, uid: int, room: str) -> list[str]:
+    return [str(channel), folder, str(uid), room, system_call_filter().hex()]
 
 
 @functools.cache

@@ -1,4 +1,8 @@
-"""Programs that misbehave, for the sandboxes."""
+"""Programs that misbehave, for the sandboxes, and limits that they reach soon."""
+
+from mimo_hf.rewards import Limits
+
+LIMITS = Limits(timeout_s=1.5, memory_bytes=256 << 20, output_bytes=64 << 10, processes=24)
 
 # Each must not end as "ok" with an output; the status where there is only one right one.
 HOSTILE = {

@@ -1,23 +1,18 @@
-"""Sandboxes of both kinds, with limits that hostile programs reach soon."""
+"""Sandboxes of all kinds."""
 
 import asyncio
 import os
 import shutil
 import tempfile
-import warnings
 
 import pytest
 
-from mimo_hf.rewards import Limits, Sandbox
+from mimo_hf.rewards import Sandbox
 
-LIMITS = Limits(timeout_s=1.5, memory_bytes=256 << 20, output_bytes=64 << 10, processes=24)
+from ._attempts import open_sandbox
+from ._hostile import LIMITS
 
-
-def open_sandbox(backend, **options):
-    return Sandbox(backend, **{"workers": 1, "limits": LIMITS} | options)
-
-
-BACKENDS = [pytest.param("bwrap", marks=pytest.mark.needs("bwrap")), "subprocess"]
+BACKENDS = [pytest.param("bwrap", marks=pytest.mark.needs("bwrap")), "subprocess", "plain"]
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -42,10 +37,8 @@ def unboxed():
 @pytest.fixture(scope="session")
 def any_sandbox():
     """The best one that is here; its two workers are warm for all tests."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Sandbox(workers=2, limits=LIMITS) as opened:
-            yield opened
+    with Sandbox("bwrap" if shutil.which("bwrap") else "subprocess", workers=2, limits=LIMITS) as opened:
+        yield opened
 
 
 @pytest.fixture

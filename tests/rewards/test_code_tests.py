@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
+from mimo_hf.processes.program_pool import Result
 from mimo_hf.rewards import CodeReward, code_tests as rewards, grade_tests, pass_rates, passed_tests, soft_code_reward
-from mimo_hf.rewards.program_pool import Result
 
 from .conftest import LIMITS, call
 

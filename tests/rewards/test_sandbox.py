@@ -19,17 +19,17 @@ from pathlib import Path
 
 import pytest
 
+from mimo_hf.processes.program_pool import GRACE_S, Result
+from mimo_hf.processes.program_server import PR_SET_CHILD_SUBREAPER
+from mimo_hf.processes.users import BLOCK, FIRST_UID
 from mimo_hf.rewards import Limits, Sandbox
-from mimo_hf.rewards.program_pool import GRACE_S, Result
-from mimo_hf.rewards.program_server import PR_SET_CHILD_SUBREAPER
-from mimo_hf.rewards.sandbox import BLOCK, FIRST_UID
 
-from ._hostile import DAEMON, GUARD, HOSTILE, KILLERS
-from .conftest import BACKENDS, LIMITS, open_sandbox
+from ._attempts import PATIENT, open_sandbox
+from ._hostile import DAEMON, GUARD, HOSTILE, KILLERS, LIMITS
+from .conftest import BACKENDS
 
+ROOT = Path(__file__).parents[2]
 ANSWER = "print(int(input()) + 1)"
-# For programs that end by themselves: on a busy machine that may take longer than LIMITS give.
-PATIENT = replace(LIMITS, timeout_s=20)
 
 
 def stat(pid):
@@ -179,7 +179,7 @@ def test_a_program_finds_nothing_of_the_one_before_in_its_memory(bwrap):
 
 def test_no_host_file_and_no_network_is_within_reach(bwrap, tmp_path):
     (tmp_path / "gold.txt").write_text("the answer")
-    listener = "import socket; s = socket.socket(); s.settimeout(1)\ntry: s.connect(({host!r}, 80)); print('connected')\nexcept OSError: print('no')"
+    listener = "import socket\ntry: s = socket.socket(); s.settimeout(1); s.connect(({host!r}, 80)); print('connected')\nexcept OSError: print('no')"
     for path in (tmp_path / "gold.txt", "/etc/passwd", "/proc/1/mem", f"/proc/{os.getpid()}/environ", __file__):
         seen = bwrap.run(f"try: print(open({str(path)!r}).read())\nexcept OSError: print('no')")
         assert seen.stdout == "no\n", path
@@ -206,13 +206,6 @@ def test_nothing_but_the_scratch_folder_is_writable_and_that_is_small(bwrap):
         limits=PATIENT,
     )
     assert 100 < int(full.stdout) < 300  # 16 MiB
-
-
-def test_shared_memory_of_system_v_does_not_reach_the_next_program(bwrap):
-    leave = "import ctypes\nprint(ctypes.CDLL(None).shmget(4711, 4096, 0o1666))"
-    find = "import ctypes\nprint(ctypes.CDLL(None).shmget(4711, 4096, 0))"
-    assert int(bwrap.run(leave).stdout) >= 0
-    assert int(bwrap.run(find).stdout) == -1
 
 
 def test_the_warm_server_cannot_be_ended_from_inside(bwrap):
@@ -263,13 +256,13 @@ def test_a_slow_program_does_not_hold_up_the_other_worker(any_sandbox):
     assert quick == [f"{n + 1}\n" for n in range(5)]
 
 
-def test_the_servers_of_a_killed_process_end_with_it(tmp_path):
+def test_the_servers_of_a_killed_process_end_with_it(tmp_path, any_sandbox):
     script = textwrap.dedent(f"""
         import sys, time, warnings
         warnings.simplefilter("ignore")
         from mimo_hf.rewards import Sandbox
         if __name__ == "__main__":
-            sandbox = Sandbox(workers=1)
+            sandbox = Sandbox({any_sandbox.backend!r}, workers=1)
             sandbox.run("pass")
             print("ready", flush=True)
             sandbox.run("import os, time\\nos.setsid if os.fork() else 0\\ntime.sleep(1e6) # {tmp_path.name}")
@@ -294,9 +287,10 @@ def test_threads_that_outlive_the_main_one_get_infra_and_do_not_hold_it_up(backe
     script = textwrap.dedent(f"""
         import os, tempfile, threading, time, warnings
         warnings.simplefilter("ignore")
-        from mimo_hf.rewards import Limits, Sandbox
+        from mimo_hf.rewards import Limits
+        from tests.rewards._attempts import open_sandbox
         tempfile.tempdir = {own_folder!r}
-        sandbox = Sandbox({backend!r}, workers=1, limits=Limits(timeout_s=100))
+        sandbox = open_sandbox({backend!r}, limits=Limits(timeout_s=100))
         sandbox.run("pass")
         children = "import os, time\\nif os.fork() == 0: os.setsid(); os.fork()\\ntime.sleep(1e6)"
         def program(): os.write(1, sandbox.run(children).status.encode() + b" ")
@@ -308,8 +302,17 @@ def test_threads_that_outlive_the_main_one_get_infra_and_do_not_hold_it_up(backe
     path.write_text(script)
     with subreaper():
         before = tree(os.getpid())
-        ended = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True, timeout=60)
-        assert (ended.stdout, ended.stderr) == ("infra infra ", "")
+        ended = subprocess.run(
+            [sys.executable, str(path)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert ended.stdout == "infra infra "
+        assert "Traceback" not in ended.stderr
         until(lambda: tree(os.getpid()) == before)
     until(lambda: os.listdir(own_folder) == [])
 
@@ -368,23 +371,27 @@ def test_an_interrupt_while_a_program_runs_leaves_no_answer_for_the_next_one(any
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("mimo_hf.rewards.program_pool._status", interrupted)
+            patch.setattr("mimo_hf.processes.program_pool._status", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 opened.run("print('old')")
         assert opened.run(ANSWER, "7", PATIENT).stdout == "8\n"
 
 
-def test_without_bubblewrap_auto_says_that_it_is_no_security_boundary(monkeypatch, caplog):
+def test_without_bubblewrap_auto_asks_for_a_word(monkeypatch, caplog):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("mimo_hf.rewards.notices._said", set())
-    for _ in range(2):  # it says so once
-        with Sandbox(workers=1, limits=LIMITS) as unsafe:
-            assert unsafe.run(ANSWER, "7").stdout == "8\n"
-            assert unsafe.backend == "subprocess"
-            assert not unsafe.is_boundary()
-    assert [record.getMessage().count("NO SECURITY BOUNDARY") for record in caplog.records] == [1]
+    with (
+        Sandbox(workers=1) as unsaid,
+        pytest.raises(OSError, match=r'apt-get install bubblewrap.*`backend="subprocess"`'),
+    ):
+        unsaid.run(ANSWER, "7")
     with Sandbox("bwrap") as strict, pytest.raises(FileNotFoundError, match="bubblewrap"):
         strict.run(ANSWER, "7")
+    for _ in range(2):  # it says so once
+        with Sandbox("subprocess", workers=1, limits=LIMITS) as unsafe:
+            assert unsafe.run(ANSWER, "7").stdout == "8\n"
+            assert not unsafe.is_boundary()
+    assert [record.getMessage().count("NO SECURITY BOUNDARY") for record in caplog.records] == [1]
 
 
 def test_a_bubblewrap_that_fails_is_reported_with_its_own_words(monkeypatch, tmp_path):
@@ -439,7 +446,7 @@ def folders():
 
 def test_a_program_that_never_began_is_not_wrong(own_folder):
     """Somebody may clear the folder of temporary files."""
-    with open_sandbox("subprocess") as opened:
+    with open_sandbox("plain") as opened:
         before = folders()
         opened.run("pass")
         (own,) = folders() - before
@@ -450,7 +457,7 @@ def test_a_program_that_never_began_is_not_wrong(own_folder):
 def test_where_no_program_can_begin_the_row_is_infra(monkeypatch):
     with open_sandbox("subprocess") as opened:
         opened.run("pass")
-        monkeypatch.setattr("mimo_hf.rewards.program_pool._rlimits", lambda limits: {"NO_SUCH_LIMIT": 1})
+        monkeypatch.setattr("mimo_hf.processes.program_pool._rlimits", lambda limits: {"NO_SUCH_LIMIT": 1})
         result = opened.run(ANSWER, "7")
     assert result.status == "infra"
     assert "RLIMIT_NO_SUCH_LIMIT" in result.stderr
@@ -490,7 +497,7 @@ def test_a_machine_without_descriptors_is_infra(any_sandbox, monkeypatch):
 
 def test_a_server_that_was_killed_leaves_no_folder(own_folder):
     before = folders()
-    with open_sandbox("subprocess") as opened:
+    with open_sandbox("plain") as opened:
         opened.run("pass")
         kill_servers()
         assert opened.run(ANSWER, "7").stdout == "8\n"
@@ -498,7 +505,7 @@ def test_a_server_that_was_killed_leaves_no_folder(own_folder):
 
 
 def test_a_fork_that_closes_its_copy_takes_nothing_from_the_original(own_folder):
-    with open_sandbox("subprocess") as opened:
+    with open_sandbox("plain") as opened:
         opened.run("pass")
         pid = os.fork()
         if pid == 0:
@@ -560,7 +567,7 @@ def test_a_python_that_does_not_run_is_refused():
 CLAIM = """
 import os
 os.getuid, os.getpid = (lambda: 0), (lambda: 640)
-from mimo_hf.rewards.sandbox import program_uid
+from mimo_hf.processes.users import program_uid
 print(program_uid(), program_uid(), flush=True)
 input()
 """

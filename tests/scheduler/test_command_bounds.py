@@ -211,8 +211,8 @@ def as_somebody(words):
 def open_folder(tmp_path):
     folder = tmp_path / "open"
     folder.mkdir()
-    for path in (folder, *list(folder.parents)[:3]):
-        if path.stat().st_uid == os.getuid() and path.name.startswith(("pytest", "test", "open")):
+    for path in (folder, *list(folder.parents)[:4]):
+        if path.stat().st_uid == os.getuid() and path.name.startswith(("pytest", "popen", "test", "open")):
             path.chmod(0o777)
     return str(folder)
 

@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from ...processes.bubblewrap import filter_file
 from ..types import PROCESSES
 
 CONTAINERS = (("docker",), ("podman",))
@@ -20,14 +21,17 @@ def limits_processes(prefix: tuple[str, ...]) -> bool:
     """Whether RLIMIT_NPROC holds behind these words, by trying: root is exempt from it, also in a namespace that root has made."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # noqa: S103  it is empty, and the sandbox's nobody has to enter it
-        words = [word.replace("{cwd}", folder) for word in prefix]
         held, free = (
-            subprocess.run(  # noqa: S603  our sandbox's words around a fixed command
-                [*words, *_prlimit(count), "sh", "-c", "(true); true"], capture_output=True, check=False, cwd=folder
-            ).returncode
-            for count in (1, PROCESSES)
+            _starts([*prefix, *_prlimit(count), "sh", "-c", "(true); true"], folder) for count in (1, PROCESSES)
         )
-    return held != 0 and free == 0
+    return free and not held
+
+
+def _starts(words: Sequence[str], folder: str) -> bool:
+    with filter_file(words) as files:
+        command = [word.format(cwd=folder, filter=files and files[0]) for word in words]
+        run = subprocess.run(command, capture_output=True, check=False, cwd=folder, pass_fds=files)  # noqa: S603  our sandbox's words around a fixed command
+    return run.returncode == 0
 
 
 def counts_by_default(prefix: tuple[str, ...]) -> bool:

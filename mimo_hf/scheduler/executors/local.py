@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...processes.bubblewrap import REMEDY, bubblewrap, filter_file
 from ..book import Node
 from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
 from ..errors import ActionTimeout, NotStarted, WorkerLost
@@ -30,26 +31,20 @@ _NAMES = itertools.count()
 IMAGE = re.compile(
     r"[a-zA-Z0-9][\w.-]*(:\d+)?(/[a-z0-9][\w.-]*)*(:[\w][\w.-]{0,127})?(@[a-z0-9+.]+:[0-9a-fA-F]{32,})?"
 )
-NOBODY = "65534"
-KERNEL_SETTINGS = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+NOBODY = 65534
 SCRATCH_BYTES = 1 << 30
+SHOWN = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives")
 SANDBOXES: dict[str, tuple[str, ...]] = {
     "none": (),
-    # An id of its own and no capability, also where root calls: the kernel's settings belong to root, and are read-only besides.
-    "bwrap": (
-        "bwrap", "--die-with-parent", "--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY,
-        "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/bin", "/bin", "--ro-bind-try", "/lib", "/lib",
-        "--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/etc/alternatives", "/etc/alternatives", "--proc", "/proc",
-        *(word for name in KERNEL_SETTINGS for word in ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}")),
-        "--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--bind", "{cwd}", "{cwd}", "--chdir", "{cwd}", "--",  # noqa: S108  the command's own /tmp, empty
-    ),
-}  # fmt: skip
+    # An id of its own also where root calls: the kernel's settings belong to root.
+    "bwrap": tuple(bubblewrap("bwrap", SHOWN, SCRATCH_BYTES, writable="{cwd}", user=NOBODY, filtered=True)),
+}
 
 
 def sandbox(spec: str) -> tuple[str, ...]:
     """
     The words in front of a command's own: "none", "bwrap" (no network, nothing but /usr and its own folder, no capability, an id of
-    nobody's, 1 GiB of /tmp), or "docker:IMAGE"/"podman:IMAGE" (a container for each command, without capabilities).
+    nobody's, 1 GiB of /tmp, a filter of system calls), or "docker:IMAGE"/"podman:IMAGE" (a container for each command, without capabilities).
 
     Raises:
         ValueError: there is no such sandbox.
@@ -79,13 +74,12 @@ def sandbox(spec: str) -> tuple[str, ...]:
 
 
 def _try(words: Sequence[str]):
-    with tempfile.TemporaryDirectory() as folder:
-        command = [word.replace("{cwd}", folder) for word in words]
-        run = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)  # noqa: S603  the words of SANDBOXES around `true`
+    with tempfile.TemporaryDirectory() as folder, filter_file(words) as files:
+        command = [word.format(cwd=folder, filter=files and files[0]) for word in words]
+        run = subprocess.run([*command, "true"], capture_output=True, text=True, check=False, pass_fds=files)  # noqa: S603  the words of SANDBOXES around `true`
     if run.returncode != 0:
         raise OSError(
-            f"sandbox 'bwrap': bubblewrap can't make its namespaces here ({run.stderr.strip()}); allow user namespaces "
-            "(`sysctl kernel.unprivileged_userns_clone=1`, or a container with fewer restrictions), or choose docker:IMAGE."
+            f"sandbox 'bwrap': bubblewrap can't make its namespaces here ({run.stderr.strip()}); {REMEDY}, or choose docker:IMAGE."
         )
 
 

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...processes.bubblewrap import filter_file
 from ..cpu import pin, thread_variables
 from ..types import Command, CommandResult
 from .limits import process_words
@@ -110,7 +111,12 @@ def clean_folder() -> str:
 
 
 def wrapper(
-    prefix: tuple[str, ...], folder: str, cores: int, variables: Mapping[str, str], limits: Mapping[str, int]
+    prefix: tuple[str, ...],
+    folder: str,
+    cores: int,
+    variables: Mapping[str, str],
+    limits: Mapping[str, int],
+    filter_number: int = -1,
 ) -> list[str]:
     """The words of a sandbox; those of containers say which variables and limits to pass on."""
     words: list[str] = []
@@ -121,7 +127,7 @@ def wrapper(
         elif part == "{limits}":
             words += [f"{CONTAINER_LIMITS.get(name, f'--ulimit={name.lower()}')}={n}" for name, n in limits.items()]
         else:
-            words.append(part.format(cwd=folder, cores=cores, tag=tag))
+            words.append(part.format(cwd=folder, cores=cores, tag=tag, filter=filter_number))
     return words
 
 
@@ -149,12 +155,15 @@ def run_command(command: Command, prefix: tuple[str, ...], cores: int, counted: 
             resource.setrlimit(limit, (value, value))
 
     with contextlib.ExitStack() as stack:
+        files = stack.enter_context(filter_file(prefix))
+        filter_number = files[0] if files else -1
         process = subprocess.Popen(  # noqa: S603  to run the caller's command is what this is for
-            [*wrapper(prefix, folder, cores, given, command.limits), *inside, *command.argv],
+            [*wrapper(prefix, folder, cores, given, command.limits, filter_number), *inside, *command.argv],
             stdin=subprocess.DEVNULL if command.stdin is None else _fed(command.stdin, stack),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            pass_fds=files,
             cwd=folder,
             env={**kept, "HOME": folder, **given},
             preexec_fn=prepare if limits and "{limits}" not in prefix else None,  # noqa: PLW1509  one thread here; slow, so only where needed

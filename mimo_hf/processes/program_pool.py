@@ -100,7 +100,8 @@ class _Server:
                 ready = self.channel.recv(16)
             except OSError:
                 ready = b""
-            if ready != b"ready":
+            self.rooms = ready == b"ready, rooms"
+            if not ready.startswith(b"ready"):
                 self.channel.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(1)
@@ -231,12 +232,13 @@ class ProgramPool:
             raise ServerLost(f"no program server is started any more: {error}") from error
         return starting.result()
 
-    def check(self):
-        """Starts a server if none is warm; ServerLost if that can't be done."""
+    def check(self) -> bool:
+        """Starts a server if none is warm; whether it gives each program a room of its own. ServerLost if it can't be started."""
         self._own()
         server = self._slots.get()
         try:
             server = server or self._start()
+            return server.rooms
         finally:
             self._slots.put(server)
 
