@@ -11,6 +11,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from mimo_hf.processes.program_server import SHARED
+
 from ._hostile import HOSTILE, LIMITS
 
 PATIENT = replace(LIMITS, timeout_s=20)  # for programs that end by themselves: on a busy machine that may take long
@@ -209,7 +211,7 @@ def wrong(kind):
         after = several.run("print(int(input()) + 1)", "7", PATIENT)
         if after.stdout != "8\n":
             said.append(f"afterwards: {after}")
-    for place in ("/tmp", "/var/tmp", "/dev/shm"):  # an ordinary user's files, where there are no namespaces
+    for place in SHARED:  # an ordinary user's files, where there are no namespaces
         with contextlib.suppress(OSError):
             os.unlink(f"{place}/mimo-test-left")
     return [line[:600] for line in said]
