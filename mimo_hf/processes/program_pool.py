@@ -5,10 +5,12 @@ import json
 import math
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 # The words that start a server on the socket of the given number, and the folder on this machine that is to go with it, if any.
 Command = Callable[[int], tuple[list[str], str | None]]
 GRACE_S = 0.75
+SAID_BYTES, SAID_PIECE, SAID_PIECES = 2000, 1 << 16, 16
 START_S = 60.0
 
 
@@ -28,7 +31,7 @@ class Limits:
     Args:
         timeout_s: wall-clock time; a CPU limit stands beside it.
         memory_bytes: address space of each of its processes.
-        output_bytes: size of each file it writes, standard output included.
+        output_bytes: size of each file it writes, standard output included; of standard error the last words are kept.
         processes: processes and threads, the first one included.
     """
 
@@ -113,20 +116,24 @@ class _Server:
         """TimeoutError if no answer comes in time, ServerLost if none will; the server is of no use afterwards."""
         files: list[int] = []
         try:
-            for name, content in (("source", source), ("stdin", stdin), ("stdout", b""), ("stderr", b"")):
+            for name, content in (("source", source), ("stdin", stdin), ("stdout", b"")):
                 files.append(os.memfd_create(name))
                 _write(files[-1], content)
+            # No file: a limit of output is one of answers, not of debugging.
+            stderr, theirs = os.pipe()
+            files.append(stderr)
             request = {"timeout_s": limits.timeout_s, "rlimits": _rlimits(limits), "call": call}
-            self.channel.settimeout(limits.timeout_s + GRACE_S)
-            socket.send_fds(self.channel, [json.dumps(request).encode()], files)
-            reply = self.channel.recv(1 << 16)
+            try:
+                self.channel.settimeout(limits.timeout_s + GRACE_S)
+                socket.send_fds(self.channel, [json.dumps(request).encode()], [*files[:3], theirs])
+            finally:
+                os.close(theirs)
+            reply, said = self._hear(stderr, limits.timeout_s + GRACE_S)
             if not reply:
                 raise ServerLost("the program server ended while it ran a program.")
             answer = json.loads(reply)
             self.clean = answer["clean"]
             out = os.pread(files[2], limits.output_bytes, 0).decode(errors="replace")
-            size = os.fstat(files[3]).st_size
-            said = os.pread(files[3], 2000, max(0, size - 2000)).decode(errors="replace")
             if not answer["entered"]:
                 raise ServerLost(f"the program server could not start the program: {said}")
             return Result(_status(answer, said), out, said, answer["duration_s"])
@@ -137,6 +144,32 @@ class _Server:
         finally:
             for file in files:
                 os.close(file)
+
+    def _hear(self, stderr: int, timeout_s: float) -> tuple[bytes, str]:
+        """The server's reply, and the last of what the program says meanwhile. TimeoutError if none comes in time."""
+        os.set_blocking(stderr, False)
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        poll.register(stderr, select.POLLIN)
+        said, reply = b"", None
+        while reply is None:
+            ready = [file for file, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+            if not ready:
+                raise TimeoutError
+            if self.channel.fileno() in ready:
+                reply = self.channel.recv(1 << 16)
+            for _ in range(SAID_PIECES) if stderr in ready or reply is not None else ():
+                try:
+                    piece = os.read(stderr, SAID_PIECE)
+                except BlockingIOError:  # nothing more for now
+                    break
+                if not piece:  # nobody is left to say anything
+                    if reply is None:
+                        poll.unregister(stderr)
+                    break
+                said = (said + piece)[-SAID_BYTES:]
+        return reply, said.decode(errors="replace")
 
     def close(self):
         """Ends the process and all it has started."""

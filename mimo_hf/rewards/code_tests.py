@@ -74,7 +74,7 @@ def same_output(found: str, expected: str, tolerance: float = 0.0) -> bool:
 
 
 def same_value(found: Any, expected: Any, tolerance: float = 0.0) -> bool:
-    """Equal as JSON; true and 1 differ."""
+    """Equal as JSON; true and 1 differ, and NaN is NaN."""
     if isinstance(expected, list):
         return (
             isinstance(found, list)
@@ -89,6 +89,8 @@ def same_value(found: Any, expected: Any, tolerance: float = 0.0) -> bool:
         )
     if isinstance(found, bool) or isinstance(expected, bool):
         return found is expected
+    if expected != expected:  # NaN is no number, but it may be the right answer
+        return isinstance(found, float) and math.isnan(found)
     if found == expected or not tolerance:
         return found == expected
     return all(isinstance(value, int | float) for value in (found, expected)) and _near(found, expected, tolerance)

@@ -127,7 +127,7 @@ LEAVE = {
         "import fcntl, os\ntry: fcntl.flock(open(os.__file__), fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept OSError: print('found')", "all"),
     "a number of processes": ("import os\nfor _ in range(50):\n    if os.fork() == 0: os._exit(0)\n    os.wait()", "import os\nif os.getpid() > 2: print('found')", "rooms"),
     "a number of files": ("import os\nfor n in range(50): open(str(n), 'w')", "import os\nif os.stat(os.open('.', 0)).st_ino > 40 or (open('f', 'w') and os.stat('f').st_ino > 40): print('found')", "rooms"),
-    "its priority": ("import os\nos.nice(5)", "import os\nif os.nice(0): print('found')", "all"),
+    "its limits": ("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (37, 37))", "import resource\nif resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 37: print('found')", "all"),
     "a mask": ("import os, signal\nos.umask(0); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])", "import os, signal\nif os.umask(0) == 0 or signal.pthread_sigmask(signal.SIG_BLOCK, []): print('found')", "all"),
     "its keeper's variables": ("import os, sys\nos.environ['LEFT'] = '8'; sys.modules['left'] = sys", "import os, sys\nif 'LEFT' in os.environ or 'left' in sys.modules: print('found')", "all"),
 }  # fmt: skip

@@ -218,7 +218,7 @@ def test_outputs_are_compared_line_by_line(found, expected, tolerance, same):
     [
         (1, 1, 0, True), (1.0, 1, 0, True), (True, 1, 0, False), (1, True, 0, False), ([1, [2]], [1, [2]], 0, True), ([1], [1, 2], 0, False),
         ({"a": 1}, {"a": 1}, 0, True), ({"a": 1, "b": 2}, {"a": 1}, 0, False), (0.1 + 0.2, 0.3, 0, False), ([0.1 + 0.2], [0.3], 1e-9, True),
-        (None, None, 0, True), (None, 0, 0.1, False), ("1", 1, 1, False), (float("nan"), 1, 1, False), (None, False, 0, False),
+        (None, None, 0, True), (None, 0, 0.1, False), ("1", 1, 1, False), (float("nan"), 1, 1, False), (float("nan"), float("nan"), 0, True), (1, float("nan"), 1, False), ([float("nan")], [float("nan")], 0, True), (None, False, 0, False),
         (1, "1", 0, False), (1, "1", 1, False), (2**53 + 1, 2**53, 0, False), (2**53 + 1, 2**53, 1e-9, True), (1e400, 10**400, 1, False),
     ],
 )  # fmt: skip

@@ -121,6 +121,15 @@ def test_output_is_kept_up_to_its_limit(sandbox):
     assert (beyond.status, len(beyond.stdout)) == ("output_limit", LIMITS.output_bytes)
 
 
+def test_what_a_program_says_besides_its_answer_is_not_limited_and_its_last_words_are_kept(sandbox):
+    source = "import sys\nfor n in range(20_000): print('line', n, file=sys.stderr)\n"
+    result = sandbox.run(source + ANSWER, "7", PATIENT)
+    assert (result.status, result.stdout) == ("ok", "8\n")
+    assert result.stderr.endswith("line 19999\n")
+    assert len(result.stderr) == 2000
+    assert sandbox.run("import os\nwhile True: os.write(2, bytes(1 << 16))").status == "timeout"
+
+
 def test_a_program_sees_an_empty_environment_and_an_empty_folder(sandbox, monkeypatch):
     monkeypatch.setenv("MIMO_TEST_TOKEN", "secret-token")
     sandbox.run("open('left', 'w').write('behind')")
