@@ -290,9 +290,10 @@ class HySparseConfig(PreTrainedConfig):
             )
 
     def _check_selection(self):
-        if self.sliding_window < 1:
+        if self.sliding_window < 2:
             raise ValueError(
-                f"`sliding_window` counts the query itself and must be at least 1; got {self.sliding_window}."
+                f"`sliding_window` counts the query itself and must be at least 2; got {self.sliding_window}. (The caches of "
+                "transformers keep the last `sliding_window - 1` positions, and all of them instead of none.)"
             )
         block, topk = self.sparse_block_size, self.sparse_topk_tokens
         if block < 1 or topk < block or topk % block:

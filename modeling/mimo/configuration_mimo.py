@@ -86,9 +86,10 @@ class MiMoConfig(Qwen2Config):
                 f"`num_attention_heads={self.num_attention_heads}` must be a multiple of "
                 f"`num_key_value_heads={self.num_key_value_heads}`."
             )
-        if self.use_sliding_window and (self.sliding_window is None or self.sliding_window < 1):
+        if self.use_sliding_window and (self.sliding_window is None or self.sliding_window < 2):
             raise ValueError(
-                f"`sliding_window` must be at least 1 with `use_sliding_window=True`; got {self.sliding_window}."
+                "`sliding_window` counts the query itself and must be at least 2 with `use_sliding_window=True`; got "
+                f"{self.sliding_window}. (The caches of transformers keep all positions of a window of 1.)"
             )
 
     def get_mtp_config(self) -> "MiMoConfig":

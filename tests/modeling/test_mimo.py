@@ -352,6 +352,7 @@ def test_trainer_trains_heads_only_after_replication(mimo_model, trainer_parts):
         ({"attention_bias": False}, "attention_bias"),
         ({"num_attention_heads": 5}, r"num_attention_heads=5.*num_key_value_heads=2"),
         ({"use_sliding_window": True, "sliding_window": 0}, "sliding_window"),
+        ({"use_sliding_window": True, "sliding_window": 1}, "at least 2"),
     ],
 )
 def test_configurations_that_no_model_can_have_are_refused(mimo_model, change, named):

@@ -24,6 +24,20 @@ def test_steps_of_any_size_give_the_logits_of_one_pass(step, implementation, sma
     assert_close(torch.cat(parts, dim=1), whole, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("window", [2, 19, 20, 21, 100])
+def test_windows_at_the_edges_of_a_context_decode_like_one_pass(window, small_model, tokens):
+    """The shortest that caches honour, and one short of, as long as, and longer than the context of 20 tokens."""
+    model, ids = small_model(sliding_window=window), tokens(2, 20)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        whole = model(ids).logits
+        parts = [model(part, past_key_values=cache).logits for part in ids.split(1, dim=1)]
+    assert_close(torch.cat(parts, dim=1), whole, atol=1e-12, rtol=0)
+    expected = model.generate(ids, use_cache=False, **PROMPT)
+    for options in ({"use_cache": True}, {"cache_implementation": "static"}):
+        assert torch.equal(model.generate(ids, **options, **PROMPT), expected)
+
+
 @pytest.mark.parametrize("changes", SWITCHES)
 @pytest.mark.parametrize("options", [{"use_cache": True}, {"cache_implementation": "static"}, {"num_beams": 3}])
 def test_generation_with_a_cache_is_generation_without(options, changes, small_model, tokens):
