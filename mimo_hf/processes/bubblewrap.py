@@ -64,12 +64,12 @@ def bubblewrap(
     for file, place in placed:
         words += ["--ro-bind", file, place]
     words += ["--proc", "/proc", *(_bare() if bare else _furnished())]
-    words += ["--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", "/tmp"]
+    words += ["--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own, empty
     if writable is not None:
         words += ["--bind", writable, writable]
     if filtered:
         words += ["--seccomp", FILTER]
-    return [*words, "--remount-ro", "/", "--chdir", writable or "/tmp", "--"]
+    return [*words, "--remount-ro", "/", "--chdir", writable or "/tmp", "--"]  # noqa: S108  as above
 
 
 def _bare() -> list[str]:

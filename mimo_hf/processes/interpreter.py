@@ -45,7 +45,7 @@ class Interpreter:
     def at(cls, path: str) -> "Interpreter":
         """OSError if there is none that runs."""
         try:
-            said = subprocess.run([path, "-I", "-S", "-c", LOOK], capture_output=True, text=True, check=True).stdout
+            said = subprocess.run([path, "-I", "-S", "-c", LOOK], capture_output=True, text=True, check=True).stdout  # noqa: S603  the caller's Python
             executable, library, names = json.loads(said)
         except (OSError, subprocess.CalledProcessError, ValueError) as error:
             raise OSError(f"`python={path!r}` is no Python that runs: {error}") from error

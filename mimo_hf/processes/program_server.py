@@ -35,9 +35,9 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 1, 2, 4, 8, 1 << 1
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 CAPABILITY_VERSION_3 = 0x20080522
 NO_UID = -1
-SCRATCH = "/tmp"
+SCRATCH = "/tmp"  # noqa: S108  in a sandbox it is empty, and each program has its own
 SCRATCH_BYTES, SCRATCH_FILES = 16 << 20, 1 << 15
-SHARED = (SCRATCH, "/var/tmp", "/dev/shm")  # where any user of a machine may leave files
+SHARED = (SCRATCH, "/var/tmp", "/dev/shm")  # noqa: S108  where any user of a machine may leave files
 LIBC = ctypes.CDLL(None, use_errno=True)
 ALIVE: list = []  # what lies at an address that the kernel is given
 
@@ -324,7 +324,7 @@ def run(source, request):
     main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main
     sys.argv = ["program.py"]
-    exec(compile(source, "program.py", "exec", dont_inherit=True), main.__dict__)
+    exec(compile(source, "program.py", "exec", dont_inherit=True), main.__dict__)  # noqa: S102  to run programs is what this is for
     if request["call"]:
         asked = decode(read())
         head, _, method = asked["function"].partition(".")

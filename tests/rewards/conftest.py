@@ -45,7 +45,7 @@ def any_sandbox():
 def own_folder(monkeypatch):
     """An empty folder of temporary files that no other process uses; users that nobody is may pass it."""
     folder = tempfile.mkdtemp()
-    os.chmod(folder, 0o711)
+    os.chmod(folder, 0o711)  # noqa: S103  programs run as nobody have to pass it
     monkeypatch.setattr(tempfile, "tempdir", folder)
     yield folder
     shutil.rmtree(folder)

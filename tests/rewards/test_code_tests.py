@@ -38,7 +38,7 @@ class Recorder:
         self.runs.append((source, stdin))
         if source in self.failing:
             return Result("infra", stderr="no more processes")
-        return Result("ok", str(eval(source, {"n": int(stdin)})))
+        return Result("ok", str(eval(source, {"n": int(stdin)})))  # noqa: S307  the tests' own expressions
 
     def close(self):
         self.closed += 1
