@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from .numbers import MOST_AMOUNT, is_name, is_number, shown
 from .policies import SortedEnds
 from .resources import Cores, GpuCells
 from .types import Shape
@@ -16,8 +17,11 @@ class Node:
         self, name: str, capacity: Mapping[str, float], cores: Cores | None = None, gpus: GpuCells | None = None
     ):
         for resource, amount in capacity.items():
-            if not (isinstance(amount, int | float) and 0 <= amount < math.inf):
-                raise ValueError(f"capacity of {resource!r} on node {name!r} must be a number from 0, not {amount!r}.")
+            if not (is_name(resource) and is_number(amount)):
+                raise ValueError(
+                    f"capacity of {shown(resource)} on node {shown(name)} must be a number from 0 to {MOST_AMOUNT:g}, and its name a "
+                    f"word without control characters, not {shown(amount)}."
+                )
         self.name = name
         self.capacity = dict(capacity)
         self.free = dict(capacity)

@@ -13,6 +13,7 @@ from typing import Any
 
 from .bounds import step_lower_bound_s
 from .export import chrome_trace, gantt_svg, report_html, run_summary
+from .numbers import MOST_UNITS, shown
 from .policies import POLICIES, make_policy
 from .resources import Quota, TokenBucket
 from .sim import recorded, simulate
@@ -21,7 +22,6 @@ from .types import ElasticRange
 from .workloads import WORKLOADS, as_pods, with_noise
 
 DEFAULT_WORKLOAD = "coding"
-MOST_UNITS = 10**6
 A_TRACE = "a trace, whose fields mimo_hf/scheduler/README.md lists:\n" + "".join(
     f"  {line}\n" for line in SAMPLE.splitlines()
 )
@@ -81,10 +81,18 @@ def add_schedule_commands(commands: Any, kit: Any) -> None:
         help="Also with a pod of N cores held by each trajectory.",
     )
     parser.add_argument(
-        "--pod-start-s", type=kit.Number(least=0), metavar="S", default=5.0, help="Seconds that a pod takes to start."
+        "--pod-start-s",
+        type=kit.Number(least=0, most=1e9),
+        metavar="S",
+        default=5.0,
+        help="Seconds that a pod takes to start.",
     )
     parser.add_argument(
-        "--rate", type=kit.Number(above=0), metavar="X", default=16.0, help="Searches a second, for deepsearch."
+        "--rate",
+        type=kit.Number(above=0, most=1e9),
+        metavar="X",
+        default=16.0,
+        help="Searches a second, for deepsearch.",
     )
     parser.add_argument(
         "--noise",
@@ -149,12 +157,12 @@ def _run(kit: Any, work: Any, args: argparse.Namespace) -> int:
         return work(args, kit)
     except TraceError as error:
         if len(error.problems) == 1:
-            raise
+            raise ValueError(str(error).replace("`", "'")) from error  # `cores` of a trace is not the option --cores
         for line in str(error).splitlines():
             kit.say(line)
         raise ValueError(
             f"{args.trace} has {len(error.problems)} lines that can't be used; the first are above, and "
-            f"`mimo-hf schedule check {args.trace}` tells all."
+            f"`mimo-hf schedule check {args.trace}` tells them one by one."
         ) from None
 
 
@@ -182,7 +190,7 @@ def _policies(text: str) -> list[str]:
         try:
             make_policy(part)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"can't be {text!r}: {error}") from None
+            raise argparse.ArgumentTypeError(f"can't be {shown(text)}: {error}") from None
     return parts
 
 
@@ -190,7 +198,7 @@ def _core_counts(text: str) -> list[int]:
     counts = [int(part) if part.isdecimal() and len(part) < 8 else 0 for part in text.split(",")]
     if not 1 <= min(counts) <= max(counts) <= MOST_UNITS:
         raise argparse.ArgumentTypeError(
-            f"must be whole numbers from 1 to {MOST_UNITS}, with commas between; got {text!r}."
+            f"must be whole numbers from 1 to {MOST_UNITS}, with commas between; got {shown(text)}."
         )
     return counts
 
@@ -294,11 +302,16 @@ def _replay(args: argparse.Namespace, kit: Any) -> int:
     if missing := [record for record in trace.records if record.submit_s is None]:
         raise ValueError(f"{trace.place(missing[0])}: replay needs submit_s of every action.")
     measured = run_summary(trace)["all"]
-    overhead = float(trace.header.get("overhead_s", 0.0))
+    overhead = float(trace.header.get("overhead_s") or 0.0)
     elastic = sum(any(isinstance(amount, ElasticRange) for amount in record.cost.values()) for record in trace.records)
     rows = [{"run": "recorded", **{name: measured[name] for name in MEASURES}}]
     ratios: list[float | None] = []
-    for policy in args.policy or [trace.header.get("policy", "price")]:
+    recorded_policy = trace.header.get("policy") or "price"
+    try:
+        make_policy(recorded_policy)
+    except ValueError as error:
+        raise ValueError(f"{trace.name}:1: 'policy' of the header: {error} Give --policy.") from None
+    for policy in args.policy or [recorded_policy]:
         with kit.progress(str(policy)) as moved:
             result = simulate(trace, policy=policy, quotas=_quotas(trace, 1e9), overhead_s=overhead, progress=moved)
         simulated = result.summary()

@@ -1,12 +1,15 @@
 """Settings of an `ActionScheduler`, parsed by `HfArgumentParser`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .numbers import MOST_AMOUNT, MOST_COUNT, MOST_UNITS, is_number, is_whole, shown
 from .policies import Policy, make_policy
 from .resources import Concurrency, Quota, TokenBucket, Window
 
+MAY_BE_NONE = ("cpu_cores", "metrics_port", "gpu_bytes")
 CPU_LEVELS = ("auto", "cgroup2", "affinity", "count")
 
 
@@ -99,19 +102,27 @@ class SchedulerConfig:
             raise ValueError(f"`backpressure` must be block or raise, not {self.backpressure!r}.")
         if self.cpu_enforce not in CPU_LEVELS:
             raise ValueError(f"`cpu_enforce` must be one of {', '.join(CPU_LEVELS)}, not {self.cpu_enforce!r}.")
-        for name, least in (
-            ("max_queue", 1),
-            ("reserve_cores", 0),
-            ("loss_retries", 0),
-            ("coalesce_ms", 0),
-            ("kill_grace_s", 0),
+        for name, least, most in (
+            ("max_queue", 1, MOST_COUNT),
+            ("cpu_cores", 1, MOST_UNITS),
+            ("reserve_cores", 0, MOST_UNITS),
+            ("loss_retries", 0, MOST_COUNT),
+            ("metrics_port", 0, 65535),
+            ("seed", -MOST_COUNT, MOST_COUNT),
         ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"`{name}` must be at least {least}, not {getattr(self, name)!r}.")
-        if not self.default_timeout_s > 0:
-            raise ValueError(f"`default_timeout_s` must be above 0, not {self.default_timeout_s!r}.")
-        if not 0 <= self.gpu_reserve < 1:
-            raise ValueError(f"`gpu_reserve` must lie in 0..1, not {self.gpu_reserve!r}.")
+            value = getattr(self, name)
+            if not (is_whole(value, least, most) or (value is None and name in MAY_BE_NONE)):
+                raise ValueError(
+                    f"`{name}` must be at least {least} and at most {most}, a whole number, not {shown(value)}."
+                )
+        for name in ("coalesce_ms", "kill_grace_s", "restore_kappa", "gpu_bytes"):
+            value = getattr(self, name)
+            if not (is_number(value) or (value is None and name in MAY_BE_NONE)):
+                raise ValueError(f"`{name}` must be at least 0 and at most {MOST_AMOUNT:g}, not {shown(value)}.")
+        if not (is_number(self.default_timeout_s, 0, math.inf) and self.default_timeout_s > 0):
+            raise ValueError(f"`default_timeout_s` must be above 0, not {shown(self.default_timeout_s)}.")
+        if not (is_number(self.gpu_reserve, 0, 1) and self.gpu_reserve < 1):
+            raise ValueError(f"`gpu_reserve` must lie in 0..1, not {shown(self.gpu_reserve)}.")
         self.make_policy()
         self.make_quotas()
 

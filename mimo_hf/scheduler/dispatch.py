@@ -17,7 +17,7 @@ from .errors import ActionTimeout, EnvironmentLost, NotStarted, QuotaRefused, Sc
 from .handles import ActionHandle, Pickled, pack
 from .metrics import Metrics
 from .recording import Recorder
-from .types import Action, ServiceCall
+from .types import Action, ServiceCall, check_action
 
 MAX_REMEMBERED = 10_000
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
@@ -54,10 +54,7 @@ class Dispatcher:
     # Queueing
 
     def _submit(self, action: Action) -> ActionHandle:
-        for name in ("timeout_s", "queue_timeout_s"):
-            value = getattr(action, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be above 0 or None, not {value!r}.")
+        check_action(action)
         self._check_environment(action)
         if action.dedup_key is not None and action.dedup_key in self._remembered:
             shared = self._remembered[action.dedup_key]

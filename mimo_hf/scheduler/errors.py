@@ -1,5 +1,7 @@
 """What can go wrong with an action that is not the action's own doing."""
 
+from .numbers import MOST_SECONDS, is_number, shown
+
 
 class SchedulerError(RuntimeError):
     """Base of the errors below."""
@@ -26,10 +28,14 @@ class QuotaRefused(SchedulerError):
     What an action raises when its provider answers 429: its quotas shrink, and it is tried again once they allow.
 
     Args:
-        retry_after_s: the provider's Retry-After, in seconds; 0 where it gave none.
+        retry_after_s: the provider's Retry-After, in seconds; 0 where it gave none. ValueError for what is no time.
     """
 
     def __init__(self, message: str = "the provider refused the call", retry_after_s: float = 0.0):
+        if not is_number(retry_after_s, 0, MOST_SECONDS):
+            raise ValueError(
+                f"`retry_after_s` of QuotaRefused must be a number of seconds from 0 to {MOST_SECONDS:g}; got {shown(retry_after_s)}."
+            )
         super().__init__(message, retry_after_s)
         self.retry_after_s = retry_after_s
 

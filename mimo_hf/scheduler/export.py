@@ -3,14 +3,16 @@
 import heapq
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from .numbers import MOST_UNITS
 from .trace import Record, Trace
 from .types import ElasticRange
 
 COLOURS = ("#4878a8", "#e08214", "#5aae61", "#b2568f", "#8c6bb1", "#d1495b", "#3d8b8b", "#8d7b4b")
 MAX_LANES = 64
+MOST_DRAWN = 10**7  # units of all actions
 
 
 def _ran(trace: Trace) -> list[Record]:
@@ -23,17 +25,29 @@ def _ran(trace: Trace) -> list[Record]:
 
 
 def width(record: Record) -> int:
-    """Lanes an action fills: its cores, else the units of its first resource, at least one."""
+    """Lanes an action fills: its cores, else the units of its first resource, at least one; bytes are no units."""
     if record.cores:
         return len(record.cores)
     if record.units:
         return record.units
-    amount = next((amount for amount in record.cost.values() if not isinstance(amount, ElasticRange)), 1)
-    return max(1, math.ceil(amount))
+    amount = record.cost.get("cpu", next(iter(record.cost.values()), 1))
+    return 1 if isinstance(amount, ElasticRange) or amount > MOST_UNITS else max(1, math.ceil(amount))
 
 
-def lanes(records: list[Record]) -> dict[int, tuple[int, ...]]:
-    """Lanes of each record (by id): its cores where recorded, else the lowest that are free from its start to its end."""
+def lanes(records: list[Record], place: Callable[[Record], str] | None = None) -> dict[int, tuple[int, ...]]:
+    """
+    Lanes of each record (by id): its cores where recorded, else the lowest that are free from its start to its end.
+
+    Raises:
+        ValueError: they are more than a picture can show.
+    """
+    total = sum(map(width, records))
+    if total > MOST_DRAWN:
+        widest = max(records, key=width)
+        where = "" if place is None else f"{place(widest)}: "
+        raise ValueError(
+            f"{where}the actions run on {total} units, this one on {width(widest)} units; at most {MOST_DRAWN} in all can be drawn."
+        )
     placed: dict[int, tuple[int, ...]] = {}
     for node in {record.node for record in records}:
         free: list[int] = []
@@ -58,7 +72,7 @@ def lanes(records: list[Record]) -> dict[int, tuple[int, ...]]:
 def chrome_trace(trace: Trace) -> dict[str, Any]:
     """Complete events (`ph: "X"`, microseconds; pid = node, tid = core), with a flow along each trajectory."""
     ran = _ran(trace)
-    placed = lanes(ran)
+    placed = lanes(ran, trace.place)
     pids = {node: pid for pid, node in enumerate(sorted({record.node or "local" for record in ran}), 1)}
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": node}} for node, pid in pids.items()
@@ -119,13 +133,14 @@ def run_summary(trace: Trace) -> dict[str, dict[str, float]]:
 def gantt_svg(trace: Trace, width_px: int = 1100) -> str:
     """Cores in use and waiting actions over time, and below them each core's actions (the first 64 cores)."""
     ran = _ran(trace)
-    placed = lanes(ran)
+    placed = lanes(ran, trace.place)
     kinds = sorted({record.kind for record in ran})
     colour = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)}
     rows = sorted({(record.node or "local", lane) for record in ran for lane in placed[record.id]})
     shown = {row: index for index, row in enumerate(rows[:MAX_LANES])}
     left, top, curve, row_px = 90, 34, 110, 11
-    end = max(record.end_s or 0.0 for record in ran) or 1.0
+    end = max(record.end_s or 0.0 for record in ran)
+    end = end if end > 1e-9 else 1.0
     scale = (width_px - left - 20) / end
     chart_top = top + curve + 40
     height = chart_top + row_px * len(shown) + 30

@@ -1,12 +1,16 @@
 """Counters of a scheduler, as Prometheus text and over HTTP. Label sets are bounded: no trajectory or task is a label."""
 
 import asyncio
+import contextlib
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 MAX_KINDS = 100
+MOST_CONNECTIONS, LONGEST_S = 16, 5
+MOST_LINE, MOST_HEADERS = 8192, 100
 
 
 class Metrics:
@@ -82,25 +86,51 @@ def _quoted(text: str) -> str:
 
 
 async def serve_metrics(text: Callable[[], str], port: int) -> asyncio.Server:
-    """`GET /metrics` on 127.0.0.1; OSError if the port is taken."""
+    """
+    `GET /metrics` on 127.0.0.1.
+
+    Raises:
+        OSError: the port can't be used.
+    """
+    open_now: set[asyncio.StreamWriter] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        try:
-            words = (await asyncio.wait_for(reader.readline(), 5)).split()
-            while (await asyncio.wait_for(reader.readline(), 5)).strip():
-                pass
-            found = len(words) >= 2 and words[0] == b"GET" and words[1].split(b"?")[0] in (b"/", b"/metrics")
-            body = text().encode() if found else b"not found\n"
-            status = "200 OK" if found else "404 Not Found"
-            kind = "text/plain; version=0.0.4; charset=utf-8"
-            writer.write(
-                f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-            )
-            writer.write(body)
-            await writer.drain()
-        except (asyncio.TimeoutError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        if len(open_now) < MOST_CONNECTIONS:  # every user of the machine can connect
+            open_now.add(writer)
+            with contextlib.suppress(asyncio.TimeoutError, ConnectionError):
+                await asyncio.wait_for(_answer(reader, writer, text), LONGEST_S)
+            open_now.discard(writer)
+        writer.close()
 
-    return await asyncio.start_server(answer, "127.0.0.1", port)
+    try:
+        return await asyncio.start_server(answer, "127.0.0.1", port, limit=MOST_LINE)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(f"`metrics_port={port}` can't be used: {reason}. Choose another; 0 takes a free one.") from error
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: Callable[[], str]):
+    status, body = "400 Bad Request", b"not an HTTP request that is answered here\n"
+    try:
+        words = (await reader.readline()).split()
+        for _ in range(MOST_HEADERS):
+            if not (await reader.readline()).strip():
+                status, body = _page(words, text)
+                break
+    except ValueError:  # a line without an end
+        pass
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    writer.write(
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    )
+    writer.write(body)
+    await writer.drain()
+
+
+def _page(words: list[bytes], text: Callable[[], str]) -> tuple[str, bytes]:
+    if len(words) < 2 or words[0] != b"GET" or words[1].split(b"?")[0] not in (b"/", b"/metrics"):
+        return "404 Not Found", b"not found\n"
+    try:
+        return "200 OK", text().encode()
+    except (ArithmeticError, ValueError) as error:  # a number or a name of a caller that can't be written
+        return "500 Internal Server Error", f"the metrics can't be written: {type(error).__name__}\n".encode()

@@ -29,6 +29,9 @@ def is_name(value: Any) -> bool:
 def shown(value: Any) -> str:
     """The value as Python writes it, cut to a length that fits into a message."""
     if isinstance(value, int) and value.bit_length() > 4 * MOST_SHOWN:
-        return f"a whole number of {round(value.bit_length() * math.log10(2))} digits"
-    text = repr(value[: MOST_SHOWN + 1] if isinstance(value, str | bytes) else value)
+        return f"a whole number of {int(value.bit_length() * math.log10(2)) + 1} digits"
+    try:
+        text = repr(value[: MOST_SHOWN + 1] if isinstance(value, str | bytes) else value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits in it
+        text = f"a {type(value).__name__}"
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."

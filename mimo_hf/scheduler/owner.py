@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from .numbers import is_whole
+
 ADDRESS_VARIABLE = "MIMO_SCHED_ADDR"
 LOCK_VARIABLE = "MIMO_SCHED_LOCK"
 SOCKET_PREFIX = "mimo-sched-"
+MOST_LOCK = 4096
 
 
 class UntrustedLock(PermissionError):
@@ -116,10 +119,10 @@ class Ownership:
     def _sweep(self):
         """An owner that was killed has left its socket's folder."""
         self._file.seek(0)
-        try:
-            folder = Path(json.load(self._file)["address"].removeprefix("unix:")).parent
-        except (ValueError, KeyError):
+        owner = _read_owner(self._file)
+        if owner is None:
             return
+        folder = Path(owner["address"].removeprefix("unix:")).parent
         if folder.name.startswith(SOCKET_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -139,10 +142,21 @@ def current_owner() -> dict[str, Any] | None:
     """
     try:
         with _open_lock(lock_path(), os.O_RDONLY, "r") as file:
-            owner = json.load(file)
-    except (FileNotFoundError, ValueError):
+            owner = _read_owner(file)
+    except FileNotFoundError:
         return None
-    return owner if process_start(owner["pid"]) == owner["start"] else None
+    return owner if owner is not None and process_start(owner["pid"]) == owner["start"] else None
+
+
+def _read_owner(file: IO[str]) -> dict[str, Any] | None:
+    """What a lock says; None for anything but an owner."""
+    try:
+        found = json.loads(file.read(MOST_LOCK))
+        owner = {name: found[name] for name in ("pid", "start", "address")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    texts = isinstance(owner["start"], str) and isinstance(owner["address"], str)
+    return owner if texts and is_whole(owner["pid"], 1) else None
 
 
 def _owner_within(timeout_s: float) -> dict[str, Any] | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from .numbers import MOST_UNITS, is_whole, shown
+
 # An action as policies see it: `units`, `t1_s` (estimated), `shape` (types.Shape), `submit_s`, `seq`.
 Entry = Any
 
@@ -136,7 +138,7 @@ class Policy:
 
     def __init__(self, order: str = "fcfs", max_overtake: float = 50.0):
         if order not in ("fcfs", "srpt", "hrrn"):
-            raise ValueError(f"`order` must be fcfs, srpt or hrrn, not {order!r}.")
+            raise ValueError(f"`order` must be fcfs, srpt or hrrn, not {shown(order)}.")
         if not max_overtake > 0:
             raise ValueError(f"`max_overtake` must be above 0, not {max_overtake!r}.")
         self.order = order
@@ -166,8 +168,10 @@ class Fifo(Policy):
 
     def __init__(self, dop: int = 1, **order):
         super().__init__(**order)
-        if not (isinstance(dop, int) and dop >= 1):
-            raise ValueError(f"`dop` of fifo must be a whole number of at least 1, not {dop!r}.")
+        if not is_whole(dop, 1, MOST_UNITS):
+            raise ValueError(
+                f"`dop` of fifo must be a whole number of at least 1 and at most {MOST_UNITS}, not {shown(dop)}."
+            )
         self.dop = dop
 
     def floor(self, entry: Entry, capacity: int) -> int:
@@ -206,7 +210,7 @@ class Price(Policy):
     def __init__(self, b: float = 0.1, straggler_floor_s: float | None = 30.0, floor_min_eff: float = 0.9, **order):
         super().__init__(**order)
         if not 0 <= b < math.inf:
-            raise ValueError(f"`b` of price must be a number from 0, not {b!r}.")
+            raise ValueError(f"`b` of price must be a number from 0, not {shown(b)}.")
         if straggler_floor_s is not None and not straggler_floor_s > 0:
             raise ValueError(f"`straggler_floor_s` must be above 0 or None, not {straggler_floor_s!r}.")
         if not 0 <= floor_min_eff <= 1:
@@ -249,8 +253,8 @@ class Evict(Policy):
 
     def __init__(self, depth: int = 16, **order):
         super().__init__(**order)
-        if not (isinstance(depth, int) and depth >= 0):
-            raise ValueError(f"`depth` of evict must be a whole number of at least 0, not {depth!r}.")
+        if not is_whole(depth, 0, MOST_UNITS):
+            raise ValueError(f"`depth` of evict must be a whole number from 0 to {MOST_UNITS}, not {shown(depth)}.")
         self.depth = depth
 
     def allot(self, group: list[Entry], book: Any, key: str, node: Any) -> int:
@@ -363,7 +367,7 @@ def make_policy(spec: str | Policy) -> Policy:
     if name.startswith("fifo") and name[4:].isdecimal():
         name, rest = "fifo", f"dop={name[4:]})"
     if name not in POLICIES or (rest and not rest.endswith(")")):
-        raise ValueError(f"policy {spec!r}: {', '.join(POLICIES)} are known, with options as in fifo(dop=4).")
+        raise ValueError(f"policy {shown(spec)}: {', '.join(POLICIES)} are known, with options as in fifo(dop=4).")
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in rest.removesuffix(")").split(","))):
         option, _, text = part.partition("=")
@@ -373,7 +377,7 @@ def make_policy(spec: str | Policy) -> Policy:
     except TypeError as error:
         unknown = str(error).rpartition("unexpected keyword argument ")[2]
         problem = f"has no option {unknown}" if unknown != str(error) else "has an option that must be a number"
-        raise ValueError(f"policy {spec!r} {problem}.") from None
+        raise ValueError(f"policy {shown(spec)} {problem}.") from None
 
 
 def _value(text: str) -> int | float | str | None:

@@ -4,6 +4,8 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from .numbers import MOST_AMOUNT, MOST_UNITS, is_number, is_whole, shown
+
 
 class Cores:
     """
@@ -60,8 +62,8 @@ class GpuCells:
     """
 
     def __init__(self, gpus: int):
-        if gpus < 1:
-            raise ValueError(f"`gpus` of GpuCells must be at least 1, not {gpus!r}.")
+        if not is_whole(gpus, 1, MOST_UNITS):
+            raise ValueError(f"`gpus` of GpuCells must be a whole number from 1 to {MOST_UNITS}, not {shown(gpus)}.")
         self.gpus = gpus
         self._taken: dict[int, int] = {}  # start: size
         self._free: dict[int, set[int]] = {}  # size: starts
@@ -135,8 +137,8 @@ class Concurrency:
     """At most `limit` at once."""
 
     def __init__(self, limit: int):
-        if not limit >= 1:
-            raise ValueError(f"`limit` of Concurrency must be at least 1, not {limit!r}.")
+        if not is_number(limit, 1):
+            raise ValueError(f"`limit` of Concurrency must be a number from 1 to {MOST_AMOUNT:g}, not {shown(limit)}.")
         self.limit = self.allowed = float(limit)
         self.in_use = 0.0
 
@@ -170,9 +172,10 @@ class TokenBucket:
     """`rate` calls a second on average and at most `burst` at once: in any window of T seconds, rate T + burst calls."""
 
     def __init__(self, rate: float, burst: float):
-        if not (0 < rate < math.inf and 1 <= burst < math.inf):
+        if not (is_number(rate) and rate > 0 and is_number(burst, 1)):
             raise ValueError(
-                f"TokenBucket(rate={rate!r}, burst={burst!r}): a rate above 0 and a burst from 1 are allowed."
+                f"TokenBucket(rate={shown(rate)}, burst={shown(burst)}): a rate above 0 and a burst from 1 are allowed, up to "
+                f"{MOST_AMOUNT:g}."
             )
         self.limit = self.rate = rate
         self.burst = burst
@@ -224,9 +227,10 @@ class Window:
     """At most `limit` calls in any `per_s` seconds."""
 
     def __init__(self, limit: int, per_s: float):
-        if not (limit >= 1 and 0 < per_s < math.inf):
+        if not (is_number(limit, 1) and is_number(per_s) and per_s > 0):
             raise ValueError(
-                f"Window(limit={limit!r}, per_s={per_s!r}): a limit from 1 and a time above 0 are allowed."
+                f"Window(limit={shown(limit)}, per_s={shown(per_s)}): a limit from 1 and a time above 0 are allowed, up to "
+                f"{MOST_AMOUNT:g}."
             )
         self.limit, self.per_s = limit, per_s
         self._calls: deque[tuple[float, float]] = deque()

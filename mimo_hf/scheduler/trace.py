@@ -7,17 +7,30 @@ README.md lists its fields.
 
 import difflib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .numbers import (
+    MOST_AMOUNT,
+    MOST_COUNT,
+    MOST_LETTERS,
+    MOST_SECONDS,
+    MOST_SHOWN,
+    MOST_UNITS,
+    is_name,
+    is_number,
+    is_whole,
+    shown,
+)
 from .types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
 
 FORMAT = "mimo-trace"
 TIMES = ("t1_s", "gap_s", "est_s", "submit_s", "start_s", "end_s", "release_s", "restore_s")
-MOST_TOLD = 10
+MOST_TOLD, MOST_PROBLEMS = 10, 1000
+MOST_LINE = 1 << 20
 SAMPLE = """\
 {"format": "mimo-trace", "version": 1, "nodes": {"local": {"cpu": 4}}}
 {"id": 0, "kind": "tests", "cost": {"cpu": 1}, "t1_s": 2.5, "trajectory": "a"}
@@ -31,7 +44,7 @@ class TraceError(ValueError):
     A trace is not as it should be. The message names file and line of the first ten problems.
 
     Attributes:
-        problems: all of them, as `file:line: what is wrong`.
+        problems: each as `file:line: what is wrong`; after a thousand, the rest of the file is not read.
     """
 
     def __init__(self, problems: list[str]):
@@ -115,25 +128,24 @@ def _range_as_json(amount: ElasticRange) -> dict[str, Any]:
 
 def _range_from_json(found: dict[str, Any]) -> ElasticRange:
     if unknown := found.keys() - {"min", "max", "allowed", "curve"}:
-        raise ValueError(
-            f"`cost` has a range with {', '.join(sorted(unknown))}; min, max, allowed and curve are known"
-        )
+        raise ValueError(f"`cost` has a range with {_listed(unknown)}; min, max, allowed and curve are known")
     if missing := {"min", "max"} - found.keys():
         raise ValueError(f"`cost` has a range without {', '.join(sorted(missing))}")
     curve: Any = found.get("curve", {"amdahl": 0.05})
     if curve is not None:
         if not isinstance(curve, dict) or len(curve) != 1 or not curve.keys() <= {"amdahl", "power", "table"}:
-            raise ValueError(f'`curve` must be {{"amdahl": s}}, {{"power": a}} or {{"table": [...]}}; got {curve!r}')
+            raise ValueError(
+                f'`curve` must be {{"amdahl": s}}, {{"power": a}} or {{"table": [...]}}; got {shown(curve)}'
+            )
         ((name, value),) = curve.items()
         try:
-            if name == "table":
-                value = tuple((int(m), float(share)) for m, share in value)
-            curve = {"amdahl": Amdahl, "power": PowerLaw, "table": TableCurve}[name](value)
-        except TypeError:
-            raise ValueError(f"`curve` {name} can't be {value!r}") from None
+            given = tuple((m, float(share)) for m, share in value) if name == "table" else value
+            curve = {"amdahl": Amdahl, "power": PowerLaw, "table": TableCurve}[name](given)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"`curve` {name} can't be {shown(value)}: {error}") from None
     allowed = found.get("allowed")
-    if allowed is not None and not (isinstance(allowed, list) and all(map(_is_count, allowed))):
-        raise ValueError(f"`allowed` must be a list of whole numbers; got {allowed!r}")
+    if allowed is not None and not (isinstance(allowed, list) and all(map(is_whole, allowed))):
+        raise ValueError(f"`allowed` must be a list of whole numbers; got {shown(allowed)}")
     return ElasticRange(found["min"], found["max"], None if allowed is None else tuple(allowed), curve)
 
 
@@ -168,7 +180,7 @@ def read_trace(path: Path | str) -> Trace:
     """Raises TraceError (a ValueError) that names file and line of everything that is wrong."""
     try:
         with open(path, encoding="utf-8") as file:
-            return parse_trace(file, str(path))
+            return parse_trace(iter(partial(file.readline, MOST_LINE + 1), ""), str(path))
     except UnicodeDecodeError as error:
         raise TraceError([f"{path} is not UTF-8 text ({error.reason}); is it a trace?"]) from None
 
@@ -181,6 +193,12 @@ def parse_trace(lines: Iterable[str], name: str = "trace") -> Trace:
     problems: list[str] = []
     number = 0
     for number, line in enumerate(lines, 1):
+        if len(problems) >= MOST_PROBLEMS:
+            problems.append(f"{name}:{number}: {MOST_PROBLEMS} lines can't be used; the rest was not read.")
+            break
+        if len(line) > MOST_LINE:
+            problems.append(f"{name}:{number}: the line is longer than {MOST_LINE} characters; is it a trace?")
+            break
         if not line.strip():
             continue
         try:
@@ -207,10 +225,12 @@ def parse_trace(lines: Iterable[str], name: str = "trace") -> Trace:
 def _object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"this is not JSON: {error}; found {line.strip()[:80]}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"this is not JSON: {error}; found {shown(line.strip())}") from None
+    except ValueError:
+        raise ValueError(f"a number has thousands of digits; found {shown(line.strip())}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"a JSON object is needed; found {line.strip()[:80]}")
+        raise ValueError(f"a JSON object is needed; found {shown(line.strip())}")
     return found
 
 
@@ -218,50 +238,59 @@ def _read_header(trace: Trace, found: dict[str, Any]):
     if found.get("format") != FORMAT or found.get("version") != 1:
         raise ValueError(f'the first line must be {{"format": "{FORMAT}", "version": 1, "nodes": ...}}')
     nodes = found.pop("nodes", {})
-    for node in nodes.values() if isinstance(nodes, dict) else [None]:
-        if not isinstance(node, dict) or not all(map(_is_amount, node.values())):
-            raise ValueError(
-                f'`nodes` must be like {{"local": {{"cpu": 4}}}}, amounts by node and resource; got {nodes!r}'
-            )
+    wrong = nodes
+    if isinstance(nodes, dict):
+        wrong = {name: node for name, node in nodes.items() if not (is_name(name) and _is_node(node))}
+    if wrong or not isinstance(nodes, dict):
+        raise ValueError(
+            f'`nodes` must be like {{"local": {{"cpu": 4}}}}, amounts by node and resource from 0 to {MOST_AMOUNT:g}; got {shown(wrong)}'
+        )
+    for name, (fits, words) in HEADER_FIELDS.items():
+        if found.get(name) is not None and not fits(found[name]):
+            raise ValueError(f"`{name}` of the header must be {words}; got {shown(found[name])}")
     trace.nodes = nodes
     trace.header = {key: value for key, value in found.items() if key not in ("format", "version")}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_name(name) and is_number(amount) for name, amount in value.items())
 
 
-def _is_amount(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(name if is_name(name) and len(name) <= MOST_SHOWN else shown(name) for name in sorted(names)[:5])
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-_TEXT, _COUNT = (_is_text, "a word"), (_is_count, "a whole number from 0")
-_TIME = (_is_amount, "a number of seconds from 0")
+_is_units = partial(is_whole, most=MOST_UNITS)
+_TEXT = (is_name, f"a word of at most {MOST_LETTERS} letters, without control characters")
+_TIME = (partial(is_number, most=MOST_SECONDS), f"a number of seconds from 0 to {MOST_SECONDS:g}")
+HEADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {"policy": _TEXT, "overhead_s": _TIME}
 # What a field must be, where it is not null, which is as good as absent.
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": _COUNT,
+    "id": (is_whole, f"a whole number from 0 to {MOST_COUNT}"),
     "kind": _TEXT,
-    "cost": (lambda value: isinstance(value, dict), 'an amount by resource, such as {"cpu": 1}'),
+    "cost": (
+        lambda value: isinstance(value, dict) and all(map(is_name, value)),
+        'an amount by resource, such as {"cpu": 1}',
+    ),
     **dict.fromkeys(("trajectory", "task", "env", "node", "outcome"), _TEXT),
     **dict.fromkeys(TIMES, _TIME),
-    "priority": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    **dict.fromkeys(("units", "attempt"), _COUNT),
-    "cores": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of core numbers"),
+    "priority": (partial(is_whole, least=-MOST_COUNT), f"a whole number from {-MOST_COUNT} to {MOST_COUNT}"),
+    **dict.fromkeys(("units", "attempt"), (_is_units, f"a whole number from 0 to {MOST_UNITS}")),
+    "cores": (
+        lambda value: isinstance(value, list) and all(map(_is_units, value)),
+        f"a list of core numbers up to {MOST_UNITS}",
+    ),
 }
 
 
 def _record(found: dict[str, Any], ends: dict[str, float], costs: dict[str, Mapping[str, Any]]) -> Record:
     for name, value in found.items():
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, 1)
-            raise ValueError(f"unknown field {name}" + (f"; is {near[0]} meant?" if near else ""))
+            near = difflib.get_close_matches(name[:MOST_SHOWN], FIELDS, 1)
+            raise ValueError(f"unknown field {_listed([name])}" + (f"; is {near[0]} meant?" if near else ""))
         fits, words = FIELDS[name]
         if value is not None and not fits(value):
-            raise ValueError(f"`{name}` must be {words}; got {value!r}")
+            raise ValueError(f"`{name}` must be {words}; got {shown(value)}")
     found = {name: value for name, value in found.items() if value is not None}
     if missing := [name for name in ("id", "kind", "cost") if name not in found]:
         raise ValueError(f"{', '.join(map(repr, missing))} {'is' if len(missing) == 1 else 'are'} missing")

@@ -1,12 +1,21 @@
 """Actions: what they cost, and how much faster they run on more units."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import WorkerLost
-from .numbers import is_whole, shown
+from .numbers import (
+    MOST_AMOUNT,
+    MOST_COUNT,
+    MOST_LETTERS,
+    MOST_SECONDS,
+    MOST_UNITS,
+    is_name,
+    is_number,
+    is_whole,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -16,8 +25,8 @@ class Amdahl:
     serial: float
 
     def __post_init__(self):
-        if not 0 <= self.serial <= 1:
-            raise ValueError(f"`serial` of Amdahl must lie in 0..1, not {self.serial!r}.")
+        if not is_number(self.serial, 0, 1):
+            raise ValueError(f"`serial` of Amdahl must lie in 0..1, not {shown(self.serial)}.")
 
     def share(self, units: int) -> float:
         """T(m)/T(1)."""
@@ -33,8 +42,8 @@ class PowerLaw:
     alpha: float
 
     def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"`alpha` of PowerLaw must lie in 0..1, not {self.alpha!r}.")
+        if not is_number(self.alpha, 0, 1):
+            raise ValueError(f"`alpha` of PowerLaw must lie in 0..1, not {shown(self.alpha)}.")
 
     def share(self, units: int) -> float:
         """T(m)/T(1)."""
@@ -57,9 +66,13 @@ class TableCurve:
     def __post_init__(self):
         units = [m for m, _ in self.shares]
         if not units or self.shares[0] != (1, 1.0) or units != sorted(set(units)):
-            raise ValueError(f"`shares` of TableCurve must start with (1, 1.0) and rise in m, not {self.shares!r}.")
-        if any(not m * share > 0 for m, share in self.shares):
-            raise ValueError(f"`shares` of TableCurve must be positive, not {self.shares!r}.")
+            raise ValueError(
+                f"`shares` of TableCurve must start with (1, 1.0) and rise in m, not {shown(self.shares)}."
+            )
+        if not all(is_whole(m, 1, MOST_UNITS) and is_number(share) and share > 0 for m, share in self.shares):
+            raise ValueError(
+                f"`shares` of TableCurve must be positive, for at most {MOST_UNITS} units, not {shown(self.shares)}."
+            )
 
     def share(self, units: int) -> float:
         """T(m)/T(1)."""
@@ -77,7 +90,7 @@ class ElasticRange:
     A cost the scheduler may choose when the action starts.
 
     Args:
-        min, max: units, 1 <= min <= max.
+        min, max: units, 1 <= min <= max <= 1,000,000.
         allowed: the only amounts that make sense, such as (1, 2, 4, 8); None: every whole number in the range.
         curve: how much faster more units are; None: fitted to what actions of this kind took on different units.
     """
@@ -88,17 +101,17 @@ class ElasticRange:
     curve: Curve | None = Amdahl(0.05)
 
     def __post_init__(self):
-        whole = isinstance(self.min, int) and isinstance(self.max, int)
-        if not (whole and 1 <= self.min <= self.max):
+        if not (is_whole(self.max, 1, MOST_UNITS) and is_whole(self.min, 1, self.max)):
             raise ValueError(
-                f"ElasticRange(min={self.min!r}, max={self.max!r}): whole numbers with 1 <= min <= max are allowed."
+                f"ElasticRange(min={shown(self.min)}, max={shown(self.max)}): whole numbers with 1 <= min <= max <= {MOST_UNITS} "
+                "are allowed."
             )
         if self.allowed is None:
             return
         outside = [units for units in self.allowed if not self.min <= units <= self.max]
         if not self.allowed or outside or list(self.allowed) != sorted(set(self.allowed)):
             raise ValueError(
-                f"`allowed` of ElasticRange must be rising whole numbers in {self.min}..{self.max}, not {self.allowed!r}."
+                f"`allowed` of ElasticRange must be rising whole numbers in {self.min}..{self.max}, not {shown(self.allowed)}."
             )
 
 
@@ -232,6 +245,26 @@ class Action:
     env: str | None = None
 
 
+def check_action(action: Action):
+    """ValueError for a name or number that is none; what its cost must be, `Shape` says."""
+    for name in ("kind", "trajectory", "task", "env"):
+        value = getattr(action, name)
+        if not (is_name(value) or (value is None and name != "kind")):
+            raise ValueError(
+                f"`{name}` must be a word of at most {MOST_LETTERS} letters, without control characters; got {shown(value)}."
+            )
+    for name in ("timeout_s", "queue_timeout_s", "est_s"):
+        value = getattr(action, name)
+        if not (value is None or (is_number(value, 0, MOST_SECONDS) and (value > 0 or name == "est_s"))):
+            bounds = f"from 0 to {MOST_SECONDS:g}" if name == "est_s" else f"above 0, at most {MOST_SECONDS:g}"
+            raise ValueError(f"`{name}` must be a number of seconds {bounds}, or None; got {shown(value)}.")
+    for name, least in (("priority", -MOST_COUNT), ("retries", 0)):
+        if not is_whole(getattr(action, name), least):
+            raise ValueError(
+                f"`{name}` must be a whole number from {least} to {MOST_COUNT}; got {shown(getattr(action, name))}."
+            )
+
+
 class Shape:
     """A cost, taken apart once: `fixed` and `held` amounts by resource, and the range of the `key` resource."""
 
@@ -244,8 +277,10 @@ class Shape:
         for name, amount in cost.items():
             if isinstance(amount, ElasticRange):
                 continue
-            if isinstance(amount, bool) or not (isinstance(amount, int | float) and 0 <= amount < math.inf):
-                raise ValueError(f"`cost` of {name!r} must be a number from 0 up, or an ElasticRange, not {amount!r}.")
+            if not is_number(amount):
+                raise ValueError(
+                    f"`cost` of {shown(name)} must be a number from 0 to {MOST_AMOUNT:g}, or an ElasticRange, not {shown(amount)}."
+                )
         self.resources = frozenset(name for name, amount in cost.items() if name in elastic or amount)
         self.fixed: tuple[tuple[str, float], ...] = tuple(
             (name, amount) for name, amount in cost.items() if amount and not isinstance(amount, ElasticRange)

@@ -8,7 +8,7 @@ import struct
 from dataclasses import fields
 from typing import Any
 
-from .executors.worker import LENGTH
+from .executors.worker import LENGTH, length
 from .types import Action
 
 FIELDS = tuple(field.name for field in fields(Action))
@@ -25,8 +25,18 @@ def frame(number: int, word: str, content: Any) -> bytes:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, str, bytes]:
-    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    return pickle.loads(await reader.readexactly(size))  # noqa: S301  both sides call `check_peer` first
+    """
+    Number, word and content of the next message.
+
+    Raises:
+        ConnectionError: what came is none; the connection is of no more use.
+    """
+    body = await reader.readexactly(length(await reader.readexactly(LENGTH.size)))
+    try:
+        number, word, content = pickle.loads(body)  # noqa: S301  both sides call `check_peer` first
+    except Exception as error:  # noqa: BLE001  a pickle that is none raises anything
+        raise ConnectionError(f"what came is no message of a scheduler ({type(error).__name__}).") from None
+    return number, word, content
 
 
 def check_peer(writer: asyncio.StreamWriter):

@@ -21,10 +21,11 @@ from ...processes.bubblewrap import REMEDY, bubblewrap, filter_file
 from ..book import Node
 from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
 from ..errors import ActionTimeout, NotStarted, WorkerLost
+from ..numbers import MOST_UNITS, is_whole, shown
 from ..resources import Cores, GpuCells
 from .guard import send, tagged
 from .limits import counts_by_default
-from .worker import LENGTH
+from .worker import LENGTH, length
 
 _NAMES = itertools.count()
 
@@ -120,8 +121,7 @@ class Worker:
 
     async def receive(self) -> bytes:
         try:
-            (size,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
-            return await self.reader.readexactly(size)
+            return await self.reader.readexactly(length(await self.reader.readexactly(LENGTH.size)))
         except (asyncio.IncompleteReadError, ConnectionError, OSError) as error:
             raise WorkerLost(f"worker {self.process.pid} died; the action may have started.") from error
 
@@ -219,6 +219,8 @@ class LocalExecutor:
         nodes = numa_nodes()
         present = sum(len(node) for node in nodes)
         wanted = present - reserve_cores if cores is None else cores
+        if cores is not None and not is_whole(cores, 1, MOST_UNITS):
+            raise ValueError(f"`cores` must be a whole number from 1 to {MOST_UNITS}, or None, not {shown(cores)}.")
         if wanted < 1:
             raise ValueError(f"`reserve_cores={reserve_cores}` leaves none of this machine's {present} cores.")
         self.enforce = enforcement(enforce)
@@ -232,6 +234,7 @@ class LocalExecutor:
         self.cores_by_node = _first(nodes, wanted)
         self._cores = Cores(self.cores_by_node)
         self._capacity = {"cpu": wanted, **(resources or {})}
+        self.nodes()  # ValueError for capacities that are none
         self.kill_grace_s = kill_grace_s
         self.prefix = globals()["sandbox"](sandbox)
         self.counts_processes = counts_by_default(self.prefix)
@@ -249,8 +252,10 @@ class LocalExecutor:
         return f"LocalExecutor(cores={self._capacity['cpu']}, enforce={self.enforce!r})"
 
     def nodes(self) -> list[Node]:
-        gpus = int(self._capacity.get("gpu", 0))
-        return [Node(self.name, self._capacity, self._cores, GpuCells(gpus) if gpus else None)]
+        node = Node(self.name, self._capacity, self._cores)
+        if gpus := int(self._capacity.get("gpu", 0)):
+            node.gpus = GpuCells(gpus)
+        return [node]
 
     async def start(self, node_lost: Any = None, node_joined: Any = None):
         self._folder = tempfile.mkdtemp(prefix="mimo-actions-")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..book import Lease, Node
 from ..errors import ActionTimeout, NotStarted, SchedulerError, WorkerLost
+from ..numbers import MOST_UNITS, is_whole, shown
 from ..resources import Cores, GpuCells
 from .local import LocalExecutor
 
@@ -102,8 +103,10 @@ class RayExecutor:
         sandbox: str = "none",
         reserve: bool = True,
     ):
-        if cores_per_node is not None and cores_per_node < 1:
-            raise ValueError(f"`cores_per_node` must be at least 1 or None, not {cores_per_node!r}.")
+        if cores_per_node is not None and not is_whole(cores_per_node, 1, MOST_UNITS):
+            raise ValueError(
+                f"`cores_per_node` must be at least 1 and at most {MOST_UNITS}, or None, not {shown(cores_per_node)}."
+            )
         self.address = address
         self.cores_per_node = cores_per_node
         self.resources = dict(resources or {})

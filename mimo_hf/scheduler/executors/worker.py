@@ -31,6 +31,7 @@ from .limits import process_words
 from .output import collect
 
 LENGTH = struct.Struct("!Q")
+MOST_BYTES = 1 << 40  # what does not speak our language announces more
 LINGER_S = 0.02
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KEPT_VARIABLES = (
@@ -53,7 +54,15 @@ CONTAINER_LIMITS = {"AS": "--memory", "NPROC": "--pids-limit"}
 def read_message(channel: socket.socket) -> bytes | None:
     """The next message; None once the other side is gone."""
     header = _read(channel, LENGTH.size)
-    return None if header is None else _read(channel, LENGTH.unpack(header)[0])
+    return None if header is None else _read(channel, length(header))
+
+
+def length(header: bytes) -> int:
+    """Of the message that follows; ConnectionError where the other side can't mean it."""
+    (size,) = LENGTH.unpack(header)
+    if size > MOST_BYTES:
+        raise ConnectionError(f"a message of {size} bytes was announced; at most {MOST_BYTES} are taken.")
+    return size
 
 
 def _read(channel: socket.socket, size: int) -> bytes | None:
