@@ -85,7 +85,7 @@ def record(
     Raises:
         BusyMachineError: after writing `<name>.busy.json`; it names the file, the load and the way to insist.
     """
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).resolve()
     own_command = shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
     machine = SINCE_IMPORT.figures()
     busy = timed and is_busy(machine)
