@@ -5,7 +5,7 @@ import threading
 import time
 
 from mimo_hf.scheduler import QuotaRefused
-from mimo_hf.scheduler.resources import TokenBucket
+from mimo_hf.scheduler.core.resources import TokenBucket
 
 
 class Provider:

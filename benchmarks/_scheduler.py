@@ -9,8 +9,8 @@ from pathlib import Path
 
 from _record import RESULTS, force_option
 
-from mimo_hf.scheduler.trace import Trace
-from mimo_hf.scheduler.types import ElasticRange
+from mimo_hf.scheduler.core.types import ElasticRange
+from mimo_hf.scheduler.simulate.trace import Trace
 
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

@@ -4,7 +4,7 @@ Coding workload in simulation: policies, pods and Ray's own rules over a sweep o
     python benchmarks/scheduler_coding.py
     python benchmarks/scheduler_coding.py --seeds 2 --trajectories 40 --out /tmp/quick   # seconds, writes elsewhere
 
-The trace is ours, after public descriptions of ARL-Tangram's (see mimo_hf/scheduler/workloads.py); pods are our model of them.
+The trace is ours, after public descriptions of ARL-Tangram's (see mimo_hf/scheduler/simulate/workloads.py); pods are our model of them.
 """
 
 import statistics
@@ -12,9 +12,9 @@ import statistics
 from _record import record
 from _scheduler import flat, interval, parse, simulate_ray
 
-from mimo_hf.scheduler.bounds import act_lower_bound_s, step_lower_bound_s
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.workloads import as_pods, coding, opened, with_noise
+from mimo_hf.scheduler.simulate.bounds import act_lower_bound_s, step_lower_bound_s
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.workloads import as_pods, coding, opened, with_noise
 
 LOADS = (60, 80, 120, 160, 240, 320, 640, 1280)
 POLICIES = (

@@ -23,11 +23,11 @@ from _record import record
 from _scheduler import flat, interval, parse
 
 from mimo_hf.scheduler import Action, ActionScheduler, QuotaRefused, SchedulerConfig
+from mimo_hf.scheduler.core.resources import TokenBucket
 from mimo_hf.scheduler.executors.local import LocalExecutor
-from mimo_hf.scheduler.resources import TokenBucket
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.trace import read_trace
-from mimo_hf.scheduler.workloads import deepsearch, scaled
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.trace import read_trace
+from mimo_hf.scheduler.simulate.workloads import deepsearch, scaled
 
 TASKS, JUDGES = 4, 8
 

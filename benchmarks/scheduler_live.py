@@ -22,8 +22,8 @@ from _record import record
 from _scheduler import flat, interval, parse
 
 from mimo_hf.scheduler import Action, ActionScheduler, Amdahl, ElasticRange, SchedulerConfig
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.trace import read_trace
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.trace import read_trace
 
 SERIAL = 0.05
 

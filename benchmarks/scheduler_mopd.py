@@ -22,9 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mimo_hf.scheduler import ActionScheduler, SchedulerConfig
 from mimo_hf.scheduler.executors.local import LocalExecutor
-from mimo_hf.scheduler.service_sim import mopd_requests, recorded_requests, simulate_services
-from mimo_hf.scheduler.teachers import TeacherPool
-from mimo_hf.scheduler.trace import read_trace
+from mimo_hf.scheduler.services.teachers import TeacherPool
+from mimo_hf.scheduler.simulate.service_calls import mopd_requests, recorded_requests, simulate_services
+from mimo_hf.scheduler.simulate.trace import read_trace
 
 CONDITIONS = (("light, 1.2 % of 36 GPUs' places", 1.6), ("5 % of 36 GPUs' places", 6.7))
 

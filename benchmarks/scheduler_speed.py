@@ -22,8 +22,8 @@ from mimo_hf.scheduler.executors.local import LocalExecutor
 
 SIMULATION = """
 import resource, sys, time
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.workloads import coding, poisson
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.workloads import coding, poisson
 workload, policy, count, cores = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 trace = poisson(count, 0.8 * cores, units=cores) if workload == "poisson" else coding(count, cores=cores)
 begin, used = time.perf_counter(), time.process_time()

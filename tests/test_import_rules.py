@@ -1,6 +1,7 @@
 """Who may import whom: every import statement in the source folders is checked against the tables below."""
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
@@ -16,13 +17,14 @@ FOLDERS = {
     "kernels": "mimo_hf.kernels",
 }
 
-# A room may import itself and the rooms in its line ("scheduler.client" is that one module). Only TOP may import all.
+# A room may import itself and the rooms in its line ("scheduler.sharing.client" is that one module). Only TOP may import all.
 TOP = {"__init__", "__main__", "cli", "command_kit", "demo", "recipe"}
 LOWER = {"data", "hub", "metrics", "modeling", "oam"}
 MAY_IMPORT = {
     "trainers": LOWER - {"modeling"},
-    "rewards": LOWER | {"processes", "scheduler.client"},
-    "scheduler": LOWER | {"processes"},
+    "rewards": LOWER | {"processes", "scheduler.sharing.client"},
+    "scheduler": LOWER | {"moved", "processes"},
+    "moved": set(),
     "processes": set(),
     "modeling": {"hub"},
     "metrics": {"hub"},
@@ -39,9 +41,20 @@ ONLY_PACKAGES = {
     "kernels/*/torch-ext/**/*.py": {"torch", "triton"},
 }
 
-# The simulator and the live scheduler run the same code: no clock, no input or output, no threads, no torch in these
-# two files, nor in any file of their folder that they import.
-PURE_FILES = ["mimo_hf/scheduler/core.py", "mimo_hf/scheduler/policies.py"]
+# Streets of a room, and which of them each may import; files of the room itself may be imported where the second set says so.
+STREETS = {
+    "scheduler": {
+        "core": {"errors"},
+        "executors": {"core", "errors"},
+        "services": {"core", "config", "errors"},
+        "simulate": {"core", "services", "errors"},
+        "sharing": {"core", "executors", "config", "errors"},
+        "live": {"core", "executors", "services", "simulate", "sharing", "config", "errors"},
+    },
+}
+
+# The simulator and the live scheduler run the same code: no clock, no input or output, no threads, no torch in this street.
+PURE = "mimo_hf/scheduler/core"
 PURE_IMPORTS = {
     "__future__",
     "abc",
@@ -107,22 +120,49 @@ def package_violations(root):
                     yield f"{path}:{line}: only {sorted(packages)} and the standard library, not {name}"
 
 
+def street_violations(root):
+    for room, streets in STREETS.items():
+        for street, others in streets.items():
+            for file in sorted((root / "mimo_hf" / room / street).rglob("*.py")):
+                path = file.relative_to(root)
+                for line, name in imports(root, path):
+                    parts = name.split(".")
+                    if parts[:2] == ["mimo_hf", room] and parts[2] not in {street, *others}:
+                        yield f"{path}:{line}: {room}.{street} may not import {name}"
+
+
 def purity_violations(root):
-    waiting = [Path(name) for name in PURE_FILES if (root / name).exists()]
-    seen = set()
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
+    for file in sorted((root / PURE).glob("*.py")):
+        path = file.relative_to(root)
         for line, name in imports(root, path):
-            if name.startswith("mimo_hf.scheduler."):
-                sibling = Path("mimo_hf/scheduler") / f"{name.split('.')[2]}.py"
-                if (root / sibling).exists():
-                    waiting.append(sibling)
-                    continue
-            if name.split(".")[0] not in PURE_IMPORTS:
+            if name.split(".")[0] not in {*PURE_IMPORTS, "mimo_hf"}:
                 yield f"{path}:{line}: the scheduler's core is pure and may not import {name}"
+
+
+def first_imports(root, path):
+    """Names of modules that are imported when the file is, not later by a function nor by type checkers alone."""
+    tree = ast.parse((root / path).read_text(encoding="utf-8"))
+    later = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    later += [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    hidden = {inner.lineno for node in later for inner in ast.walk(node) if hasattr(inner, "lineno")}
+    return {name for line, name in imports(root, path) if line not in hidden}
+
+
+def circles(root):
+    """Modules that import each other, if there are any, as a list that ends where it began."""
+    modules = {}
+    for folder in ("mimo_hf", "modeling", "trainers"):
+        for file in (root / folder).rglob("*.py"):
+            modules[module_name(file.relative_to(root))] = file.relative_to(root)
+    graph = {}
+    for module, path in modules.items():
+        names = {name if name in modules else name.rpartition(".")[0] for name in first_imports(root, path)}
+        graph[module] = names & modules.keys() - {module}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
 
 
 def violations(root):
@@ -133,6 +173,19 @@ def violations(root):
                 yield from room_violations(root, path)
     yield from package_violations(root)
     yield from purity_violations(root)
+    yield from street_violations(root)
+
+
+def test_no_modules_import_each_other():
+    assert circles(ROOT) == []
+
+
+def test_a_circle_is_found(tmp_path):
+    plant(tmp_path, "mimo_hf/oam/a.py", "from .b import f")
+    (tmp_path / "mimo_hf/oam/b.py").write_text("from . import a")
+    assert set(circles(tmp_path)) == {"mimo_hf.oam.a", "mimo_hf.oam.b"}
+    (tmp_path / "mimo_hf/oam/b.py").write_text("def g():\n    from . import a")
+    assert circles(tmp_path) == []
 
 
 def test_every_import_keeps_the_rules():
@@ -154,9 +207,9 @@ FORBIDDEN = [
     ("mimo_hf/data/corpus.py", "import mimo_hf.recipe"),
     ("mimo_hf/oam/channel.py", "import numpy as np"),
     ("mimo_hf/oam/channel.py", "from ..hub import tiny"),
-    ("mimo_hf/scheduler/core.py", "import time"),
-    ("mimo_hf/scheduler/policies.py", "from . import Scheduler"),
-    ("mimo_hf/scheduler/policies.py", "import torch"),
+    ("mimo_hf/scheduler/core/scheduler.py", "import time"),
+    ("mimo_hf/scheduler/core/policies.py", "from ..live import dispatch"),
+    ("mimo_hf/scheduler/core/policies.py", "import torch"),
     ("mimo_hf/newroom/x.py", "import math"),
     ("kernels/sale-attn/torch-ext/sale_attn/layers.py", "import numpy"),
     ("kernels/sale-attn/torch-ext/sale_attn/layers.py", "import kernels"),
@@ -166,11 +219,14 @@ FORBIDDEN = [
 ALLOWED = [
     ("modeling/mimo/modeling_mimo.py", "from ..mtp import MTPHead\nfrom ...hub import tiny\nimport kernels"),
     ("trainers/mopd_trainer.py", "from trl import SFTTrainer\nfrom .mopd_config import MOPDConfig"),
-    ("mimo_hf/rewards/code.py", "from ..scheduler.client import SchedulerClient\nfrom ..scheduler import client"),
+    (
+        "mimo_hf/rewards/code.py",
+        "from ..scheduler.sharing.client import SchedulerClient\nfrom ..scheduler.sharing import client",
+    ),
     ("mimo_hf/cli.py", "from . import recipe\nfrom .trainers import mopd_trainer"),
     ("mimo_hf/__init__.py", "from .modeling.mimo import MiMoConfig"),
     ("mimo_hf/oam/channel.py", "import cmath\nimport torch.nn\nfrom .geometry import ring"),
-    ("mimo_hf/scheduler/server.py", "import asyncio\nfrom . import core"),
+    ("mimo_hf/scheduler/sharing/server.py", "import asyncio\nfrom . import core"),
     ("kernels/sale-attn/torch-ext/sale_attn/__init__.py", "from . import layers\nimport triton.language as tl"),
 ]
 
@@ -192,9 +248,6 @@ def test_an_allowed_import_passes(tmp_path, path, source):
     assert list(violations(tmp_path)) == []
 
 
-def test_the_scheduler_core_stays_pure_through_its_siblings(tmp_path):
-    plant(tmp_path, "mimo_hf/scheduler/core.py", "from .resources import Resource\nfrom .types import Action")
-    (tmp_path / "mimo_hf/scheduler/types.py").write_text("from dataclasses import dataclass")
-    (tmp_path / "mimo_hf/scheduler/resources.py").write_text("import os")
-    (tmp_path / "mimo_hf/scheduler/executor.py").write_text("import os")
-    assert [violation.split(":")[0] for violation in violations(tmp_path)] == ["mimo_hf/scheduler/resources.py"]
+def test_all_of_the_scheduler_core_is_pure(tmp_path):
+    plant(tmp_path, "mimo_hf/scheduler/core/resources.py", "import os")
+    assert [violation.split(":")[0] for violation in violations(tmp_path)] == ["mimo_hf/scheduler/core/resources.py"]

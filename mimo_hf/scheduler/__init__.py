@@ -3,38 +3,40 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ..moved import moved
+
 _HOME = {
-    "Action": "types",
-    "ActionHandle": "handles",
-    "ActionScheduler": "live",
+    "Action": "core.types",
+    "ActionHandle": "live.handles",
+    "ActionScheduler": "live.scheduler",
     "ActionTimeout": "errors",
-    "AlreadyOwned": "owner",
-    "Amdahl": "types",
-    "Command": "types",
-    "Concurrency": "resources",
-    "ElasticRange": "types",
+    "AlreadyOwned": "sharing.owner",
+    "Amdahl": "core.types",
+    "Command": "core.types",
+    "Concurrency": "core.resources",
+    "ElasticRange": "core.types",
     "EnvironmentLost": "errors",
-    "ModelService": "services",
-    "PinnedHostHook": "pinned",
-    "PowerLaw": "types",
+    "ModelService": "services.manager",
+    "PinnedHostHook": "services.pinned",
+    "PowerLaw": "core.types",
     "QueueFull": "errors",
     "QuotaRefused": "errors",
-    "SchedulerClient": "client",
+    "SchedulerClient": "sharing.client",
     "SchedulerConfig": "config",
     "SchedulerLost": "errors",
-    "ServiceCall": "types",
-    "TableCurve": "types",
-    "TokenBucket": "resources",
-    "TorchService": "accel",
+    "ServiceCall": "core.types",
+    "TableCurve": "core.types",
+    "TokenBucket": "core.resources",
+    "TorchService": "services.torch_service",
     "Unsatisfiable": "errors",
-    "Window": "resources",
+    "Window": "core.resources",
     "WorkerLost": "errors",
 }
 
 if TYPE_CHECKING:
-    from .accel import TorchService
-    from .client import SchedulerClient
     from .config import SchedulerConfig
+    from .core.resources import Concurrency, TokenBucket, Window
+    from .core.types import Action, Amdahl, Command, ElasticRange, PowerLaw, ServiceCall, TableCurve
     from .errors import (
         ActionTimeout,
         EnvironmentLost,
@@ -44,13 +46,28 @@ if TYPE_CHECKING:
         Unsatisfiable,
         WorkerLost,
     )
-    from .handles import ActionHandle
-    from .live import ActionScheduler
-    from .owner import AlreadyOwned
-    from .pinned import PinnedHostHook
-    from .resources import Concurrency, TokenBucket, Window
-    from .services import ModelService
-    from .types import Action, Amdahl, Command, ElasticRange, PowerLaw, ServiceCall, TableCurve
+    from .live.handles import ActionHandle
+    from .live.scheduler import ActionScheduler
+    from .services.manager import ModelService
+    from .services.pinned import PinnedHostHook
+    from .services.torch_service import TorchService
+    from .sharing.client import SchedulerClient
+    from .sharing.owner import AlreadyOwned
+
+
+# Pickles, scripts and notebooks of the last release name these.
+moved(
+    __name__,
+    {
+        "accel": "services.torch_service", "book": "core.book", "bounds": "simulate.bounds", "cli": "command",
+        "client": "sharing.client", "cpu": "executors.cpu", "dispatch": "live.dispatch", "durations": "core.durations",
+        "export": "simulate.export", "handles": "live.handles", "metrics": "live.metrics", "owner": "sharing.owner",
+        "pinned": "services.pinned", "policies": "core.policies", "queues": "core.queues", "recording": "live.recording",
+        "residency": "services.residency", "resources": "core.resources", "server": "sharing.server",
+        "service_sim": "simulate.service_calls", "sim": "simulate.simulator", "teachers": "services.teachers",
+        "trace": "simulate.trace", "types": "core.types", "wire": "sharing.wire", "workloads": "simulate.workloads",
+    },
+)  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .numbers import MOST_AMOUNT, MOST_COUNT, MOST_UNITS, is_number, is_whole, shown
-from .policies import Policy, make_policy
-from .resources import Concurrency, Quota, TokenBucket, Window
+from .core.numbers import MOST_AMOUNT, MOST_COUNT, MOST_UNITS, is_number, is_whole, shown
+from .core.policies import Policy, make_policy
+from .core.resources import Concurrency, Quota, TokenBucket, Window
 
 MAY_BE_NONE = ("cpu_cores", "metrics_port", "gpu_bytes")
 CPU_LEVELS = ("auto", "cgroup2", "affinity", "count")

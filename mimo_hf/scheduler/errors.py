@@ -1,6 +1,6 @@
 """What can go wrong with an action that is not the action's own doing."""
 
-from .numbers import MOST_SECONDS, is_number, shown
+from .core.numbers import MOST_SECONDS, is_number, shown
 
 
 class SchedulerError(RuntimeError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from .types import Action, Command, ElasticRange
+from .core.types import Action, Command, ElasticRange
 
 try:
     from transformers.utils import get_json_schema

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.trace import Record, Trace
-from mimo_hf.scheduler.workloads import coding
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.trace import Record, Trace
+from mimo_hf.scheduler.simulate.workloads import coding
 
 
 def test_an_interval_is_that_of_students_t():

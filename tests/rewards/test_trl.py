@@ -8,7 +8,7 @@ import pytest
 
 from mimo_hf.rewards import CodeReward
 from mimo_hf.scheduler import ActionScheduler, SchedulerClient, SchedulerConfig
-from mimo_hf.scheduler.owner import ADDRESS_VARIABLE, LOCK_VARIABLE
+from mimo_hf.scheduler.sharing.owner import ADDRESS_VARIABLE, LOCK_VARIABLE
 
 from ..conftest import make_tokenizer
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from mimo_hf.scheduler import Action, ActionScheduler, SchedulerConfig
-from mimo_hf.scheduler.owner import ADDRESS_VARIABLE, LOCK_VARIABLE
+from mimo_hf.scheduler.sharing.owner import ADDRESS_VARIABLE, LOCK_VARIABLE
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from mimo_hf.scheduler import (
     SchedulerLost,
     WorkerLost,
 )
-from mimo_hf.scheduler.owner import ADDRESS_VARIABLE, current_owner
+from mimo_hf.scheduler.sharing.owner import ADDRESS_VARIABLE, current_owner
 
 from .conftest import call, drive
 

@@ -10,12 +10,12 @@ import sys
 import pytest
 
 from mimo_hf.scheduler import Action, Command
+from mimo_hf.scheduler.core.types import PROCESSES
 from mimo_hf.scheduler.executors import output
 from mimo_hf.scheduler.executors.limits import limits_processes, process_words
 from mimo_hf.scheduler.executors.local import SANDBOXES, LocalExecutor
 from mimo_hf.scheduler.executors.output import Kept
 from mimo_hf.scheduler.executors.worker import run_command
-from mimo_hf.scheduler.types import PROCESSES
 
 from .conftest import drive
 
@@ -74,7 +74,7 @@ def test_an_endless_writer_takes_no_memory_and_ends_at_its_time_limit():
     script = "import os\nline = b'x' * 65536\nfor _ in range(1600): os.write(1, line)\n"  # 100 MiB
     code = (
         "import resource, sys\nfrom mimo_hf.scheduler.executors.worker import run_command\n"
-        "from mimo_hf.scheduler.types import Command\n"
+        "from mimo_hf.scheduler.core.types import Command\n"
         "run_command(Command(('true',)), (), 1)\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"before = peak(); result = run_command(Command((sys.executable, '-c', {script!r}), output_bytes=10000), (), 1)\n"

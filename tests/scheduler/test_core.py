@@ -9,13 +9,13 @@ from collections import Counter
 
 import pytest
 
-from mimo_hf.scheduler.book import Node
-from mimo_hf.scheduler.core import Scheduler
-from mimo_hf.scheduler.durations import DurationModel
-from mimo_hf.scheduler.resources import Concurrency, Cores, GpuCells, TokenBucket
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.trace import Record, Trace
-from mimo_hf.scheduler.types import Action, Amdahl, ElasticRange, Shape
+from mimo_hf.scheduler.core.book import Node
+from mimo_hf.scheduler.core.durations import DurationModel
+from mimo_hf.scheduler.core.resources import Concurrency, Cores, GpuCells, TokenBucket
+from mimo_hf.scheduler.core.scheduler import Scheduler
+from mimo_hf.scheduler.core.types import Action, Amdahl, ElasticRange, Shape
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.trace import Record, Trace
 
 POLICIES = ["price", "fifo1", "fifo(dop=4)", "waterfill", "evict", "srpt(max_overtake=3)", "hrrn"]
 
@@ -404,8 +404,8 @@ def test_one_server_is_lindleys_recursion():
 
 
 DAMAGE = """
-from mimo_hf.scheduler.core import Scheduler
-from mimo_hf.scheduler.types import Action
+from mimo_hf.scheduler.core.scheduler import Scheduler
+from mimo_hf.scheduler.core.types import Action
 
 for damage in ("node.free['cpu'] += 1", "node.free['cpu'] = -1.0", "leases[0].cores = leases[1].cores = (0,)"):
     core = Scheduler({"n": {"cpu": 4}})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_hf.scheduler import cpu
+from mimo_hf.scheduler.executors import cpu
 
 
 def test_lists_of_cores_are_read():

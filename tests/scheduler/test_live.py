@@ -26,8 +26,8 @@ from mimo_hf.scheduler import (
     WorkerLost,
 )
 from mimo_hf.scheduler.executors.local import LocalExecutor
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.trace import read_trace
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.trace import read_trace
 
 from .conftest import alive, call, drive
 
@@ -202,7 +202,7 @@ def test_cancelling_a_running_action_ends_its_processes(tmp_path):
 def test_an_action_cancelled_between_its_lease_and_its_first_step_gives_the_lease_back():
     async def work(scheduler):
         handle = await scheduler.submit(Action("n", nothing, {"cpu": 4}))
-        scheduler._schedule()
+        scheduler._dispatcher.decide()
         assert handle.state == "starting"
         handle.cancel()
         await scheduler.run(Action("n", nothing, {"cpu": 4}))

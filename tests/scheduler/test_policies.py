@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from mimo_hf.scheduler.bounds import act_lower_bound_s, best_act_s, step_lower_bound_s
-from mimo_hf.scheduler.policies import make_policy, optimal_allotment, shrinking_optima, water_fill
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.trace import Record, Trace
-from mimo_hf.scheduler.types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
-from mimo_hf.scheduler.workloads import coding, opened, scaled
+from mimo_hf.scheduler.core.policies import make_policy, optimal_allotment, shrinking_optima, water_fill
+from mimo_hf.scheduler.core.types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
+from mimo_hf.scheduler.simulate.bounds import act_lower_bound_s, best_act_s, step_lower_bound_s
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.trace import Record, Trace
+from mimo_hf.scheduler.simulate.workloads import coding, opened, scaled
 
 POLICIES = [
     "price",

@@ -24,10 +24,10 @@ from mimo_hf.scheduler import (
     SchedulerConfig,
     SchedulerLost,
 )
-from mimo_hf.scheduler.book import Node
+from mimo_hf.scheduler.core.book import Node
 from mimo_hf.scheduler.executors import local
 from mimo_hf.scheduler.executors.guard import tagged
-from mimo_hf.scheduler.owner import current_owner
+from mimo_hf.scheduler.sharing.owner import current_owner
 
 from .conftest import alive, call, drive
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mimo_hf.scheduler.resources import Concurrency, Cores, GpuCells, TokenBucket, Window
+from mimo_hf.scheduler.core.resources import Concurrency, Cores, GpuCells, TokenBucket, Window
 
 
 def test_cores_come_from_the_smallest_numa_node_that_fits():

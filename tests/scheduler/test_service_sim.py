@@ -4,7 +4,7 @@ import heapq
 
 import pytest
 
-from mimo_hf.scheduler.service_sim import Request, mopd_requests, simulate_services
+from mimo_hf.scheduler.simulate.service_calls import Request, mopd_requests, simulate_services
 
 
 def test_resident_services_are_queues_of_their_own():

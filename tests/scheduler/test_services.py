@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mimo_hf.scheduler import Action, ModelService, PinnedHostHook, ServiceCall, TorchService
-from mimo_hf.scheduler.pinned import pinned_offload_with_hook
+from mimo_hf.scheduler.services.pinned import pinned_offload_with_hook
 
 from .conftest import drive
 

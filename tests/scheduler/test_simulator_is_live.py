@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mimo_hf.scheduler import Action, ActionScheduler, SchedulerConfig, TokenBucket, dispatch, live
-from mimo_hf.scheduler.book import Node
-from mimo_hf.scheduler.sim import simulate
-from mimo_hf.scheduler.workloads import coding, deepsearch
+from mimo_hf.scheduler import Action, ActionScheduler, SchedulerConfig, TokenBucket
+from mimo_hf.scheduler.core.book import Node
+from mimo_hf.scheduler.live import dispatch, scheduler as live
+from mimo_hf.scheduler.simulate.simulator import simulate
+from mimo_hf.scheduler.simulate.workloads import coding, deepsearch
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

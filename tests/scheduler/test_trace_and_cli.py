@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from mimo_hf.cli import main
-from mimo_hf.scheduler.export import chrome_trace, lanes, run_summary, width
-from mimo_hf.scheduler.sim import recorded, simulate
-from mimo_hf.scheduler.trace import (
+from mimo_hf.scheduler.core.types import Amdahl, ElasticRange, PowerLaw, TableCurve
+from mimo_hf.scheduler.simulate.export import chrome_trace, lanes, run_summary, width
+from mimo_hf.scheduler.simulate.simulator import recorded, simulate
+from mimo_hf.scheduler.simulate.trace import (
     FIELDS,
     SAMPLE,
     Record,
@@ -25,8 +26,7 @@ from mimo_hf.scheduler.trace import (
     trace_lines,
     write_trace,
 )
-from mimo_hf.scheduler.types import Amdahl, ElasticRange, PowerLaw, TableCurve
-from mimo_hf.scheduler.workloads import as_pods, coding, deepsearch, poisson, with_noise
+from mimo_hf.scheduler.simulate.workloads import as_pods, coding, deepsearch, poisson, with_noise
 
 HEADER = '{"format": "mimo-trace", "version": 1, "nodes": {"n": {"cpu": 4}}}'
 
@@ -181,7 +181,7 @@ def test_a_trace_without_actions_is_an_error_in_one_line(tmp_path, capsys):
 
 
 def test_actions_that_wait_for_ever_are_an_error(monkeypatch):
-    from mimo_hf.scheduler.core import Scheduler
+    from mimo_hf.scheduler.core.scheduler import Scheduler
 
     monkeypatch.setattr(Scheduler, "schedule", lambda self, now: [])
     trace = parse_trace([HEADER, '{"id": 3, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}'])

@@ -416,7 +416,7 @@ def test_turns_start_at_one(samples, scheduler, turns):
 def test_teachers_answer_with_the_log_probabilities_of_their_models():
     import asyncio
 
-    from mimo_hf.scheduler.teachers import TeacherPool
+    from mimo_hf.scheduler.services.teachers import TeacherPool
 
     models = {}
     for seed in range(3):

@@ -6,11 +6,12 @@ import os
 
 import pytest
 
-from mimo_hf.scheduler import Action, owner, wire
+from mimo_hf.scheduler import Action
+from mimo_hf.scheduler.core.types import Command
 from mimo_hf.scheduler.executors.local import sandbox
-from mimo_hf.scheduler.owner import LOCK_VARIABLE, Ownership, UntrustedLock, current_owner, lock_path
-from mimo_hf.scheduler.server import Server
-from mimo_hf.scheduler.types import Command
+from mimo_hf.scheduler.sharing import owner, wire
+from mimo_hf.scheduler.sharing.owner import LOCK_VARIABLE, Ownership, UntrustedLock, current_owner, lock_path
+from mimo_hf.scheduler.sharing.server import Server
 
 from .conftest import drive
 

@@ -9,19 +9,20 @@ import tracemalloc
 import pytest
 
 from mimo_hf.cli import main
-from mimo_hf.scheduler import QuotaRefused, SchedulerConfig, wire
+from mimo_hf.scheduler import QuotaRefused, SchedulerConfig
+from mimo_hf.scheduler.core.numbers import MOST_SHOWN, shown
+from mimo_hf.scheduler.core.policies import make_policy
+from mimo_hf.scheduler.core.resources import Concurrency, TokenBucket, Window
+from mimo_hf.scheduler.core.types import ElasticRange, TableCurve
 from mimo_hf.scheduler.errors import SchedulerError
 from mimo_hf.scheduler.executors.local import LocalExecutor
 from mimo_hf.scheduler.executors.worker import LENGTH
-from mimo_hf.scheduler.export import chrome_trace, gantt_svg, lanes, width
-from mimo_hf.scheduler.metrics import MOST_HEADERS, serve_metrics
-from mimo_hf.scheduler.numbers import MOST_SHOWN, shown
-from mimo_hf.scheduler.owner import LOCK_VARIABLE, Ownership, current_owner
-from mimo_hf.scheduler.policies import make_policy
-from mimo_hf.scheduler.resources import Concurrency, TokenBucket, Window
-from mimo_hf.scheduler.server import Server
-from mimo_hf.scheduler.trace import MOST_LINE, MOST_PROBLEMS, Record, Trace, TraceError, read_trace
-from mimo_hf.scheduler.types import ElasticRange, TableCurve
+from mimo_hf.scheduler.live.metrics import MOST_HEADERS, serve_metrics
+from mimo_hf.scheduler.sharing import wire
+from mimo_hf.scheduler.sharing.owner import LOCK_VARIABLE, Ownership, current_owner
+from mimo_hf.scheduler.sharing.server import Server
+from mimo_hf.scheduler.simulate.export import chrome_trace, gantt_svg, lanes, width
+from mimo_hf.scheduler.simulate.trace import MOST_LINE, MOST_PROBLEMS, Record, Trace, TraceError, read_trace
 
 from .conftest import call, drive
 

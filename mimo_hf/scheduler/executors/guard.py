@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..cpu import cgroup2_parent
+from .cpu import cgroup2_parent
 
 CHECK_S = 0.5
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 from ...processes.bubblewrap import filter_file
-from ..types import PROCESSES
+from ..core.types import PROCESSES
 
 CONTAINERS = (("docker",), ("podman",))
 COUNTED_BY_NAMESPACE = (5, 14)  # the first kernel that counts a user's processes in each user namespace on its own

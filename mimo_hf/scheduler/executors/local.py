@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ...processes.bubblewrap import REMEDY, bubblewrap, filter_file
-from ..book import Node
-from ..cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
+from ..core.book import Node
+from ..core.numbers import MOST_UNITS, is_whole, shown
+from ..core.resources import Cores, GpuCells
 from ..errors import ActionTimeout, NotStarted, WorkerLost
-from ..numbers import MOST_UNITS, is_whole, shown
-from ..resources import Cores, GpuCells
+from .cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
 from .guard import send, tagged
 from .limits import counts_by_default
 from .worker import LENGTH, length

@@ -9,10 +9,10 @@ import pickle
 from dataclasses import dataclass
 from typing import Any
 
-from ..book import Lease, Node
+from ..core.book import Lease, Node
+from ..core.numbers import MOST_UNITS, is_whole, shown
+from ..core.resources import Cores, GpuCells
 from ..errors import ActionTimeout, NotStarted, SchedulerError, WorkerLost
-from ..numbers import MOST_UNITS, is_whole, shown
-from ..resources import Cores, GpuCells
 from .local import LocalExecutor
 
 try:

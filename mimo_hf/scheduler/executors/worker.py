@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ...processes.bubblewrap import filter_file
-from ..cpu import pin, thread_variables
-from ..types import Command, CommandResult
+from ..core.types import Command, CommandResult
+from .cpu import pin, thread_variables
 from .limits import process_words
 from .output import collect
 

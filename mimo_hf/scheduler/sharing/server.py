@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .config import settings
-from .errors import SchedulerError
+from ..config import settings
+from ..core.types import Action
+from ..errors import SchedulerError
 from .owner import SOCKET_PREFIX
-from .types import Action
 from .wire import check_peer, frame, read_frame
 
 

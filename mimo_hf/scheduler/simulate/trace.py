@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .numbers import (
+from ..core.numbers import (
     MOST_AMOUNT,
     MOST_COUNT,
     MOST_LETTERS,
@@ -25,7 +25,7 @@ from .numbers import (
     is_whole,
     shown,
 )
-from .types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
+from ..core.types import Amdahl, ElasticRange, PowerLaw, Shape, TableCurve
 
 FORMAT = "mimo-trace"
 TIMES = ("t1_s", "gap_s", "est_s", "submit_s", "start_s", "end_s", "release_s", "restore_s")

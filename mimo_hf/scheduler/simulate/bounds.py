@@ -5,8 +5,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from ..core.types import Shape
 from .trace import Record, Trace
-from .types import Shape
 
 
 def _choices(record: Record, capacity: int) -> list[tuple[int, float]]:

@@ -1,31 +1,10 @@
-"""With accelerate: one scheduler a machine, device memory budgets, and services whose restore is one copy."""
+"""Modules as services: device memory as accelerate sees it, and a restore that is one copy."""
 
-import contextlib
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
-from .config import SchedulerConfig
-from .owner import ADDRESS_VARIABLE, AlreadyOwned
-from .services import ModelService
-
-
-def elect(scheduler_class: type, config: SchedulerConfig | None, state: Any, options: dict[str, Any]) -> Any:
-    """See `ActionScheduler.from_accelerate`."""
-    from accelerate import PartialState
-
-    from .client import SchedulerClient
-
-    state = PartialState() if state is None else state
-    if os.environ.get(ADDRESS_VARIABLE):
-        return SchedulerClient().expect(config)
-    chosen = None
-    if state.is_local_main_process:  # under accelerate's debug_launcher every process is
-        with contextlib.suppress(AlreadyOwned):  # another job's or rank's: share its cores, don't hand them out twice
-            chosen = scheduler_class(config, **options).start_in_thread()
-    state.wait_for_everyone()
-    return chosen if chosen is not None else SchedulerClient().expect(config)
+from .manager import ModelService
 
 
 def gpu_budget_bytes(reserve: float) -> float:

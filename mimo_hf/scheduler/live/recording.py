@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from .trace import FORMAT, cost_as_json
+from ..simulate.trace import FORMAT, cost_as_json
 
 
 class Recorder:

@@ -4,24 +4,30 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from .book import Node
-from .config import SchedulerConfig
-from .core import Scheduler
+from ..config import SchedulerConfig
+from ..core.book import Node
+from ..core.scheduler import Scheduler
+from ..core.types import Action
+from ..errors import SchedulerLost
+from ..executors.local import LocalExecutor
+from ..executors.protocol import Executor
+from ..services.manager import ServiceManager
+from ..sharing.client import SchedulerClient
+from ..sharing.election import elect
+from ..sharing.owner import AlreadyOwned, Ownership
+from ..sharing.server import serve
 from .dispatch import Dispatcher
-from .errors import QueueFull, SchedulerLost
-from .executors.local import LocalExecutor
 from .handles import ActionHandle
-from .metrics import serve_metrics
-from .owner import AlreadyOwned, Ownership
+from .metrics import Metrics, serve_metrics
 from .recording import Recorder
-from .types import Action
 
 
-class ActionScheduler(Dispatcher):
+class ActionScheduler:
     """
     Queues actions and runs each when its resources are free, on as many units as `policy` gives it.
 
@@ -63,18 +69,14 @@ class ActionScheduler(Dispatcher):
                 else "`on_owned='connect'` goes with `exclusive=True`: without the lock nobody else owns the machine."
             )
         self._on_owned, self._given_config = on_owned, config
-        config = config or SchedulerConfig()
-        super().__init__(
-            config,
-            executor
-            or LocalExecutor(
-                config.cpu_cores, dict(resources or {}), config.cpu_enforce, config.reserve_cores, config.kill_grace_s,
-                config.sandbox,
-            ),
+        self.config = config or SchedulerConfig()
+        self.executor: Executor = executor or LocalExecutor(
+            self.config.cpu_cores, dict(resources or {}), self.config.cpu_enforce, self.config.reserve_cores,
+            self.config.kill_grace_s, self.config.sandbox,
         )  # fmt: skip
+        self._dispatcher = Dispatcher(self.config, self.executor)
         self._held = own["held"]
         self._given_services = dict(services or {})
-        self.services = None
         self._exclusive = exclusive
         self._thread: threading.Thread | None = None
         self._ownership: Ownership | None = None
@@ -83,7 +85,7 @@ class ActionScheduler(Dispatcher):
         self.address = ""
 
     def __repr__(self) -> str:
-        return f"ActionScheduler({self.executor!r}, policy={self.config.policy!r}, {self._state})"
+        return f"ActionScheduler({self.executor!r}, policy={self.config.policy!r}, {self._dispatcher.state})"
 
     @classmethod
     def from_accelerate(cls, config: SchedulerConfig | None = None, state: Any = None, **options) -> Any:
@@ -94,8 +96,6 @@ class ActionScheduler(Dispatcher):
         Args:
             state: a `PartialState`; None: the process's own.
         """
-        from .accel import elect
-
         return elect(cls, config, state, options)
 
     # Life
@@ -124,8 +124,6 @@ class ActionScheduler(Dispatcher):
         self.stop()
 
     def _connect(self) -> Any:
-        from .client import SchedulerClient
-
         return SchedulerClient().expect(self._given_config)
 
     def start_in_thread(self) -> "ActionScheduler":
@@ -155,20 +153,18 @@ class ActionScheduler(Dispatcher):
 
     def stop(self):
         """Closes a scheduler that was started in a thread."""
-        if self._state == "open":
+        if self._dispatcher.state == "open":
             asyncio.run_coroutine_threadsafe(self.close(), self.loop).result()
         if self._thread is not None:
             self._thread.join()
 
     async def _start(self):
-        if self._state != "new":
-            raise RuntimeError(f"this ActionScheduler is {self._state}; make a new one.")
-        from .server import serve
-        from .services import ServiceManager
-
-        self.loop = asyncio.get_running_loop()
+        dispatcher = self._dispatcher
+        if dispatcher.state != "new":
+            raise RuntimeError(f"this ActionScheduler is {dispatcher.state}; make a new one.")
+        dispatcher.loop = asyncio.get_running_loop()
+        dispatcher.started_s = time.monotonic()
         self._closed = asyncio.Event()
-        self.started_s = time.monotonic()
         if self._exclusive:
             self._server, self.address = await serve(self)
             try:
@@ -177,10 +173,12 @@ class ActionScheduler(Dispatcher):
                 self._server.close()
                 raise
         try:
-            await self.executor.start(self._node_lost, self.node_joined)
+            await self.executor.start(dispatcher.node_lost, dispatcher.node_joined)
             nodes: list[Node] = self.executor.nodes()
-            self.services = ServiceManager(self._given_services, self.config, self.loop, self._count_switch)
-            self.core = Scheduler(
+            dispatcher.services = ServiceManager(
+                self._given_services, self.config, dispatcher.loop, self._count_switch
+            )
+            dispatcher.core = Scheduler(
                 nodes,
                 self.config.make_quotas(),
                 self.config.make_policy(),
@@ -189,14 +187,14 @@ class ActionScheduler(Dispatcher):
             )
             if self.config.trace_path is not None:
                 shown = {node.name: dict(node.capacity) for node in nodes}
-                self._recorder = Recorder(self.config.trace_path, shown, self.config.policy)
+                dispatcher.recorder = Recorder(self.config.trace_path, shown, self.config.policy)
             if self.config.metrics_port is not None:
                 self._metrics_server = await serve_metrics(self.prometheus, self.config.metrics_port)
         except BaseException:
-            self._state = "open"
+            dispatcher.state = "open"
             await self.close()
             raise
-        self._state = "open"
+        dispatcher.state = "open"
 
     @property
     def metrics_port(self) -> int | None:
@@ -205,48 +203,35 @@ class ActionScheduler(Dispatcher):
 
     async def drain(self, timeout: float | None = None):
         """Waits until every action has ended; TimeoutError after `timeout` seconds."""
-        if asyncio.get_running_loop() is not self.loop:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.drain(timeout), self.loop))
-        waiting = [handle.future for handle in self._open]
-        if waiting:
-            _, left = await asyncio.wait(waiting, timeout=timeout)
-            if left:
-                raise TimeoutError(f"{len(left)} actions have not ended after {timeout:g} s.")
-        return None
+        await self._on_loop(self._dispatcher.drain(timeout))
 
     async def close(self):
         """Cancels what is left, ends all processes, gives the machine back. Handles still open raise SchedulerLost."""
-        if self._state != "open":
+        if self._dispatcher.state == "open":
+            await self._on_loop(self._close())
+
+    async def _close(self):
+        if self._dispatcher.state != "open":
             return
-        if asyncio.get_running_loop() is not self.loop:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.close(), self.loop))
-            return
-        self._state = "closed"
-        tasks = []
-        for handle in list(self._open):
-            if handle.task is not None:
-                tasks.append(handle.task)
-            self._end(handle, "cancelled", SchedulerLost("the scheduler was closed before the action ended."))
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_result(None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for timer in (self._pending, self._quota_timer):
-            if timer is not None:
-                timer.cancel()
+        await self._dispatcher.close()
         await self.executor.close()
-        if self.services is not None:
-            await self.services.close()
+        services = getattr(self._dispatcher, "services", None)  # none yet if it closes because it can't start
+        if services is not None:
+            await services.close()
         for server in (self._server, self._metrics_server):
             if server is not None:
                 server.close()
         if self._ownership is not None:
             self._ownership.release()
-        if self._recorder is not None:
-            self._recorder.close()
+        if self._dispatcher.recorder is not None:
+            self._dispatcher.recorder.close()
         self._closed.set()
+
+    async def _on_loop(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What a coroutine gives on the scheduler's own loop, wherever it is awaited."""
+        if self._dispatcher.here():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     # Submission
 
@@ -260,21 +245,12 @@ class ActionScheduler(Dispatcher):
             QueueFull: `max_queue` actions wait and `backpressure` is "raise".
             SchedulerLost: the scheduler is closed.
         """
-        if asyncio.get_running_loop() is not self.loop:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.submit(action), self.loop))
-        self._check_open()
-        while self.core.queued >= self.config.max_queue:
-            if self.config.backpressure == "raise":
-                raise QueueFull(f"{self.core.queued} actions wait, and `max_queue` is {self.config.max_queue}.")
-            waiter = self.loop.create_future()
-            self._room.append(waiter)
-            await waiter
-            self._check_open()
-        return self._submit(action)
+        return await self._on_loop(self._submit(action))
 
-    def _check_open(self):
-        if self._state != "open":
-            raise SchedulerLost(f"this scheduler is {self._state}: nothing can be submitted.")
+    async def _submit(self, action: Action) -> ActionHandle:
+        self._dispatcher.check_open()
+        await self._dispatcher.room()
+        return self._dispatcher.submit(action)
 
     async def run(self, action: Action) -> Any:
         """Submits and waits. If the waiting task is cancelled, so is the action."""
@@ -317,7 +293,7 @@ class ActionScheduler(Dispatcher):
 
     def start(self, action: Action) -> Future:
         """Submits from any thread, without waiting: a `concurrent.futures.Future` with the result."""
-        self._check_open()
+        self._dispatcher.check_open()
         running = self.run(action)
         try:
             return asyncio.run_coroutine_threadsafe(running, self.loop)
@@ -327,34 +303,56 @@ class ActionScheduler(Dispatcher):
 
     def run_sync(self, action: Action) -> Any:
         """Submits and waits, from any thread but the scheduler's own (RuntimeError: it would wait for itself)."""
-        self._check_open()
-        if self._here():
+        self._dispatcher.check_open()
+        if self._dispatcher.here():
             raise RuntimeError(
                 "run_sync on the scheduler's own loop would wait for itself; use `await scheduler.run(action)`."
             )
-        return self._result(self.start(action))
+        return self._dispatcher.result(self.start(action))
 
     def client(self) -> Any:
         """A picklable client for other processes of this machine."""
-        from .client import SchedulerClient
-
         if not self.address:
             raise RuntimeError("this scheduler has no address: it is not open, or was made with exclusive=False.")
         return SchedulerClient(self.address)
 
     def add_service(self, name: str, service: Any):
         """One more `ModelService`; ValueError if it is larger than the device or its name is taken."""
-        self._ask(self.services.add, name, service)
+        self._dispatcher.ask(self.services.add, name, service)
 
     def cancel(self, trajectory: str) -> int:
         """Cancels a trajectory's actions and gives back what it held. Returns how many were cancelled."""
-        return self._ask(self._cancel_trajectory, trajectory)
+        return self._dispatcher.ask(self._dispatcher.cancel_trajectory, trajectory)
 
     def release(self, home: str):
         """Ends a trajectory or environment once its running actions have ended: what it holds is free again."""
-        self.on_loop(self._release, home)
+        self._dispatcher.on_loop(self._dispatcher.release, home)
 
     # What one can ask
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it runs on, once it has started."""
+        return self._dispatcher.loop
+
+    @property
+    def core(self) -> Scheduler:
+        """The queue, the book and the policy, once it has started; to be asked on `loop` only."""
+        return self._dispatcher.core
+
+    @property
+    def services(self) -> ServiceManager:
+        """The services and where each is, once it has started."""
+        return self._dispatcher.services
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._dispatcher.metrics
+
+    @property
+    def decision_s(self) -> deque[float]:
+        """How long the last decisions took, in seconds."""
+        return self._dispatcher.decision_s
 
     def _count_switch(self):
         self.metrics.switches += 1
@@ -371,7 +369,7 @@ class ActionScheduler(Dispatcher):
 
     def stats(self) -> dict[str, Any]:
         """Counts by state, units in use, mean ACT and wait, and how long decisions take (seconds)."""
-        return self._ask(self._stats)
+        return self._dispatcher.ask(self._stats)
 
     def _stats(self) -> dict[str, Any]:
         decisions = sorted(self.decision_s)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any
 
-from .book import Lease, Node
-from .core import Scheduler
-from .policies import Policy
-from .resources import Quota
+from ..core.book import Lease, Node
+from ..core.policies import Policy
+from ..core.resources import Quota
+from ..core.scheduler import Scheduler
+from ..core.types import Shape
 from .trace import Record, Trace, TraceError
-from .types import Shape
 
 
 @dataclass

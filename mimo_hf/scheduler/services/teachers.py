@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from .accel import TorchService
-from .types import Action, ServiceCall
+from ..core.types import Action, ServiceCall
+from .torch_service import TorchService
 
 
 def token_logprobs(model: torch.nn.Module, batch: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -10,14 +10,26 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
-from .book import Lease, Node
-from .config import SchedulerConfig
-from .core import Scheduler
-from .errors import ActionTimeout, EnvironmentLost, NotStarted, QuotaRefused, SchedulerError, SchedulerLost, WorkerLost
-from .handles import ActionHandle, Pickled, pack
+from ..config import SchedulerConfig
+from ..core.book import Lease, Node
+from ..core.scheduler import Scheduler
+from ..core.types import Action, ServiceCall, check_action
+from ..errors import (
+    ActionTimeout,
+    EnvironmentLost,
+    NotStarted,
+    QueueFull,
+    QuotaRefused,
+    SchedulerError,
+    SchedulerLost,
+    WorkerLost,
+)
+from ..executors.payload import Pickled, pack
+from ..executors.protocol import Executor
+from ..services.manager import ServiceManager
+from .handles import ActionHandle
 from .metrics import Metrics
 from .recording import Recorder
-from .types import Action, ServiceCall, check_action
 
 MAX_REMEMBERED = 10_000
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
@@ -25,19 +37,23 @@ LOOP_CHECK_S = 1.0
 
 
 class Dispatcher:
-    """Everything here runs on `loop`. `ActionScheduler` sets `loop`, `core` and `services` when it starts."""
+    """
+    Everything here but `ask`, `on_loop`, `here` and `result` runs on `loop`. Whoever has a Dispatcher sets `loop`, `started_s`,
+    `core`, `services` and `recorder` before it sets `state` to "open".
+    """
 
     loop: asyncio.AbstractEventLoop
     core: Scheduler
-    services: Any
+    services: ServiceManager
     started_s: float
 
-    def __init__(self, config: SchedulerConfig, executor: Any):
+    def __init__(self, config: SchedulerConfig, executor: Executor):
         self.config = config
         self.executor = executor
         self.metrics = Metrics()
         self.decision_s: deque[float] = deque(maxlen=MAX_REMEMBERED)
-        self._state = "new"
+        self.recorder: Recorder | None = None
+        self.state = "new"
         self._handles: dict[int, ActionHandle] = {}  # waiting ones by their number in the queue
         self._open: set[ActionHandle] = set()
         self._by_trajectory: dict[str, set[ActionHandle]] = {}
@@ -48,12 +64,12 @@ class Dispatcher:
         self._random = random.Random(config.seed)  # noqa: S311  seeded pauses between tries, no secret
         self._pending: asyncio.Handle | None = None
         self._quota_timer: asyncio.TimerHandle | None = None
-        self._recorder: Recorder | None = None
         self._counter = 0
 
     # Queueing
 
-    def _submit(self, action: Action) -> ActionHandle:
+    def submit(self, action: Action) -> ActionHandle:
+        """Queues an action, whether there is room or not (see `room`)."""
         check_action(action)
         self._check_environment(action)
         if action.dedup_key is not None and action.dedup_key in self._remembered:
@@ -95,17 +111,18 @@ class Dispatcher:
     # Decisions
 
     def _wake(self):
-        if self._pending is None and self._state == "open":
+        if self._pending is None and self.state == "open":
             # All events of one turn of the loop meet in one decision; only where decisions are slow are more collected.
             wait = min(self.config.coalesce_ms / 1e3, self.decision_s[-1] if self.decision_s else 0.0)
             if wait > 2e-4:
-                self._pending = self.loop.call_later(wait, self._schedule)
+                self._pending = self.loop.call_later(wait, self.decide)
             else:
-                self._pending = self.loop.call_soon(self._schedule)
+                self._pending = self.loop.call_soon(self.decide)
 
-    def _schedule(self):
+    def decide(self):
+        """One decision of the core, and a task for each lease that comes of it."""
         self._pending = None
-        if self._state != "open":
+        if self.state != "open":
             return
         begin = time.perf_counter()
         now = time.monotonic()
@@ -202,7 +219,7 @@ class Dispatcher:
         harmless = action.idempotent or refused or not started
         allowed = max(action.retries, self.config.loss_retries) if harmless and (lost or refused) else action.retries
         again = (refused or isinstance(error, action.retry_on)) and handle.attempt <= allowed and harmless
-        if not again or self._state != "open" or handle.future.done():
+        if not again or self.state != "open" or handle.future.done():
             self._end(handle, "failed", error)
             return
         backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (handle.attempt - 1)) * self._random.random()
@@ -213,7 +230,7 @@ class Dispatcher:
         self.loop.call_later(backoff_s, self._again, handle)
 
     def _again(self, handle: ActionHandle):
-        if handle.future.done() or self._state != "open":
+        if handle.future.done() or self.state != "open":
             return
         try:
             self._check_environment(handle.action)
@@ -257,8 +274,8 @@ class Dispatcher:
             handle.action.kind, handle.state, max(0.0, start_s - timing["submit_s"] - timing.get("restore_s", 0.0)),
             timing.get("exec_s", timing["end_s"] - start_s), timing["end_s"] - timing["submit_s"],
         )  # fmt: skip
-        if self._recorder is not None:
-            self._recorder.write(handle)
+        if self.recorder is not None:
+            self.recorder.write(handle)
 
     def _drop(self, handle: ActionHandle, state: str, result: Any) -> bool:
         """Ends an action that still waits; False if it does not."""
@@ -290,27 +307,29 @@ class Dispatcher:
 
     # Trajectories, environments, nodes
 
-    def _cancel_trajectory(self, trajectory: str) -> int:
+    def cancel_trajectory(self, trajectory: str) -> int:
+        """Cancels its actions and gives back what it held; how many were cancelled."""
         mine = list(self._by_trajectory.get(trajectory, ()))
         for handle in mine:
             self.cancel_handle(handle)
-        self._release(trajectory)
+        self.release(trajectory)
         return len(mine)
 
-    def _release(self, home: str):
+    def release(self, home: str):
+        """Once the running actions of a trajectory or environment have ended, what it holds is free again."""
         for environment in self._environments.pop(home, ()):
-            self._release(environment)
+            self.release(environment)
         busy = [h.task for h in self._open if h.task is not None and h.entry is not None and h.entry.home == home]
         running = [task for task in busy if not task.done()]
         if running:
             waiting = asyncio.gather(*running, return_exceptions=True)
-            waiting.add_done_callback(lambda _: self._release(home))
+            waiting.add_done_callback(lambda _: self.release(home))
             return
         self.core.close(time.monotonic(), home)
         self._lost_environments.discard(home)
         self._wake()
 
-    def _node_lost(self, name: str):
+    def node_lost(self, name: str):
         """The executor noticed that a node died; its running actions fail by themselves as their calls return."""
         if name not in self.core.nodes:
             return
@@ -329,12 +348,52 @@ class Dispatcher:
         self.core.add_node(time.monotonic(), node)
         self._wake()
 
+    # Room in the queue, and the end
+
+    async def room(self):
+        """Waits until fewer than `max_queue` actions wait; QueueFull at once where `backpressure` says so."""
+        while self.core.queued >= self.config.max_queue:
+            if self.config.backpressure == "raise":
+                raise QueueFull(f"{self.core.queued} actions wait, and `max_queue` is {self.config.max_queue}.")
+            waiter = self.loop.create_future()
+            self._room.append(waiter)
+            await waiter
+            self.check_open()
+
+    def check_open(self):
+        if self.state != "open":
+            raise SchedulerLost(f"this scheduler is {self.state}: nothing can be submitted.")
+
+    async def drain(self, timeout_s: float | None):
+        waiting = [handle.future for handle in self._open]
+        if waiting:
+            _, left = await asyncio.wait(waiting, timeout=timeout_s)
+            if left:
+                raise TimeoutError(f"{len(left)} actions have not ended after {timeout_s:g} s.")
+
+    async def close(self):
+        """Cancels what is left; handles that have not ended raise SchedulerLost."""
+        self.state = "closed"
+        tasks = [handle.task for handle in self._open if handle.task is not None]
+        for handle in list(self._open):
+            self._end(handle, "cancelled", SchedulerLost("the scheduler was closed before the action ended."))
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_result(None)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for timer in (self._pending, self._quota_timer):
+            if timer is not None:
+                timer.cancel()
+
     # Threads
 
     def _since_start(self) -> float:
         return time.monotonic() - self.started_s
 
-    def _here(self) -> bool:
+    def here(self) -> bool:
+        """Whether this is the scheduler's own loop."""
         try:
             return asyncio.get_running_loop() is self.loop
         except RuntimeError:
@@ -342,22 +401,22 @@ class Dispatcher:
 
     def on_loop(self, work: Callable, *args):
         """Calls `work` on the scheduler's loop, at once if that is where we are."""
-        if self._here():
+        if self.here():
             work(*args)
         else:
             self.loop.call_soon_threadsafe(work, *args)
 
-    def _ask(self, work: Callable, *args) -> Any:
+    def ask(self, work: Callable, *args) -> Any:
         """What `work` returns on the scheduler's loop."""
-        if self._here() or self._state != "open":
+        if self.here() or self.state != "open":
             return work(*args)
 
         async def ask():
             return work(*args)
 
-        return self._result(asyncio.run_coroutine_threadsafe(ask(), self.loop))
+        return self.result(asyncio.run_coroutine_threadsafe(ask(), self.loop))
 
-    def _result(self, future: Future) -> Any:
+    def result(self, future: Future) -> Any:
         """What a future of the scheduler's loop comes to, for another thread; SchedulerLost if the loop ends before it."""
         while not future.done():
             wait([future], timeout=LOOP_CHECK_S)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import WorkerLost
+from ..errors import WorkerLost
 from .numbers import (
     MOST_AMOUNT,
     MOST_COUNT,

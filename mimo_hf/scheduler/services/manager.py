@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .config import SchedulerConfig
+from ..config import SchedulerConfig
+from ..core.types import ServiceCall
 from .residency import Replica, Residency, Service
-from .types import ServiceCall
 
 
 class ModelService:
@@ -62,7 +62,7 @@ class ServiceManager:
         self._on_switch = on_switch
         capacity = math.inf if config.gpu_bytes is None else float(config.gpu_bytes)
         if config.gpu_bytes is None and services:
-            from .accel import gpu_budget_bytes
+            from .torch_service import gpu_budget_bytes
 
             capacity = gpu_budget_bytes(config.gpu_reserve)
         self.residency = Residency(capacity, config.restore_kappa, most_replicas=1)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from .numbers import is_whole
+from ..core.numbers import is_whole
 
 ADDRESS_VARIABLE = "MIMO_SCHED_ADDR"
 LOCK_VARIABLE = "MIMO_SCHED_LOCK"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .numbers import MOST_UNITS
+from ..core.numbers import MOST_UNITS
+from ..core.types import ElasticRange
 from .trace import Record, Trace
-from .types import ElasticRange
 
 COLOURS = ("#4878a8", "#e08214", "#5aae61", "#b2568f", "#8c6bb1", "#d1495b", "#3d8b8b", "#8d7b4b")
 MAX_LANES = 64

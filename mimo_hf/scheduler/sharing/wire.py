@@ -8,8 +8,8 @@ import struct
 from dataclasses import fields
 from typing import Any
 
-from .executors.worker import LENGTH, length
-from .types import Action
+from ..core.types import Action
+from ..executors.worker import LENGTH, length
 
 FIELDS = tuple(field.name for field in fields(Action))
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from .config import SchedulerConfig, settings
-from .errors import SchedulerError, SchedulerLost
-from .handles import pack
+from ..config import SchedulerConfig, settings
+from ..core.types import Action, ServiceCall
+from ..errors import SchedulerError, SchedulerLost
+from ..executors.payload import pack
 from .owner import ADDRESS_VARIABLE, current_owner
-from .types import Action, ServiceCall
 from .wire import action_to_dict, frame, open_address, read_frame
 
 

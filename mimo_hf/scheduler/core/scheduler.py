@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heapreplace
 from typing import Any
 
+from ..errors import Unsatisfiable
 from .book import Entry, Lease, Node
 from .durations import DurationModel
-from .errors import Unsatisfiable
 from .policies import Policy, SortedEnds, make_policy
 from .queues import OrderedQueue, Queue
 from .resources import Quota

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
-from .residency import Replica, Residency, Service
+from ..services.residency import Replica, Residency, Service
 from .trace import Trace
 
 

@@ -10,8 +10,8 @@ import math
 import random
 from collections.abc import Callable
 
+from ..core.types import Amdahl, ElasticRange
 from .trace import Record, Trace
-from .types import Amdahl, ElasticRange
 
 
 def _long_tailed(rng: random.Random) -> float:

@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .bounds import step_lower_bound_s
-from .export import chrome_trace, gantt_svg, report_html, run_summary
-from .numbers import MOST_UNITS, shown
-from .policies import POLICIES, make_policy
-from .resources import Quota, TokenBucket
-from .sim import recorded, simulate
-from .trace import SAMPLE, Trace, TraceError, read_trace, write_trace
-from .types import ElasticRange
-from .workloads import WORKLOADS, as_pods, with_noise
+from .core.numbers import MOST_UNITS, shown
+from .core.policies import POLICIES, make_policy
+from .core.resources import Quota, TokenBucket
+from .core.types import ElasticRange
+from .simulate.bounds import step_lower_bound_s
+from .simulate.export import chrome_trace, gantt_svg, report_html, run_summary
+from .simulate.simulator import recorded, simulate
+from .simulate.trace import SAMPLE, Trace, TraceError, read_trace, write_trace
+from .simulate.workloads import WORKLOADS, as_pods, with_noise
 
 DEFAULT_WORKLOAD = "coding"
 A_TRACE = "a trace, whose fields mimo_hf/scheduler/README.md lists:\n" + "".join(

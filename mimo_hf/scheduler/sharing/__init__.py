@@ -1,0 +1,1 @@
+"""One owner a machine, and clients of it in other processes."""

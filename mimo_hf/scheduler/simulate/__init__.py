@@ -1,0 +1,1 @@
+"""Traces and workloads, the core under a virtual clock, bounds to compare with, and pictures of what happened."""
