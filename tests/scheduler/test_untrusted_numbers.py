@@ -363,7 +363,7 @@ def test_a_page_that_can_not_be_made_is_an_answer_not_an_exception():
 
 
 def test_only_so_many_listeners_of_the_metrics_are_served_at_once(monkeypatch):
-    from mimo_hf.scheduler import metrics
+    from mimo_hf.scheduler.live import metrics
 
     monkeypatch.setattr(metrics, "MOST_CONNECTIONS", 3)
 
@@ -387,7 +387,7 @@ def test_only_so_many_listeners_of_the_metrics_are_served_at_once(monkeypatch):
 
 
 def test_who_says_nothing_is_hung_up_on(monkeypatch):
-    from mimo_hf.scheduler import metrics
+    from mimo_hf.scheduler.live import metrics
 
     monkeypatch.setattr(metrics, "LONGEST_S", 0.05)
 
