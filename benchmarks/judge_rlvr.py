@@ -40,7 +40,7 @@ from mimo_hf.oam.canvas import write_png
 from mimo_hf.oam.plot import line_plot
 from mimo_hf.trainers import JudgeRLVRConfig, JudgeRLVRTrainer, sample_responses
 from mimo_hf.trainers.analysis import length_stats, paired_bootstrap, pareto_plot
-from mimo_hf.trainers.judge_rlvr_trainer import judge_skill, mix_tasks
+from mimo_hf.trainers.judge_rlvr import judge_skill, mix_tasks
 
 GROUP = 8
 JUDGED_SHARE = 0.25  # of the demonstrations

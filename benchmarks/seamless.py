@@ -48,7 +48,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mimo_hf.trainers import SeamlessRollout
-from mimo_hf.trainers.seamless import RolloutTask
+from mimo_hf.trainers.rollout import RolloutTask
 
 BASELINES = ("static", "over-sampled", "naive", "sized rounds")
 ENGINES = ("continuous", "+ async reward", "+ early stop", "first finished")

@@ -11,7 +11,7 @@ from . import __version__, command_kit as kit
 from .hub.kernels_command import add_kernels_command
 from .oam.cli import add_oam_commands
 from .scheduler.command import add_schedule_commands
-from .trainers.judge_rlvr import add_judge_rlvr_command
+from .trainers.judge_rlvr.command_line import add_judge_rlvr_command
 
 DEMO_CHECKPOINT = "mimo-v2-flash"
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141

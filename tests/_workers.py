@@ -7,7 +7,7 @@ from xdist.scheduler import LoadFileScheduling
 # Each of these has something costly for a session: a warm Python, a browser, a published folder.
 TOGETHER = {
     "tests/examples/": "warm python",
-    "tests/trainers/test_judge_rlvr.py": "warm python",
+    "tests/trainers/judge_rlvr/test_judge_rlvr.py": "warm python",
     "tests/spaces/": "browser",
     "tests/hub/test_publish.py": "published",
     "tests/hub/test_upgrade.py": "published",

@@ -87,7 +87,7 @@ def test_the_repository_on_pythonpath_is_the_package(tmp_path):
     assert run.stdout.split() == [str(ROOT / "mimo_hf" / name / "__init__.py") for name in ("modeling", "trainers")]
 
 
-@pytest.mark.parametrize("name", ["modeling", "modeling.mimo", "trainers", "trainers.mimo_rl_config"])
+@pytest.mark.parametrize("name", ["modeling", "modeling.mimo", "trainers", "trainers.mimo_rl.mimo_rl_config"])
 def test_a_room_has_one_name_only(name, tmp_path):
     run = run_python(f"import {name}", ROOT, PYTHONPATH=str(ROOT))
     assert f"is called mimo_hf.{name.partition('.')[0]}" in run.stderr

@@ -1,22 +1,25 @@
 """Trainers for MiMo's post-training methods, as subclasses of TRL's.
 
-One method is two files, `<name>_config.py` and `<name>_trainer.py`, with a script of the same name in `examples/`.
-A trainer takes any causal language model and never imports `mimo_hf.modeling`. Names load on first use.
+One method is a folder with `<name>_config.py`, `<name>_trainer.py` and what only it uses, and a script `examples/<name>.py`; what all
+methods share is beside the folders. A trainer takes any causal language model and never imports `mimo_hf.modeling`. Names load on
+first use.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if __name__ != "mimo_hf.trainers":
     raise ImportError(f"{__name__} is called mimo_hf.trainers: under two names there would be two of each class.")
 
+from ..moved import moved
+from .lazy import lazy_names
+
 _HOME = {
-    "DynamicSamplingGRPOTrainer": "mimo_rl_trainer",
-    "JudgeRLVRConfig": "judge_rlvr_config",
-    "JudgeRLVRTrainer": "judge_rlvr_trainer",
-    "MiMoRLConfig": "mimo_rl_config",
-    "PromptSampler": "prompt_sampler",
-    "SeamlessRollout": "seamless",
+    "DynamicSamplingGRPOTrainer": "mimo_rl.mimo_rl_trainer",
+    "JudgeRLVRConfig": "judge_rlvr.judge_rlvr_config",
+    "JudgeRLVRTrainer": "judge_rlvr.judge_rlvr_trainer",
+    "MiMoRLConfig": "mimo_rl.mimo_rl_config",
+    "PromptSampler": "rollout.prompt_sampler",
+    "SeamlessRollout": "rollout.seamless",
     "sample_responses": "sampling",
 }
 
@@ -29,34 +32,42 @@ _ELSEWHERE = {
         "CodeReward MathReward Sandbox by_domain domain_reward grade_tests judge_prompt judge_reward math_verify_reward pass_rates "
         "passed_tests soft_code_reward test_difficulty_code_reward vanilla_code_reward"
     ),
-    "mimo_hf.trainers.engine_rollout": "Generated GenerateFn",
-    "mimo_hf.trainers.judge_rlvr": "JudgeRLVRPipelineConfig run_judge_rlvr",
-    "mimo_hf.trainers.judge_rlvr_trainer": "hand_over judge_skill mix_tasks",
-    "mimo_hf.trainers.mimo_rl_trainer": "last_whole_checkpoint",
+    "mimo_hf.trainers.checkpoints": "last_whole_checkpoint",
+    "mimo_hf.trainers.judge_rlvr": "JudgeRLVRPipelineConfig hand_over judge_skill mix_tasks run_judge_rlvr",
+    "mimo_hf.trainers.rollout": "Generated GenerateFn",
 }
 
 if TYPE_CHECKING:
-    from .judge_rlvr_config import JudgeRLVRConfig
-    from .judge_rlvr_trainer import JudgeRLVRTrainer
-    from .mimo_rl_config import MiMoRLConfig
-    from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
-    from .prompt_sampler import PromptSampler
+    from .judge_rlvr.judge_rlvr_config import JudgeRLVRConfig
+    from .judge_rlvr.judge_rlvr_trainer import JudgeRLVRTrainer
+    from .mimo_rl.mimo_rl_config import MiMoRLConfig
+    from .mimo_rl.mimo_rl_trainer import DynamicSamplingGRPOTrainer
+    from .rollout.prompt_sampler import PromptSampler
+    from .rollout.seamless import SeamlessRollout
     from .sampling import sample_responses
-    from .seamless import SeamlessRollout
+
+# Checkpoints (training_args.bin), scripts and notebooks of the last release name these.
+moved(
+    __name__,
+    {
+        "engine_rollout": "rollout.engine_rollout", "group_batch": "rollout.group_batch", "prompt_sampler": "rollout.prompt_sampler",
+        "seamless": "rollout.seamless", "mimo_rl_config": "mimo_rl.mimo_rl_config", "mimo_rl_trainer": "mimo_rl.mimo_rl_trainer",
+        "sampling_rounds": "mimo_rl.sampling_rounds", "judge_rlvr_config": "judge_rlvr.judge_rlvr_config",
+        "judge_rlvr_options": "judge_rlvr.options", "judge_rlvr_pipeline": "judge_rlvr.pipeline",
+        "judge_rlvr_problems": "judge_rlvr.problems", "judge_rlvr_trainer": "judge_rlvr.judge_rlvr_trainer",
+        "step_folder": "judge_rlvr.step_folder",
+    },
+)  # fmt: skip
+
+_load, __dir__ = lazy_names(__name__, _HOME)
 
 
 def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     for home, names in _ELSEWHERE.items():
         if name in names.split():
             # Of an AttributeError, `from mimo_hf.trainers import ...` would not print the text.
             raise ImportError(f"{name} is not in {__name__}: from {home} import {name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return _load(name)
 
 
 __all__ = [

@@ -1,10 +1,46 @@
 """Reward functions that raise: the rows at fault are left out, the others keep their rewards."""
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from trl.trainer.utils import get_callable_name, is_async_callable
+
+logger = logging.getLogger(__name__)
+
+
+class RewardErrors:
+    """
+    Rows whose reward function raised.
+
+    Attributes:
+        count: rows on this process since the start.
+        in_last_call: rows of the last batch that was scored, on all processes.
+        first: the first error on this process.
+    """
+
+    def __init__(self):
+        self.count = self.in_last_call = 0
+        self.first: str | None = None
+
+    def add(self, name: str, error: Exception) -> None:
+        self.count += 1
+        if self.first is None:
+            self.first = f"{name}: {error!r}"
+            logger.warning("The reward function %s raised; the row is left out.", name, exc_info=error)
+
+    def said(self) -> str:
+        """A sentence for an error message; empty if nothing raised."""
+        return f" It raised for {self.count} rows on this process, first {self.first}." if self.count else ""
+
+    def check_something_was_scored(self, rewards: Sequence[torch.Tensor]) -> None:
+        if self.in_last_call and all(matrix.isnan().all() for matrix in rewards):
+            raise RuntimeError(
+                f"The reward functions raised for every row of a batch, first {self.first or 'on another process'}. "
+                "A function that fails for some rows leaves these out; one that fails for all needs mending."
+            )
 
 
 def guard_reward(function: Callable, on_error: Callable[[Exception], None]) -> "GuardedReward":

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from mimo_hf.data.judge_prompts import JUDGE_PROMPT_TEMPLATE, judge_prompt
 
-from .mimo_rl_config import MiMoRLConfig
+from ..mimo_rl.mimo_rl_config import MiMoRLConfig
 
 STAGES = ("judge", "generate", "mixed")
 ON_LOW_SKILL = ("raise", "warn")

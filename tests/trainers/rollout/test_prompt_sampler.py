@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mimo_hf.trainers.prompt_sampler import PromptSampler
+from mimo_hf.trainers.rollout.prompt_sampler import PromptSampler
 
 
 def test_without_a_pool_every_problem_is_drawn_once_a_round():

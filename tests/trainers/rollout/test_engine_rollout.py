@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from mimo_hf.trainers.seamless import RolloutError
+from mimo_hf.trainers.rollout.seamless import RolloutError
 
 OPTIONS = {"dynamic_sampling": True, "per_device_train_batch_size": 16, "max_steps": 4, "easy_pool_alpha": 0.0}
 

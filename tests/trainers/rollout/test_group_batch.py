@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mimo_hf.trainers.group_batch import (
+from mimo_hf.trainers.rollout.group_batch import (
     concatenate,
     failed_groups,
     informative_groups,

@@ -3,16 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from trl.data_utils import is_conversational
 
 from .prompt_sampler import PromptSampler
 from .seamless import RolloutTask, SeamlessRollout
-
-if TYPE_CHECKING:
-    from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
 
 
 class Generated(TypedDict):
@@ -30,6 +27,24 @@ class Generated(TypedDict):
 GenerateFn = Callable[[Any, int], Awaitable[Generated]]
 
 
+class EngineTrainer(Protocol):
+    """What an engine needs of the trainer whose batches it fills."""
+
+    args: Any
+    model: Any
+    num_generations: int
+    num_generations_eval: int
+    processing_class: Any
+    sampler: PromptSampler | None
+    train_dataset: Any
+
+    def score_rows(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        """Rewards of rows, `[rows, functions]`."""
+
+    def make_round(self, batch: dict[str, Any], rewards: torch.Tensor, exempt: torch.Tensor | None) -> Any:
+        """What is known of the groups of these rows: `kept`, `solved`, ..."""
+
+
 class EngineRollout:
     """
     Fills the batches of a trainer by `SeamlessRollout`.
@@ -40,7 +55,7 @@ class EngineRollout:
         max_inflight: problems that may be generating at a time.
     """
 
-    def __init__(self, trainer: "DynamicSamplingGRPOTrainer", generate_fn: GenerateFn, max_inflight: int):
+    def __init__(self, trainer: EngineTrainer, generate_fn: GenerateFn, max_inflight: int):
         self.trainer, self.generate_fn, self.max_inflight = trainer, generate_fn, max_inflight
         self.rewards: torch.Tensor | None = None  # of the rows that are being made into a batch, [rows, functions]
         self._groups: deque[Generated] = deque()  # their completions

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.utils import is_async_callable
 
-from .engine_rollout import GenerateFn
+from ..mimo_rl.mimo_rl_trainer import DynamicSamplingGRPOTrainer
+from ..reward_guard import named_arguments
+from ..rollout.engine_rollout import GenerateFn
 from .judge_rlvr_config import JudgeRLVRConfig
-from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
-from .reward_guard import named_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from mimo_hf.rewards import judge_reward
-from mimo_hf.trainers.judge_rlvr_trainer import for_task, hand_over, judge_skill, mix_tasks
+from mimo_hf.trainers.judge_rlvr.judge_rlvr_trainer import for_task, hand_over, judge_skill, mix_tasks
 
 
 def says_yes_or_no(completions, label, **columns):

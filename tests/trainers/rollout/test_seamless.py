@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mimo_hf.trainers import SeamlessRollout
-from mimo_hf.trainers.seamless import RolloutError, rewards_differ
+from mimo_hf.trainers.rollout.seamless import RolloutError, rewards_differ
 
 SEEDS = range(200)
 
@@ -22,7 +22,7 @@ SEEDS = range(200)
 @pytest.fixture(scope="module")
 def bench():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        patch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
         import seamless
 
         yield seamless

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from trl import GRPOConfig
 
 from mimo_hf.trainers import DynamicSamplingGRPOTrainer
-from mimo_hf.trainers.sampling_rounds import Round, select
+from mimo_hf.trainers.mimo_rl.sampling_rounds import Round, select
 
 
 def trained(make_trainer, *arguments, **options):

@@ -1,4 +1,4 @@
-"""The steps of JudgeRLVR's pipeline (see `judge_rlvr`): collect, build, judge, generate or mixed, eval."""
+"""The steps of JudgeRLVR's pipeline (see `command_line`): collect, build, judge, generate or mixed, eval."""
 
 import asyncio
 import copy
@@ -22,13 +22,13 @@ from mimo_hf.data import build_judge_set
 from mimo_hf.data.judge_prompts import judge_prompt
 from mimo_hf.data.judge_set import END_OF_THOUGHT, solution_response
 
+from ..checkpoints import STATE_FILE, last_whole_checkpoint, write_whole
+from ..sampling import sample_responses
 from .judge_rlvr_config import JudgeRLVRConfig
-from .judge_rlvr_options import JudgeRLVRPipelineConfig
-from .judge_rlvr_problems import Problems
 from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over, mix_tasks
-from .mimo_rl_trainer import STATE_FILE, last_whole_checkpoint
-from .sampling import sample_responses
-from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json, write_whole
+from .options import JudgeRLVRPipelineConfig
+from .problems import Problems
+from .step_folder import StepFolder, folder_lock, sha256_of_folder, sha256_of_json
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .judge_rlvr_problems import Problems, load_problems
+from .problems import Problems, load_problems
 
 HAND_OVERS = ("continue", "merge")
 

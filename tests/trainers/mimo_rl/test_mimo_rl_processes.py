@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimo_hf.trainers.mimo_rl_trainer import last_whole_checkpoint
+from mimo_hf.trainers.checkpoints import last_whole_checkpoint
 
-WORKER = Path(__file__).parent / "_distributed.py"
+WORKER = Path(__file__).parents[1] / "_distributed.py"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from datasets import Dataset, DatasetDict
 from trl import TrlParser
 
 from mimo_hf import cli
-from mimo_hf.trainers import judge_rlvr
-from mimo_hf.trainers.judge_rlvr_options import JudgeRLVRPipelineConfig
-from mimo_hf.trainers.judge_rlvr_problems import load_problems
+from mimo_hf.trainers.judge_rlvr import command_line as judge_rlvr
+from mimo_hf.trainers.judge_rlvr.options import JudgeRLVRPipelineConfig
+from mimo_hf.trainers.judge_rlvr.problems import load_problems
 
 ROWS = [{"problem_id": f"p{index}", "problem": f"solve {index}", "solution": str(index % 2)} for index in range(20)]
 TRAIN, TEST = ROWS[:16], ROWS[16:]
@@ -201,7 +201,7 @@ def test_wrong_input_is_one_line_before_torch_is_imported(tmp_path):
         for command in WRONG
     ]
     script = (
-        "import json, sys\nfrom mimo_hf.trainers.judge_rlvr import command\n"
+        "import json, sys\nfrom mimo_hf.trainers.judge_rlvr.command_line import command\n"
         "for words in json.loads(sys.argv[1]):\n    print(command(words), flush=True)\n"
         "print(sorted({'torch', 'trl', 'transformers'} & set(sys.modules)))"
     )
@@ -287,7 +287,7 @@ def test_messages_name_options_as_they_are_typed(message, expected):
 
 
 def thinks(option, completions, vocabulary=()):
-    from mimo_hf.trainers.judge_rlvr_pipeline import _Pipeline
+    from mimo_hf.trainers.judge_rlvr.pipeline import _Pipeline
 
     pipeline = object.__new__(_Pipeline)
     needed = dict.fromkeys(("dataset_name", "reward", "judge_reward", "parse_answer"), "a.b")

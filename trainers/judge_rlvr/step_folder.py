@@ -3,12 +3,13 @@
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ..checkpoints import write_whole
 
 STATE_FILE = "state.json"
 
@@ -61,19 +62,6 @@ class StepFolder:
     def _read(self) -> dict[str, Any] | None:
         path = self.path / STATE_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file or, if that fails or the process dies, leaves what was there."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def sha256_of_json(value: Any) -> str:

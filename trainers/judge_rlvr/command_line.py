@@ -20,12 +20,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from .judge_rlvr_options import HAND_OVERS, JudgeRLVRPipelineConfig
-
-if TYPE_CHECKING:
-    from .judge_rlvr_pipeline import run_judge_rlvr
+from .options import HAND_OVERS, JudgeRLVRPipelineConfig
 
 SUMMARY = "Teach a model to judge solutions, then to write them (JudgeRLVR)."
 EXAMPLES = (
@@ -54,14 +51,6 @@ GROUPS = {
 USER_ERROR = 2
 
 
-def __getattr__(name: str) -> Any:
-    if name != "run_judge_rlvr":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .judge_rlvr_pipeline import run_judge_rlvr
-
-    return run_judge_rlvr
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """
     Runs the pipeline as a command line says and prints what it measured.
@@ -83,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from trl import ModelConfig, TrlParser
 
         from .judge_rlvr_config import JudgeRLVRConfig
-        from .judge_rlvr_pipeline import run_judge_rlvr
+        from .pipeline import run_judge_rlvr
 
         classes = (JudgeRLVRPipelineConfig, JudgeRLVRConfig, ModelConfig)
         names = _flags(*classes)
@@ -246,9 +235,3 @@ def as_typed(message: str, options: dict[str, bool]) -> str:
 def _flags(*classes: Any) -> dict[str, bool]:
     """Names of all options, and whether each is True where it is given without a value."""
     return {field.name: field.type in (bool, "bool") for cls in classes for field in dataclasses.fields(cls)}
-
-
-__all__ = ["JudgeRLVRPipelineConfig", "add_judge_rlvr_command", "command", "main", "run_judge_rlvr"]
-
-if __name__ == "__main__":
-    sys.exit(command())

@@ -1,0 +1,41 @@
+"""JudgeRLVR (arXiv 2601.08468): a policy learns to judge solutions, then to write them."""
+
+from typing import TYPE_CHECKING
+
+from ...moved import forward
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .judge_rlvr_config import JudgeRLVRConfig
+    from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over, judge_skill, mix_tasks
+    from .options import JudgeRLVRPipelineConfig
+    from .pipeline import run_judge_rlvr
+
+_load, __dir__ = lazy_names(
+    __name__,
+    {
+        "JudgeRLVRConfig": "judge_rlvr_config",
+        "JudgeRLVRPipelineConfig": "options",
+        "JudgeRLVRTrainer": "judge_rlvr_trainer",
+        "hand_over": "judge_rlvr_trainer",
+        "judge_skill": "judge_rlvr_trainer",
+        "mix_tasks": "judge_rlvr_trainer",
+        "run_judge_rlvr": "pipeline",
+    },
+)
+_load_earlier = forward(__name__, f"{__name__}.command_line")  # what the module of this name held
+
+
+def __getattr__(name: str):
+    return (_load_earlier if name in ("add_judge_rlvr_command", "command", "main") else _load)(name)
+
+
+__all__ = [
+    "JudgeRLVRConfig",
+    "JudgeRLVRPipelineConfig",
+    "JudgeRLVRTrainer",
+    "hand_over",
+    "judge_skill",
+    "mix_tasks",
+    "run_judge_rlvr",
+]
