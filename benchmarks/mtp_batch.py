@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mimo_hf
 from mimo_hf.hub.checkpoints import bundled
-from mimo_hf.modeling.mtp_batch import _BatchDecoder
+from mimo_hf.modeling.mtp.mtp_batch import _BatchDecoder
 
 SECTIONS = ("text", "forced")
 

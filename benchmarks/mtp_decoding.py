@@ -34,7 +34,7 @@ from mimo_hf import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
 from mimo_hf.data.stdlib_code import held_out_files
 from mimo_hf.hub.checkpoints import bundled
 from mimo_hf.metrics.repetition import repetition_period
-from mimo_hf.modeling.mtp import MTPCandidateGenerator
+from mimo_hf.modeling.mtp.mtp import MTPCandidateGenerator
 
 SECTIONS = ("acceptance", "speed", "overhead")
 console = Console()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
-from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as mimo
+from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as v2_flash
 
 from ..sink_attention import sink_attention_forward
 from .block_attention import block_sparse_attention, full_attention, window_attention
@@ -28,7 +28,7 @@ AttentionMaskInterface.register(NAME, flash_attention_mask)  # the 2-D mask as i
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
-class HySparseRMSNorm(mimo.MiMoV2FlashRMSNorm):
+class HySparseRMSNorm(v2_flash.MiMoV2FlashRMSNorm):
     """Exact in a float64 model."""
 
     def __init__(self, config: HySparseConfig, width: int):
@@ -43,7 +43,7 @@ class HySparseRMSNorm(mimo.MiMoV2FlashRMSNorm):
         return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
 
 
-class HySparseRotaryEmbedding(mimo.MiMoV2FlashRotaryEmbedding):
+class HySparseRotaryEmbedding(v2_flash.MiMoV2FlashRotaryEmbedding):
     """Angles by layer type; exact ones in a float64 model."""
 
     def __init__(self, config: HySparseConfig):
@@ -295,7 +295,7 @@ class HySparseHybridAttention(HySparseAttention):
                 key, value = past_key_values.update(key, value, self.layer_idx)
                 release_past(past_key_values, self.layer_idx)
             if implementation not in (NAME, "eager"):
-                attend = mimo.ALL_ATTENTION_FUNCTIONS[implementation]
+                attend = v2_flash.ALL_ATTENTION_FUNCTIONS[implementation]
                 attended, _ = attend(
                     self,
                     query,
@@ -327,7 +327,7 @@ def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """`[batch, heads, length, width]` by cos and sin, `[batch or 1, length, rotary width]`."""
     cos, sin = (table.unsqueeze(1) for table in rotation)
     turned, kept = states[..., : cos.shape[-1]], states[..., cos.shape[-1] :]
-    return torch.cat([turned * cos + mimo.rotate_half(turned) * sin, kept], dim=-1)
+    return torch.cat([turned * cos + v2_flash.rotate_half(turned) * sin, kept], dim=-1)
 
 
 __all__ = [

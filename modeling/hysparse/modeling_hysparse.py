@@ -8,7 +8,7 @@ from transformers import Cache, GenerationMixin, initialization as init
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as mimo
+from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as v2_flash
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -36,7 +36,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
         is_full = config.layer_types[layer_idx] == "full_attention"
         self.self_attn = (HySparseSelectingAttention if is_full else HySparseHybridAttention)(config, layer_idx)
         is_moe = config.mlp_layer_types[layer_idx] == "sparse"
-        self.mlp = (mimo.MiMoV2FlashMoE if is_moe else mimo.MiMoV2FlashMLP)(config)
+        self.mlp = (v2_flash.MiMoV2FlashMoE if is_moe else v2_flash.MiMoV2FlashMLP)(config)
         self.input_layernorm = HySparseRMSNorm(config, config.hidden_size)
         self.post_attention_layernorm = HySparseRMSNorm(config, config.hidden_size)
 
@@ -73,7 +73,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
         return (hidden_states, *shared)
 
 
-class HySparsePreTrainedModel(ParallelMixin, mimo.MiMoV2FlashPreTrainedModel):
+class HySparsePreTrainedModel(ParallelMixin, v2_flash.MiMoV2FlashPreTrainedModel):
     config: HySparseConfig
     config_class = HySparseConfig
     _no_split_modules = ["HySparseDecoderLayer"]
@@ -85,7 +85,7 @@ class HySparsePreTrainedModel(ParallelMixin, mimo.MiMoV2FlashPreTrainedModel):
     _can_record_outputs = {
         "hidden_states": HySparseDecoderLayer,
         "attentions": OutputRecorder(HySparseAttention, index=1),
-        "router_logits": OutputRecorder(mimo.MiMoV2FlashTopkRouter, index=0),
+        "router_logits": OutputRecorder(v2_flash.MiMoV2FlashTopkRouter, index=0),
     }
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
@@ -276,7 +276,7 @@ class HySparseForCausalLM(HySparsePreTrainedModel, GenerationMixin):
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = mimo.MiMoV2FlashForCausalLM._tp_plan
+    _tp_plan = v2_flash.MiMoV2FlashForCausalLM._tp_plan
 
     def __init__(self, config: HySparseConfig):
         super().__init__(config)

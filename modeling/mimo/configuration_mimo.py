@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import Qwen2Config
 
-from ..mtp_config import check_mtp_fields
+from ..mtp.mtp_config import check_mtp_fields
 
 
 class MiMoConfig(Qwen2Config):

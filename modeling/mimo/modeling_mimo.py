@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.qwen2 import modeling_qwen2 as trunk
 from transformers.utils import can_return_tuple
 
-from ..mtp import MTPMixin, MTPTrunkMixin
+from ..mtp.mtp import MTPMixin, MTPTrunkMixin
 from ..parallel import ParallelMixin
 from ..transformers_versions import cache_argument, cache_of, either_cache_name
 from .configuration_mimo import MiMoConfig

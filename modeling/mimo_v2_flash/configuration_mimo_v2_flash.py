@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import MiMoV2FlashConfig as TrunkConfig, PreTrainedConfig
 
-from ..mtp_config import check_mtp_fields
+from ..mtp.mtp_config import check_mtp_fields
 
 LATER_FAMILIES = (
     "MiMo-V2.5 (310B-A15B, vision and audio towers, fused qkv), MiMo-V2.5-Pro (1.02T-A42B, 70 layers, 384 experts) and "

@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .. import sink_attention
-from ..mtp import MTPMixin, MTPTrunkMixin
+from ..mtp.mtp import MTPMixin, MTPTrunkMixin
 from ..parallel import ParallelMixin
 from ..transformers_versions import cache_argument, cache_of, either_cache_name
 from .configuration_mimo_v2_flash import MiMoV2FlashConfig

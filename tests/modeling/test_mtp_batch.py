@@ -10,7 +10,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Sta
 from transformers.generation import RepetitionPenaltyLogitsProcessor, StoppingCriteriaList
 
 from mimo_hf import record_routing
-from mimo_hf.modeling.mtp_batch import _BatchDecoder, accept_samples
+from mimo_hf.modeling.mtp.mtp_batch import _BatchDecoder, accept_samples
 
 GREEDY = {"do_sample": False}
 PAD = 0

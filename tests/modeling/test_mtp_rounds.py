@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mimo_hf.modeling.mtp import MTPCandidateGenerator
+from mimo_hf.modeling.mtp.mtp import MTPCandidateGenerator
 
 
 def watched(model, check):

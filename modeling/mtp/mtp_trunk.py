@@ -8,7 +8,7 @@ from transformers import Cache
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import CompileableContextVar
 
-from .transformers_versions import cache_argument, either_cache_name
+from ..transformers_versions import cache_argument, either_cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as Host

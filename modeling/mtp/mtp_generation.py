@@ -8,10 +8,10 @@ import torch
 from transformers.generation import GenerationMode
 from transformers.generation.candidate_generator import CandidateGenerator
 
+from ..transformers_versions import CACHE, cache_argument, cache_of
 from .mtp_batch import decode_batch
 from .mtp_statistics import MTPStatistics
 from .mtp_stopping import HoldingStreamer, PrefixStoppingCriteria, Rewind, cut
-from .transformers_versions import CACHE, cache_argument, cache_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as Host

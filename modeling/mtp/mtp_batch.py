@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -35,9 +34,10 @@ from transformers.generation import (
     TypicalLogitsWarper,
 )
 
+from ..transformers_versions import cache_argument
+from .mtp_rows import check_cache, columns, left_padding, moved, positions, realign
 from .mtp_statistics import MTPStatistics
 from .mtp_stopping import CUT_BY_TRANSFORMERS
-from .transformers_versions import CACHE, cache_argument
 
 if TYPE_CHECKING:
     from .mtp import MTPMixin
@@ -115,10 +115,10 @@ def decode_batch(
         )
     if input_ids.shape[1] == 0 or inputs_embeds is not None:
         raise ValueError("`use_mtp=True` needs the prompt as `input_ids`: the heads read its tokens.")
-    _check_cache(cache)
-    padding = _left_padding(input_ids, attention_mask)
+    check_cache(cache)
+    padding = left_padding(input_ids, attention_mask)
     if position_ids is not None and not torch.equal(
-        position_ids.expand_as(input_ids).where(_columns(input_ids) >= padding, 0), _positions(input_ids, padding)
+        position_ids.expand_as(input_ids).where(columns(input_ids) >= padding, 0), positions(input_ids, padding)
     ):
         raise ValueError("`position_ids` with `use_mtp=True` must count each row's tokens from 0; leave them out.")
 
@@ -141,51 +141,6 @@ def _of_row(processor, row: int):
     processor = copy.copy(processor)
     processor.prompt_ignore_length = ignored[row : row + 1]
     return processor
-
-
-def _check_cache(cache):
-    if (
-        type(cache) is not DynamicCache
-        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
-        or cache.offloading
-    ):
-        kind = type(cache).__name__ + (" with offloading" if getattr(cache, "offloading", False) else "")
-        raise ValueError(
-            f"`use_mtp=True` needs a DynamicCache, whose rows can be rolled back by different numbers of tokens; got a "
-            f"{kind}. Leave `cache_implementation` and `{CACHE}` out."
-        )
-    if cache.get_seq_length() > 0:
-        raise ValueError(
-            "`use_mtp=True` decodes batches from an empty cache: afterwards the rows of its cache are aligned otherwise "
-            f"than the text. Leave `{CACHE}` out."
-        )
-
-
-def _left_padding(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Number of padding tokens of each row, `[batch, 1]`."""
-    if attention_mask is None:
-        return input_ids.new_zeros(input_ids.shape[0], 1)
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"`attention_mask` must have the shape of `input_ids`, {list(input_ids.shape)}; got "
-            f"{list(attention_mask.shape)}."
-        )
-    mask = attention_mask.bool()
-    padding = (~mask).sum(dim=1, keepdim=True)
-    if not torch.equal(mask, _columns(input_ids) >= padding) or (padding == input_ids.shape[1]).any():
-        raise ValueError(
-            "`attention_mask` must be zeros, then at least one 1 in each row: `use_mtp=True` needs padding on the left. "
-            'Set `tokenizer.padding_side = "left"`.'
-        )
-    return padding
-
-
-def _columns(input_ids: torch.Tensor) -> torch.Tensor:
-    return torch.arange(input_ids.shape[1], device=input_ids.device)
-
-
-def _positions(input_ids: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-    return (_columns(input_ids) - padding).clamp(min=0)
 
 
 class _BatchDecoder:
@@ -421,12 +376,12 @@ class _BatchDecoder:
         self.head_first = max(self.head_first, self.first)
         shifts = self._tensor(self.shifts)[:, None] if any(self.shifts) else None
         for layer in self.cache.layers:
-            _realign(layer, shifts, self.run_end, end, self.first)
+            realign(layer, shifts, self.run_end, end, self.first)
         for k in range(num_drafts):
-            _realign(self.head_cache.layers[k], shifts, end, end, self.head_first, extra=k)
+            realign(self.head_cache.layers[k], shifts, end, end, self.head_first, extra=k)
         # Head k runs its last k rows again, with verified tokens.
         stale = min(len(self.heads) - 1, self.hidden.shape[1])
-        self.hidden = _moved(self.hidden, shifts, end, end - stale, end)
+        self.hidden = moved(self.hidden, shifts, end, end - stale, end)
         self.offsets = [offset + shift for offset, shift in zip(self.offsets, self.shifts, strict=True)]
         self.end = self.head_end = end
         self.step, self.shifts = 0, [0] * len(self.rows)
@@ -488,37 +443,6 @@ def accept_samples(
     # Where p and q are equal but for rounding, nothing is left over and p itself is right.
     rest = torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, p[everyone, matches])
     return matches, torch.multinomial(rest, num_samples=1)[:, 0]
-
-
-def _realign(layer: DynamicLayer, shifts: torch.Tensor | None, held_end: int, end: int, first: int, extra: int = 0):
-    """
-    Moves a layer that holds columns up to `held_end`. Then it holds those from `first` on, or a sliding window of them and
-    `extra` more, up to `end`.
-    """
-    if not layer.is_initialized:
-        return
-    start = first
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        start = max(first, end - (layer.sliding_window - 1) - extra)
-        layer.cumulative_length = end - first
-    layer.keys = _moved(layer.keys.transpose(1, 2), shifts, held_end, start, end).transpose(1, 2)
-    layer.values = _moved(layer.values.transpose(1, 2), shifts, held_end, start, end).transpose(1, 2)
-
-
-def _moved(states: torch.Tensor, shifts: torch.Tensor | None, held_end: int, start: int, end: int) -> torch.Tensor:
-    """
-    Columns `start` to `end` of each row, moved right.
-
-    Args:
-        states: `[rows, columns, ...]`, of columns up to `held_end`.
-        shifts: by how many columns, `[rows, 1]`; None: nothing moves.
-    """
-    held_start = held_end - states.shape[1]
-    if shifts is None:
-        return states[:, start - held_start : end - held_start]
-    everyone = torch.arange(len(shifts), device=shifts.device)[:, None]
-    columns = torch.arange(start, end, device=shifts.device) - shifts - held_start
-    return states[everyone, columns.clamp(min=0)]  # what comes from before the first column is padding
 
 
 __all__ = ["accept_samples", "decode_batch"]
