@@ -13,7 +13,7 @@ _HOME = {
     "HySparseConfig": "mimo_hf.modeling.hysparse",
     "HySparseForCausalLM": "mimo_hf.modeling.hysparse",
     "HySparseModel": "mimo_hf.modeling.hysparse",
-    "MTPStatistics": "mimo_hf.modeling.mtp.mtp",
+    "MTPStatistics": "mimo_hf.modeling.mtp.mtp_statistics",
     "MiMoConfig": "mimo_hf.modeling.mimo",
     "MiMoForCausalLM": "mimo_hf.modeling.mimo",
     "MiMoModel": "mimo_hf.modeling.mimo",
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         replay_routing,
         sequence_balance_loss,
     )
-    from mimo_hf.modeling.mtp.mtp import MTPStatistics
+    from mimo_hf.modeling.mtp.mtp_statistics import MTPStatistics
 
 
 _ROOMS = ("data", "oam", "rewards", "scheduler", "trainers")

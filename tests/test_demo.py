@@ -21,7 +21,7 @@ from mimo_hf.demo.prompt import Prompt, first_tokens, held_out_prompt, read_begi
 from mimo_hf.demo.terminal import IncrementalDecoder, TokenPrinter, visible
 from mimo_hf.hub.checkpoints import bundled
 from mimo_hf.metrics.repetition import repetition_period
-from mimo_hf.modeling.mtp.mtp import MTPStatistics
+from mimo_hf.modeling.mtp.mtp_statistics import MTPStatistics
 
 PROMPT = Prompt("def f(x):\n", "a test")
 

@@ -23,7 +23,7 @@ from rich.text import Text
 from .. import __version__
 from ..hub.checkpoints import RUN, read_object
 from ..metrics.repetition import repetition_period
-from ..modeling.mtp import MTPStatistics
+from ..modeling.mtp.mtp_statistics import MTPStatistics
 from .checkpoint import Checkpoint, quiet
 from .prompt import Prompt
 from .terminal import TokenPrinter, stage, visible
