@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+
+from .kill_trees import children, send
 
 # The words that start a server on the socket of the given number, and the folder on this machine that is to go with it, if any.
 Command = Callable[[int], tuple[list[str], str | None]]
@@ -181,9 +182,9 @@ class _Server:
         try:
             self.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            for pid in [*_children(self.process.pid), self.process.pid]:  # the inner ones first: it reaps them
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            send(
+                [*children(self.process.pid), self.process.pid], signal.SIGKILL
+            )  # the inner ones first: it reaps them
             self.process.wait()
 
 
@@ -221,13 +222,6 @@ def _status(answer: dict, said: str) -> str:
     if answer["status"] == -signal.SIGKILL or said.rstrip().rpartition("\n")[2].startswith("MemoryError"):
         return "memory"
     return "runtime_error"
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 class ProgramPool:

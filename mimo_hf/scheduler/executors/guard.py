@@ -14,52 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from ...processes import kill_trees
 from .cpu import cgroup2_parent
 
 CHECK_S = 0.5
 
 
 def tagged(tag: str, leader: int | None = None) -> list[int]:
-    """
-    Living processes that a worker has started: those whose environment has a MIMO_WORKER_TAG of this beginning, whatever
-    their session, and, of the worker `leader`, those of its session and its descendants, whatever their environment.
-    """
-    needle = f"MIMO_WORKER_TAG={tag}".encode()
-    parents: dict[int, int] = {}
-    found = set()
-    for entry in os.scandir("/proc") if os.path.isdir("/proc") else ():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            state, parent, _, session = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[:4]
-            if state in ("Z", "X"):
-                continue
-            parents[int(entry.name)] = int(parent)
-            if leader == int(session) or needle in Path(entry.path, "environ").read_bytes():
-                found.add(int(entry.name))
-        except OSError:
-            continue
-    if leader is not None:
-        found |= {pid for pid in parents if leader in _ancestors(pid, parents)}
-    return sorted(found)
-
-
-def _ancestors(pid: int, parents: dict[int, int]) -> list[int]:
-    line = [pid]
-    while (parent := parents.get(line[-1], 0)) and parent not in line:
-        line.append(parent)
-    return line[1:]
-
-
-def send(pids: list[int], number: int):
-    """The signal to each that is still there."""
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            continue
+    """Living processes that a worker has started (see `kill_trees.tagged`)."""
+    return kill_trees.tagged("MIMO_WORKER_TAG", tag, leader)
 
 
 def main():
@@ -72,7 +36,7 @@ def main():
         left = tagged(f"{sys.argv[1]}-")
         if not left:
             break
-        send(left, signal.SIGKILL)
+        kill_trees.send(left, signal.SIGKILL)
         time.sleep(0.02)
     shutil.rmtree(sys.argv[2], ignore_errors=True)
     if (parent := cgroup2_parent()) is not None:

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from ...processes.bubblewrap import REMEDY, bubblewrap, filter_file
+from ...processes.kill_trees import send
 from ..core.book import Node
 from ..core.numbers import MOST_UNITS, is_whole, shown
 from ..core.resources import Cores, GpuCells
 from ..errors import ActionTimeout, NotStarted, WorkerLost
 from .cpu import CpuGroup, cgroup2_parent, enforcement, numa_nodes
-from .guard import send, tagged
+from .guard import tagged
 from .limits import counts_by_default
 from .worker import LENGTH, length
 

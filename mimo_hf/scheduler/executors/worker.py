@@ -21,10 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...processes.bubblewrap import filter_file
+from ...processes.kill_trees import children
 from ..core.types import Command, CommandResult
 from .cpu import pin, thread_variables
 from .limits import process_words
@@ -84,25 +84,14 @@ def die_with_parent():
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def children() -> list[int]:
-    """Processes that this one has left, those of its threads and adopted ones too."""
-    found: list[int] = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        try:
-            found += map(int, path.read_text().split())
-        except FileNotFoundError:  # a thread that has ended since
-            continue
-    return found
-
-
 def left_behind() -> list[int]:
     """Processes of an action that is over. Those that have ended are reaped, those about to (a sandbox's own) have a moment."""
     deadline = time.monotonic() + LINGER_S
-    while left := children():
+    while left := children(os.getpid()):
         for pid in left:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-        left = children()
+        left = children(os.getpid())
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(LINGER_S / 20)
