@@ -17,6 +17,7 @@ import oam_rates  # noqa: E402  after the lines above
 import oam_views  # noqa: E402  after the lines above
 from oam_api import ENDPOINTS  # noqa: E402  after the lines above
 from oam_settings import CONTROLS, SWEEPS, Settings, from_values  # noqa: E402  after the lines above
+from oam_turns import in_turn  # noqa: E402  after the lines above
 
 TAB_NAMES = {
     "link": "Link",
@@ -44,13 +45,13 @@ IN_TABS = {
     ],
 }
 VIEWS: dict[str, Callable[[Settings], str]] = {
-    "link": oam_views.link,
-    "modes": oam_views.modes,
-    "interference": oam_views.interference,
-    "detection": oam_views.detection,
-    "efficiency": oam_rates.efficiency,
-    "mimo": oam_rates.mimo,
-    "oem": oam_rates.oem,
+    "link": in_turn(oam_views.link),
+    "modes": in_turn(oam_views.modes),
+    "interference": in_turn(oam_views.interference),
+    "detection": in_turn(oam_views.detection),
+    "efficiency": in_turn(oam_rates.efficiency),
+    "mimo": in_turn(oam_rates.mimo),
+    "oem": in_turn(oam_rates.oem),
 }
 MAX_WAITING = 64  # events: a crowd is told to come back instead of filling the memory
 NAMES = [name for name in CONTROLS if name != "tab"]

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import gradio as gr
+from oam_turns import in_turn
 
 from mimo_hf.oam.cli import as_json
 from mimo_hf.oam.comparisons import run_dof, run_oem
@@ -306,4 +307,4 @@ def ber(
     return _answer(run)
 
 
-ENDPOINTS = tuple(bounded(endpoint) for endpoint in (simulate, sweep, field, oem, dof, ber))
+ENDPOINTS = tuple(bounded(in_turn(endpoint)) for endpoint in (simulate, sweep, field, oem, dof, ber))

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -248,20 +249,24 @@ def bars(entries: Sequence[tuple[str, float, str]], *, title: str, unit: str, li
     room = width - left - 110
     edge = None if limit is None else limit / largest * room
     body = text(20, 26, title, size=15, more="font-weight='600'")
+    # Unlike any other picture's on the page: the first of a name counts, and it may be hidden in another tab.
+    own = f"bars-{zlib.crc32(repr((title, entries, limit)).encode()):x}"
     hatch = "".join(
-        f"<pattern id='h{i}' width='8' height='8' patternUnits='userSpaceOnUse' patternTransform='rotate({45 * i})'>"
+        f"<pattern id='{own}-{i}' width='8' height='8' patternUnits='userSpaceOnUse' patternTransform='rotate({45 * i})'>"
         f"<rect width='8' height='8' fill='{COLORS[i]}'/><line y2='8' stroke='#fff' stroke-width='{1.6 if i else 0}'/></pattern>"
         for i in range(len(kinds))
     )
     body += f"<defs>{hatch}</defs>"
     column = 20.0
     for i, kind in enumerate(kinds):
-        body += f"<rect x='{column}' y='42' width='16' height='14' fill='url(#h{i})'/>" + text(column + 22, 54, kind)
+        body += f"<rect x='{column}' y='42' width='16' height='14' fill='url(#{own}-{i})'/>" + text(
+            column + 22, 54, kind
+        )
         column += 48 + 7.4 * len(kind)
     numbers = ""
     for i, (name, value, kind) in enumerate(entries):
         row, size = top + 32 * i, max(0.0, value) / largest * room
-        fill = f"fill='url(#h{kinds.index(kind)})'"
+        fill = f"fill='url(#{own}-{kinds.index(kind)})'"
         body += text(left - 10, row + 16, name, "end")
         body += f"<rect x='{left}' y='{row}' width='{size:.1f}' height='22' {fill}/>"
         shown = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
