@@ -261,6 +261,10 @@ def _simulate(args: argparse.Namespace, kit: Any) -> int:
             pods = {"local": {"pod": total // args.pods}}
             if total < args.pods:
                 raise ValueError(f"--pods {args.pods}: {total} cores hold not even one.")
+            if alone := [record for record in trace.records if record.trajectory is None]:
+                raise ValueError(
+                    f"--pods {args.pods}: {trace.place(alone[0])} has no 'trajectory' that could hold a pod."
+                )
             with kit.progress(f"{total} cores, pods of {args.pods}") as moved:
                 held = simulate(
                     as_pods(trace, args.pods), pods, "fifo1", held=("pod",), first_overhead_s=args.pod_start_s,

@@ -6,13 +6,16 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mimo_hf.cli import main
 from mimo_hf.scheduler.core.types import Amdahl, ElasticRange, PowerLaw, TableCurve
+from mimo_hf.scheduler.simulate.bounds import act_lower_bound_s, best_act_s, step_lower_bound_s
 from mimo_hf.scheduler.simulate.export import chrome_trace, lanes, run_summary, width
+from mimo_hf.scheduler.simulate.service_calls import simulate_services
 from mimo_hf.scheduler.simulate.simulator import recorded, simulate
 from mimo_hf.scheduler.simulate.trace import (
     FIELDS,
@@ -421,3 +424,65 @@ def test_amdahl_in_a_trace_is_the_default_curve():
         [HEADER, '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2}}, "t1_s": 1}']
     ).records
     assert record.cost["cpu"].curve == Amdahl(0.05)
+
+
+NO_ACTIONS = '{"format": "mimo-trace", "version": 1, "nodes": {"local": {"cpu": 4}}}\n'
+
+
+@pytest.mark.parametrize(
+    "job", ["simulate", "simulate --pods 1", "simulate --out r.jsonl", "replay", "report", "check"]
+)
+def test_a_trace_without_actions_ends_in_one_sentence(tmp_path, capsys, job):
+    path = tmp_path / "none.jsonl"
+    path.write_text(NO_ACTIONS)
+    words = ["schedule", *(str(tmp_path / word) if word == "r.jsonl" else word for word in job.split())]
+    code = main([*words[:2], str(path), *words[2:]])
+    told = capsys.readouterr().err.splitlines()
+    assert code != 0
+    assert len(told) == 1
+    assert "none.jsonl has a header and no actions; each further line is one." in told[0]
+
+
+def test_nothing_has_no_statistics_but_can_be_simulated():
+    nothing = Trace([], {"n": {"cpu": 1}})
+    result = simulate(nothing)
+    assert (result.makespan_s, result.act_s(), recorded(nothing, result).records) == (0.0, [], [])
+    for read in (result.summary, partial(act_lower_bound_s, nothing, 1), partial(best_act_s, nothing, 1)):
+        with pytest.raises(ValueError, match=r"without actions|1 to 5 actions"):
+            read()
+    assert step_lower_bound_s(nothing, 1) == 0.0
+    for draw in (run_summary, chrome_trace):
+        with pytest.raises(ValueError, match="no start_s and end_s"):
+            draw(nothing)
+    served = simulate_services([], capacity=4.0)
+    assert (served.act_s, served.end_s, served.switches) == ([], 0.0, 0)
+
+
+def test_the_action_that_never_starts_is_the_one_that_is_named(tmp_path, capsys):
+    path = tmp_path / "t.jsonl"
+    rows = [
+        {"format": "mimo-trace", "version": 1, "nodes": {"a": {"cpu": 4, "gpu": 1}, "b": {"cpu": 64}}},
+        {"id": 7, "kind": "short", "cost": {"gpu": 1}, "t1_s": 0},
+        {"id": 0, "kind": "x", "cost": {"cpu": 64}, "t1_s": 1, "env": "e"},
+        {"id": 1, "kind": "late", "cost": {"gpu": 1}, "t1_s": 2, "env": "e"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["schedule", "simulate", str(path)]) != 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert (
+        "t.jsonl:4: 1 of 3 actions never start, this one first: it costs gpu, and waits for more than node 'b' has"
+        in told
+    )
+    holders = [Record(n, "x", {"memory": n // 2 + 2}, 0.0, f"t{n % 2}") for n in range(4)]
+    with pytest.raises(
+        TraceError, match=r"trace, action 2: 2 of 4 actions never start, this one first: it costs memory"
+    ):
+        simulate(Trace(holders, {"n": {"memory": 4}}), held=["memory"])
+
+
+def test_pods_need_trajectories_and_the_error_names_the_option(tmp_path, capsys):
+    path = tmp_path / "t.jsonl"
+    path.write_text(NO_ACTIONS + '{"id": 0, "kind": "x", "cost": {"cpu": 1}, "t1_s": 1}\n')
+    assert main(["schedule", "simulate", str(path), "--pods", "1"]) != 0
+    assert "--pods 1: " in (told := capsys.readouterr().err)
+    assert "t.jsonl:2 has no 'trajectory'" in told

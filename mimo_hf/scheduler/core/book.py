@@ -29,6 +29,11 @@ class Node:
         self.gpus = gpus
         self.ends: dict[str, SortedEnds] = {}
 
+    def most(self, key: str) -> int:
+        """The most units of a resource that one action can get here, when all are free."""
+        units = int(self.capacity.get(key, 0))
+        return units if key != "gpu" or self.gpus is None else min(units, self.gpus.largest)
+
     def finishes(self, key: str, count: int) -> list[tuple[float, int]]:
         return self.ends[key].first(count) if key in self.ends else []
 

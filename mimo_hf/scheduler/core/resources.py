@@ -75,6 +75,7 @@ class GpuCells:
             self._free.setdefault(size, set()).add(start)
             start += size
         self._whole = [(start, size) for size, starts in self._free.items() for start in starts]
+        self.largest = max(self._free)
 
     @staticmethod
     def size_of(count: int) -> int:

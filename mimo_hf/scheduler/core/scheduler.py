@@ -61,6 +61,7 @@ class Scheduler:
         self._homeless: dict[str, list[Entry]] = {}  # waiting actions whose home is on no node yet
         self._task_units: dict[str | None, float] = {}
         self._seq = 0
+        self._recounts = 0  # of the nodes' capacities, which shapes remember their largest node by
         self._node_list = listed
         clashes = set(self.quotas) & {resource for node in listed for resource in node.capacity}
         if clashes:
@@ -73,6 +74,8 @@ class Scheduler:
             for resource, amount in node.capacity.items():
                 self._capacity[resource] = self._capacity.get(resource, 0) + amount
         self._largest = {r: max(node.capacity.get(r, 0) for node in self._node_list) for r in self._capacity}
+        self._recounts += 1
+        self._shapes.clear()  # what was possible may be so no more
 
     # Events
 
@@ -298,9 +301,7 @@ class Scheduler:
             nodes = [node]
         key, units = shape.key, 0
         if key is not None:
-            units = self.policy.floor(
-                entry, int(nodes[0].capacity.get(key, 0) if len(nodes) == 1 else self._largest[key])
-            )
+            units = self.policy.floor(entry, nodes[0].most(key) if len(nodes) == 1 else self._most_units(shape))
         if self.quotas and (short := self._short_of_quota(shape, blocked)) is not None:
             blocked.add((None, short))
             return False
@@ -316,6 +317,8 @@ class Scheduler:
             elif spare > most:
                 best, most = node, spare
         if best is None:
+            if self.never_at_home(entry) is not None:
+                return False
             blocked.update(lacking)
             if entry.overtaken >= MAX_OVERTAKEN and self.held.isdisjoint(short for _, short in lacking):
                 # Its resources might come free in turn for ever, and never together. (Who holds memory needs cores to end.)
@@ -325,6 +328,29 @@ class Scheduler:
         entry.node, entry.units = best, units
         self._take(entry, held)
         return True
+
+    def _most_units(self, shape: Shape) -> int:
+        """Units of the key resource on the largest node that can meet the whole cost: no floor may be above it."""
+        key = shape.key
+        if key is not None and shape.most_as_of != self._recounts:
+            shape.most_as_of = self._recounts
+            shape.most = max((node.most(key) for node in self._node_list if self._could_meet(node, shape)), default=0)
+        return shape.most
+
+    def _could_meet(self, node: Node, shape: Shape) -> bool:
+        """Whether the node, with all it has free, can start the action on its least units."""
+        if shape.key is not None and node.most(shape.key) < shape.low:
+            return False
+        return all(
+            resource in self.quotas
+            or (node.capacity.get(resource, 0) >= amount and (resource != "gpu" or node.most("gpu") >= int(amount)))
+            for resource, amount in shape.fixed
+        )
+
+    def never_at_home(self, entry: Entry) -> Node | None:
+        """The node of its home, where that can never meet its cost: it waits, and holds up nobody."""
+        node = self._homes[entry.home][0] if entry.home is not None and entry.home in self._homes else None
+        return None if node is None or self._could_meet(node, entry.shape) else node
 
     def _short_of_quota(self, shape: Shape, blocked: set[tuple[str | None, str]]) -> str | None:
         for resource, amount in shape.fixed:
@@ -508,13 +534,19 @@ class Scheduler:
                 raise ValueError(
                     f"{amount} of {resource!r} asked for; the largest node has {self._largest[resource]:g}."
                 )
-        on_nodes = {resource: amount for resource, amount in needs.items() if resource not in self.quotas}
-        if not any(all(node.capacity.get(r, 0) >= a for r, a in on_nodes.items()) for node in self._node_list):
-            raise ValueError(f"no single node has all of {on_nodes}.")
+        if not any(self._could_meet(node, shape) for node in self._node_list):
+            on_nodes = {resource: amount for resource, amount in needs.items() if resource not in self.quotas}
+            raise ValueError(f"no single node has all of {on_nodes}{self._in_blocks(on_nodes)}.")
+
+    def _in_blocks(self, needs: Mapping[str, float]) -> str:
+        most = max((node.most("gpu") for node in self._node_list), default=0)
+        return f"; GPUs are given in aligned blocks, of at most {most} here" if needs.get("gpu", 0) > most else ""
 
     def _queue(self, entry: Entry):
         action, resources = entry.action, entry.shape.resources
         bound = self._homes[entry.home][0].name if entry.home in self._homes else None
+        if bound is not None and self.never_at_home(entry) is not None:
+            bound = f"never {bound}"
         if entry.home is not None and bound is None:
             self._homeless.setdefault(entry.home, []).append(entry)
         task = action.task if self.fair_tasks else None

@@ -268,7 +268,9 @@ def check_action(action: Action):
 class Shape:
     """A cost, taken apart once: `fixed` and `held` amounts by resource, and the range of the `key` resource."""
 
-    __slots__ = ("convex", "curve", "fitted", "fixed", "high", "key", "low", "options", "resources")
+    __slots__ = (
+        "convex", "curve", "fitted", "fixed", "high", "key", "low", "most", "most_as_of", "options", "resources",
+    )  # fmt: skip
 
     def __init__(self, cost: Mapping[str, int | float | ElasticRange]):
         elastic = {name: amount for name, amount in cost.items() if isinstance(amount, ElasticRange)}
@@ -290,6 +292,7 @@ class Shape:
         self.curve: Curve = Amdahl(1.0)
         self.options: tuple[int, ...] | None = None
         self.convex, self.fitted = True, False
+        self.most, self.most_as_of = 0, 0  # units that some node can give it, as the scheduler last counted
         for self.key, amount in elastic.items():
             self.low, self.high, self.options = amount.min, amount.max, amount.allowed
             if amount.allowed:

@@ -24,6 +24,8 @@ def act_lower_bound_s(trace: Trace, capacity: int) -> float:
     sum T_i(max), and the flow time of preemptive shortest-remaining-time on one machine of speed `capacity` with the areas
     min_m m T_i(m).
     """
+    if not trace.records:
+        raise ValueError("a trace without actions has no completion times to bound.")
     jobs = []
     fastest = 0.0
     for record in trace.records:
@@ -76,8 +78,8 @@ def best_act_s(trace: Trace, capacity: int) -> float:
     schedule generation: each action starts at the earliest time its units are free, which contains an optimal schedule.
     """
     records = trace.records
-    if len(records) > 5:
-        raise ValueError(f"brute force is for at most 5 actions, not {len(records)}.")
+    if not 1 <= len(records) <= 5:
+        raise ValueError(f"brute force is for 1 to 5 actions, not {len(records)}.")
     best = math.inf
     for allotment in itertools.product(*(_choices(record, capacity) for record in records)):
         for order in itertools.permutations(range(len(records))):

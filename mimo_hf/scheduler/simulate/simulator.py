@@ -99,12 +99,14 @@ def _check_possible(trace: Trace, core: Scheduler):
         raise TraceError(problems)
 
 
-def _never_started(trace: Trace, end_s: array, missing: int) -> str:
-    first = trace.records[next(index for index, end in enumerate(end_s) if end == 0)]
-    what = f"costs {', '.join(first.cost)}" if first.cost else "follows one that"
+def _never_started(trace: Trace, core: Scheduler, slot: array, missing: int) -> str:
+    entry = core.waiting()[0]
+    node = core.never_at_home(entry)
+    first = trace.records[slot[entry.seq]]
+    why = "what others keep" if node is None else f"more than node {node.name!r} has, where its {entry.home!r} is"
     return (
-        f"{trace.place(first)}: {missing} of {len(end_s)} actions never start, this one first: it {what}, and waits for "
-        "what never comes free."
+        f"{trace.place(first)}: {missing} of {len(trace.records)} actions never start, this one first: it costs "
+        f"{', '.join(first.cost)}, and waits for {why}."
     )
 
 
@@ -184,7 +186,10 @@ def simulate(
                 break
             if not isinstance(what, Lease):
                 submit_s[what] = now
-                core.submit(now, records[what])
+                try:
+                    core.submit(now, records[what])
+                except ValueError as error:
+                    raise TraceError([f"{trace.place(records[what])}: {error}"]) from None
                 slot.append(what)
                 continue
             index = slot[what.seq]
@@ -223,7 +228,7 @@ def simulate(
         else:
             retry_at = math.inf
     if ended != count:
-        raise TraceError([_never_started(trace, end_s, count - ended)])
+        raise TraceError([_never_started(trace, core, slot, count - ended)])
     result.makespan_s = max(end_s, default=0.0)
     return result
 
