@@ -74,6 +74,12 @@ def run_judge_rlvr(
             "The pipeline runs on one process. With several, train the stages one by one with JudgeRLVRTrainer, from the data "
             "that its steps `collect` and `build` have made."
         )
+    for name in ("load_in_8bit", "load_in_4bit"):
+        if getattr(model, name):
+            raise ValueError(
+                f"`{name}=True`: each stage hands its weights to the next one, and rounded ones can't be trained on. Leave it out; "
+                "with `use_peft` and `dtype='bfloat16'` a stage needs little more memory than the model itself."
+            )
     with folder_lock(Path(training.output_dir)):
         return _Pipeline(pipeline, training, model, problems).run()
 
@@ -104,8 +110,12 @@ class _Pipeline:
         self._hash = sha256_of_json([self.problems[split] for split in ("train", "test")])
         for name in [model.model_name_or_path, *pipeline.candidate_models]:
             self._hash = sha256_of_json([self._hash, name, sha256_of_folder(Path(name), "*.safetensors")])
-        if model.model_revision != MAIN:
-            self._hash = sha256_of_json([self._hash, model.model_revision])
+        self._loading = {"dtype": model.dtype or "auto"}
+        if model.attn_implementation is not None:
+            self._loading["attn_implementation"] = model.attn_implementation
+        for named, usual in ((model.model_revision, MAIN), (self._loading, {"dtype": "float32"})):
+            if named != usual:
+                self._hash = sha256_of_json([self._hash, named])
 
     def run(self) -> dict[str, dict[str, float]]:
         common = {name: getattr(self.training, name) for name in ("seed", "temperature", "max_completion_length")}
@@ -148,7 +158,7 @@ class _Pipeline:
             problems = [row["problem"] for row in rows]
             count = self.options.candidates_per_problem
             revision = self.model.model_revision if name == self.model.model_name_or_path else MAIN
-            completions = self._sample(_load(name, revision=revision), problems, count, f"candidates of {name}")
+            completions = self._sample(self._load(name, revision=revision), problems, count, f"candidates of {name}")
             for row, texts in zip(rows, completions, strict=True):
                 kept = {key: row[key] for key in ("problem_id", "problem", "solution")}
                 candidates += [{**kept, "completion": text, "source_model": name} for text in texts]
@@ -217,7 +227,7 @@ class _Pipeline:
         continues = self.peft_config is not None and self.options.stage_handoff == "continue"
         self._train(
             folder,
-            _load(str(self.root / "judge" / "model"), is_adapter=continues),
+            self._load(str(self.root / "judge" / "model"), is_adapter=continues),
             self.reward,
             self._solve_rows(),
             None,
@@ -240,7 +250,16 @@ class _Pipeline:
         )
 
     def _model_at_start(self):
-        return _load(str(self.model.model_name_or_path), revision=self.model.model_revision)
+        return self._load(str(self.model.model_name_or_path), revision=self.model.model_revision)
+
+    def _load(self, path: str, is_adapter: bool = False, revision: str = MAIN):
+        if is_adapter:
+            from peft import AutoPeftModelForCausalLM
+
+            return AutoPeftModelForCausalLM.from_pretrained(
+                path, is_trainable=True, revision=revision, **self._loading
+            )
+        return AutoModelForCausalLM.from_pretrained(path, revision=revision, **self._loading)
 
     def _solve_rows(self) -> Dataset:
         return Dataset.from_list([{**row, "prompt": self._prompt(row["problem"])} for row in self.problems["train"]])
@@ -257,7 +276,7 @@ class _Pipeline:
             revision = self.model.model_revision if name == "start" else MAIN
             set_seed(self.training.seed)
             sampled = self._sample(
-                _load(str(path), is_adapter, revision), columns["problem"], 1, f"test solutions of {name}"
+                self._load(str(path), is_adapter, revision), columns["problem"], 1, f"test solutions of {name}"
             )
             texts = [texts[0] for texts in sampled]
             wrapped = [[{"role": "assistant", "content": text}] for text in texts] if self._is_chat else texts
@@ -326,16 +345,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _load(path: str, is_adapter: bool = False, revision: str = MAIN):
-    if is_adapter:
-        from peft import AutoPeftModelForCausalLM
-
-        return AutoPeftModelForCausalLM.from_pretrained(
-            path, is_trainable=True, dtype=torch.float32, revision=revision
-        )
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, revision=revision)
 
 
 def _import(path: str | None) -> Callable:

@@ -222,6 +222,25 @@ def test_the_model_at_the_start_is_of_the_revision_that_is_named(toy, tmp_path, 
         run(toy, tmp_path / "a", *steps, "--model_revision", "v2")
 
 
+def test_models_are_loaded_as_the_options_say(toy, tmp_path, monkeypatch):
+    """In each step, those that the stages have trained too."""
+    asked = []
+
+    def from_pretrained(place, **options):
+        asked.append({name: options.get(name) for name in ("dtype", "attn_implementation")})
+        return kind.from_pretrained(place, **options)
+
+    kind = judge_rlvr_pipeline.AutoModelForCausalLM
+    monkeypatch.setattr(judge_rlvr_pipeline, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=from_pretrained))
+    steps = ["--judge_steps", "1", "--generate_steps", "1"]
+    run(toy, tmp_path / "a", *steps, "--dtype", "bfloat16", "--attn_implementation", "eager")
+    assert asked == [{"dtype": "bfloat16", "attn_implementation": "eager"}] * 6
+    with pytest.raises(ValueError, match="collect was made from other inputs"):
+        run(toy, tmp_path / "a", *steps)
+    with pytest.raises(ValueError, match="`--load_in_4bit`.*Leave it out"):
+        run(toy, tmp_path / "b", *steps, "--load_in_4bit", "true")
+
+
 def test_two_runs_in_a_folder_are_refused(toy, tmp_path):
     with folder_lock(tmp_path / "a"), pytest.raises(RuntimeError, match="Another run works in"):
         run(toy, tmp_path / "a")
