@@ -74,7 +74,7 @@ def bubblewrap(
 
 def _bare() -> list[str]:
     """bwrap's own /dev would make it nest two user namespaces, and the server could not return to its processes' own."""
-    words = ["--perms", "755", "--dir", "/dev"]
+    words = ["--perms", "755", "--dir", "/dev", "--perms", "755", "--dir", "/dev/shm"]  # noqa: S108  the server covers it
     for name in DEVICES:
         words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for number, name in enumerate(("stdin", "stdout", "stderr")):

@@ -25,6 +25,8 @@ def note(loaded, size, data):
 ctypes.CDLL(None).dl_iterate_phdr(note, None)
 print(json.dumps([os.path.realpath(sys.executable), library, found]))
 """
+# Time zones, and the locale that Python chooses where none is set.
+DATA = ("/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")
 FOREIGN = ("site-packages", "dist-packages")
 
 
@@ -54,7 +56,7 @@ class Interpreter:
 
     def files(self) -> list[str]:
         """All it needs to run, and nothing else, but for what `foreign` names."""
-        return [*self.shared, "/etc/ld.so.cache", self.library, self.executable]
+        return [*self.shared, "/etc/ld.so.cache", *DATA, self.library, self.executable]
 
     def foreign(self) -> list[str]:
         """Folders in the library that hold packages which are not its own."""

@@ -22,6 +22,7 @@ import resource
 import select
 import shutil
 import signal
+import site
 import socket
 import struct
 import sys
@@ -31,13 +32,15 @@ import types
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 SECCOMP_MODE_FILTER = 2
 NEW_MOUNTS, NEW_NAMES, NEW_IPC, NEW_USERS, NEW_PIDS, NEW_NETWORK = (1 << bit for bit in (17, 26, 27, 28, 29, 30))
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 1, 2, 4, 8, 1 << 14, 1 << 19
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 4, 8, 1 << 12, 1 << 14, 1 << 19
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 CAPABILITY_VERSION_3 = 0x20080522
 NO_UID = -1
+LONG = 1 << 63  # exit codes beyond C's are -1
 SCRATCH = "/tmp"  # noqa: S108  in a sandbox it is empty, and each program has its own
 SCRATCH_BYTES, SCRATCH_FILES = 16 << 20, 1 << 15
-SHARED = (SCRATCH, "/var/tmp", "/dev/shm")  # noqa: S108  where any user of a machine may leave files
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  where libc keeps the locks of multiprocessing
+SHARED = (SCRATCH, "/var/tmp", SHARED_MEMORY)  # noqa: S108  where any user of a machine may leave files
 LIBC = ctypes.CDLL(None, use_errno=True)
 ALIVE: list = []  # what lies at an address that the kernel is given
 
@@ -172,10 +175,14 @@ def fork_with_new_pids(ours):
 
 
 def furnish():
-    """Own mounts: /proc of this namespace's processes alone, which nobody can write, and an empty scratch folder."""
+    """Own mounts: /proc of this namespace's processes alone, which nobody can write, and an empty scratch folder with two names."""
     check(LIBC.unshare(NEW_MOUNTS), "a namespace of mounts")
     mount("proc", "/proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid")
     mount("tmpfs", SCRATCH, MS_NOSUID | MS_NODEV, f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES},mode=1777")
+    if os.path.isdir(SHARED_MEMORY):
+        check(
+            LIBC.mount(SCRATCH.encode(), SHARED_MEMORY.encode(), None, MS_BIND, None), f"mounting on {SHARED_MEMORY}"
+        )
 
 
 def keep_room(files, says):
@@ -317,11 +324,10 @@ def clean(folder, uid):
 # The program itself.
 
 
-def run(source, request):
+def run(source, request, main):
     """The source as `__main__`; then, if asked to, one call of what it defines."""
     encode, decode, read, write = json.dumps, json.loads, sys.stdin.read, os.write
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
+    main.__dict__.update(__builtins__=builtins, __file__=os.path.abspath("program.py"))
     sys.modules["__main__"] = main
     sys.argv = ["program.py"]
     exec(compile(source, "program.py", "exec", dont_inherit=True), main.__dict__)  # noqa: S102  to run programs is what this is for
@@ -337,41 +343,64 @@ def run(source, request):
 def run_to_the_end(source, request):
     """
     `run`, and what an interpreter does at its end, but for taking itself apart: that takes longer than most programs. Threads are
-    waited for, exit functions called, the program's objects finalized, streams flushed.
+    waited for, exit functions called, streams flushed, the program's objects finalized.
     """
     code = 0
+    main = types.ModuleType("__main__")
     try:
-        run(source, request)
+        run(source, request, main)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         if not isinstance(ended.code, int | None):
-            print(ended.code, file=sys.stderr)
+            print(ended.code, file=sys.stderr or sys.__stderr__)
     except BaseException as error:  # noqa: BLE001 whatever it is, it is the program's end
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         code = 1
+    if not -LONG <= code < LONG:
+        code = -1
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    written = flush(streams)
+    written = flush(sys.stdout, sys.stderr)
+    gc.collect()  # with all still in use: then the next one comes upon a file before its buffer, and the buffer is written
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
     sys.modules.pop("__main__", None)
+    names = id(main.__dict__)
+    del main
     gc.collect()
-    os._exit(code & 0xFF if flush(streams) and written else 120)
+    forget(names)
+    flush(sys.stdout, sys.stderr)
+    os._exit(code & 0xFF if written else 120)
 
 
-def flush(streams):
+def flush(*streams):
     """Whether all that was said has arrived."""
     done = True
     for stream in streams:
         try:
-            if stream is not None and not stream.closed:
+            if stream is not None and not is_closed(stream):
                 stream.flush()
         except Exception:  # noqa: BLE001 the stream may be anything that the program has put there
             done = False
     return done
+
+
+def is_closed(stream):
+    try:
+        return bool(stream.closed)
+    except Exception:  # noqa: BLE001 as above; print needs no such attribute
+        return False
+
+
+def forget(address):
+    """The program's names one by one, if something other than the program holds them, such as a handler of signals or a hook."""
+    for names in gc.get_objects():
+        if id(names) == address and isinstance(names, dict):
+            for name in list(names):
+                names[name] = None
 
 
 def end_with_starter(channel):
@@ -409,6 +438,12 @@ def main():
         end_with_starter(channel)
     for module in sys.argv[6:]:
         importlib.import_module(module)
+    for words in (
+        site.setquit,
+        site.setcopyright,
+        site.sethelper,
+    ):  # exit() and others, which an interpreter has without -S
+        words()
     compile("", "program.py", "exec")  # the first time takes milliseconds: let it be now, and not in each fork
     gc.freeze()
     channel.send(b"ready, rooms" if own_room else b"ready")

@@ -105,7 +105,7 @@ REACH = {
     "the trainer's code": (attempt("import mimo_hf"), "all"),
     "packages of the system's Python": (attempt("os.listdir('/usr/lib/python3')"), "bwrap"),
     "other programs": ("import os\nprint('reached' if os.path.isdir('/usr/bin') and len(os.listdir('/usr/bin')) > 1 else 'no')", "bwrap"),
-    "a file outside its folder": ("import os\nopened = 0\nfor place in ('/', '/usr', '/var/tmp', '/dev/shm', '/dev', os.path.dirname(os.__file__)):\n    try: open(f'{place}/mimo-test-left', 'w'); opened += 1\n    except OSError: pass\nprint('reached' if opened else 'no')", "rooms"),
+    "a file outside its folder": ("import os\nopened = 0\nfor place in ('/', '/usr', '/var/tmp', '/dev', os.path.dirname(os.__file__)):\n    try: open(f'{place}/mimo-test-left', 'w'); opened += 1\n    except OSError: pass\nprint('reached' if opened else 'no')", "rooms"),
 }  # fmt: skip
 
 # (what it leaves, what looks for it, where nothing may be found)
@@ -218,4 +218,6 @@ def wrong(kind):
 
 
 if __name__ == "__main__":
-    print(json.dumps({kind: wrong(kind) for kind in KINDS if kind in os.environ["KINDS"].split()}))
+    from ._honest import different
+
+    print(json.dumps({kind: wrong(kind) + different(kind) for kind in KINDS if kind in os.environ["KINDS"].split()}))

@@ -51,7 +51,7 @@ def test_no_attempt_of_an_ordinary_user_succeeds(own_folder):
         shutil.copytree(ROOT / "mimo_hf" / name, folder / "mimo_hf" / name)
     for path in (ROOT / "mimo_hf").glob("*.py"):
         shutil.copy(path, folder / "mimo_hf")
-    for name in ("_attempts.py", "_hostile.py"):
+    for name in ("_attempts.py", "_hostile.py", "_honest.py"):
         shutil.copy(Path(__file__).parent / name, _made(folder / "attempts"))
     shutil.copy(importlib.util.find_spec("pyseccomp").origin, folder)
     kinds = [kind for kind in _attempts.KINDS if kind != "bwrap" or shutil.which("bwrap")]

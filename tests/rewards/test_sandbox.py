@@ -207,6 +207,7 @@ def test_nothing_but_the_scratch_folder_is_writable_and_that_is_small(bwrap):
     seen = bwrap.run(
         "import os\nfor top, folders, files in os.walk('/'):\n"
         "    folders[:] = [f for f in folders if top + f not in ('/proc', '/usr', '/tmp')]\n"
+        "    if top == '/dev/shm' and os.path.samefile(top, '/tmp'): continue\n"
         "    try: open(os.path.join(top, 'x'), 'w'); print(top)\n    except OSError: pass",
         limits=PATIENT,
     )
