@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from mimo_hf.data.reward_columns import take_rows
+
 logger = logging.getLogger(__name__)
 
 
@@ -142,10 +144,7 @@ async def _score(
 
     rewards, logs = [], []
     for index in range(num_rows):
-        row = {
-            name: [column[index]] if isinstance(column, list) and len(column) == num_rows else column
-            for name, column in columns.items()
-        }
+        row = take_rows(columns, [index])
         row_log = _Log()
         try:
             (reward,) = await function(**(row | row_log.functions(columns)))

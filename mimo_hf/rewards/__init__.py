@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "CodeReward": "code_tests",
+    "CodeRewardOptions": "code_options",
     "JUDGE_PROMPT_TEMPLATE": "judge",
     "Limits": "sandbox",
     "MathReward": "math_verifier",
@@ -29,6 +30,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from .code_options import CodeRewardOptions
     from .code_tests import (
         CodeReward,
         passed_tests,
@@ -56,6 +58,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "JUDGE_PROMPT_TEMPLATE",
     "CodeReward",
+    "CodeRewardOptions",
     "Limits",
     "MathReward",
     "Result",

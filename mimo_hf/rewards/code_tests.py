@@ -4,12 +4,14 @@ import asyncio
 import json
 import math
 import secrets
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..processes.program_pool import Limits
 from . import difficulty
+from .code_options import CodeRewardOptions
 from .completions import completion_text, last_code_block, same_length
 from .difficulty import SCHEMES, score
 from .notices import warn_once
@@ -178,7 +180,15 @@ class CodeReward:
         keep_warm: keep the sandbox's processes for the next batch. Turn it off where a call must leave nothing behind, such as in
             an action of the scheduler.
 
-    A call may replace the scheme and the sandbox: `scheme`, `runner`.
+    Every argument by name is a column: a data set may have columns `scheme` or `runner`, which change nothing.
+
+    Example:
+
+    ```python
+    >>> tests = [{"input": "3", "output": "9"}]
+    >>> await CodeReward("soft")(["```python\nprint(int(input()) ** 2)\n```"], tests=[tests])
+    [1.0]
+    ```
 
     Logs `reward/infra_fail`, rows whose program could not be run, and `reward/no_code`, completions without code, as shares.
     """
@@ -199,8 +209,13 @@ class CodeReward:
         self.__name__ = "test_difficulty_code_reward" if scheme == "strict" else f"{scheme}_code_reward"
 
     @classmethod
-    def from_args(cls, args: Any) -> "CodeReward":
-        """With the scheme and a sandbox as the `code_reward_scheme` and `sandbox*` options of a `MiMoRLConfig` say."""
+    def from_args(cls, args: CodeRewardOptions) -> "CodeReward":
+        """With the scheme and a sandbox as the options say."""
+        if not isinstance(args, CodeRewardOptions):
+            raise TypeError(
+                f"`args` must be CodeRewardOptions; got {type(args).__name__}. The options `code_reward_scheme` and `sandbox*` are "
+                "there: parse both with TrlParser((MiMoRLConfig, CodeRewardOptions))."
+            )
         limits = Limits(timeout_s=args.sandbox_timeout_s, memory_bytes=args.sandbox_memory_mb << 20)
         return cls(args.code_reward_scheme, Sandbox(args.sandbox, args.sandbox_workers, limits))
 
@@ -210,13 +225,21 @@ class CodeReward:
         tests: Sequence[Sequence[Test]] | None = None,
         test_levels: Sequence[Sequence[int]] | None = None,
         level_scores: Sequence[Sequence[float]] | None = None,
-        scheme: str | None = None,
-        runner: Sandbox | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        if scheme is not None or runner is not None:
-            other = CodeReward(scheme or self.scheme, runner or self.sandbox, keep_warm=self.keep_warm)
+        scheme, runner = columns.get("scheme"), columns.get("runner")
+        if isinstance(scheme, str) or hasattr(runner, "run"):
+            warnings.warn(
+                "`scheme` and `runner` of a call go with the next release: CodeReward(scheme, sandbox) has them.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            other = CodeReward(
+                scheme if isinstance(scheme, str) else self.scheme,
+                runner if hasattr(runner, "run") else self.sandbox,
+                keep_warm=self.keep_warm,
+            )
             return await other(completions, tests, test_levels, level_scores, log_metric=log_metric)
         same_length(completions=completions, tests=tests)
         if self.scheme == "strict" and (test_levels is None or all(levels is None for levels in test_levels)):

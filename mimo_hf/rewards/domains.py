@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..data.reward_columns import take_rows
 from .code_tests import test_difficulty_code_reward
 from .completions import same_length
 from .judge import judge_reward
 from .math_verifier import math_verify_reward
 
 logger = logging.getLogger(__name__)
-NOT_COLUMNS = ("trainer_state", "log_metric")
 
 
 class DomainReward:
@@ -59,11 +59,8 @@ class DomainReward:
         return rewards
 
     async def _one(self, domain: str, own: Sequence[int], columns: Mapping[str, Any]) -> list[float | None]:
-        given = {
-            name: column if name in NOT_COLUMNS or column is None else [column[index] for index in own]
-            for name, column in columns.items()
-            if name != "log_extra"  # it takes one value for each row of the batch
-        }
+        given = take_rows(columns, own)
+        given.pop("log_extra", None)  # it takes one value for each row of the batch
         answer = self.rewards[domain](**given)
         rewards = await answer if inspect.isawaitable(answer) else answer
         if len(rewards) != len(own):

@@ -116,7 +116,7 @@ class Sandbox:
             raise OSError(
                 f"{error} Without it nothing keeps a model's programs from this machine's files: install bubblewrap (apt-get install "
                 'bubblewrap) or run in a container, and if you take that risk say so: `backend="subprocess"` of Sandbox, or '
-                '`sandbox="subprocess"` of a trainer.'
+                '`sandbox="subprocess"` of CodeRewardOptions.'
             ) from error
         self.backend = "bwrap"
         return pool

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from ..data.reward_columns import take_rows
 from .core.types import Action, Command, ElasticRange
 
 try:
@@ -38,9 +39,9 @@ class ScheduledReward:
         columns = {name: column for name, column in columns.items() if name not in NOT_COLUMNS and column is not None}
         before = await asyncio.to_thread(self.scheduler.stats) if log_metric else {}
         actions = []
-        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            own = {name: [column[index]] for name, column in columns.items()}
-            work = functools.partial(self.fn, prompts=[prompt], completions=[completion], **own)
+        columns |= {"prompts": prompts, "completions": completions}
+        for index, _ in enumerate(zip(prompts, completions, strict=True)):
+            work = functools.partial(self.fn, **take_rows(columns, [index]))
             actions.append(Action(**{"kind": self.__name__, **self.options, "fn": work, "cost": self.cost}))
         results = await self.scheduler.map(actions, return_exceptions=True)
         if log_metric:

@@ -336,18 +336,33 @@ def test_a_test_that_cannot_be_judged_names_its_row_and_is_no_wrong_answer(test,
     assert words in str(error.value)
 
 
+COLUMNS = {"tests": [TESTS], "test_levels": [LEVELS], "level_scores": [WORTH]}
+FIRST_THREE = fenced("n * n if n < 4 else 0")
+
+
+def test_columns_of_a_data_set_do_not_replace_the_scheme_and_the_sandbox():
+    """Not even such as have one row, or a value that would be a scheme."""
+    for others in (
+        {"scheme": ["vanilla"], "runner": ["me"]},
+        {"scheme": [None], "runner": [None]},
+        {"sandbox": ["subprocess"]},
+    ):
+        own = CodeReward("strict", Recorder())
+        assert call(own, [FIRST_THREE], **COLUMNS, **others) == [0.75]
+        assert own.sandbox.runs
+
+
 @pytest.mark.parametrize(
     ("scheme", "expected"), [("vanilla", 0), ("strict", 0.75), ("soft", 0.75 + 0.25 * 0), (None, 0.75)]
 )
-def test_a_call_may_choose_its_scheme_and_its_runner(scheme, expected):
-    runner = Recorder()
-    columns = {"tests": [TESTS], "test_levels": [LEVELS], "level_scores": [WORTH]}
-    own = CodeReward("strict", Recorder())
-    assert call(own, [fenced("n * n if n < 4 else 0")], scheme=scheme, runner=runner, **columns) == [expected]
+def test_a_scheme_and_a_runner_of_a_call_are_taken_for_one_more_release(scheme, expected):
+    runner, own = Recorder(), CodeReward("strict", Recorder())
+    with pytest.warns(FutureWarning, match=r"go with the next release: CodeReward\(scheme, sandbox\) has them"):
+        assert call(own, [FIRST_THREE], scheme=scheme, runner=runner, **COLUMNS) == [expected]
     assert runner.runs
     assert not own.sandbox.runs
-    with pytest.raises(ValueError, match="`scheme`"):
-        call(own, [fenced("n")], scheme="hard", **columns)
+    with pytest.raises(ValueError, match="`scheme`"), pytest.warns(FutureWarning):
+        call(own, [fenced("n")], scheme="hard", **COLUMNS)
 
 
 def test_levels_and_scores_may_be_arrays():

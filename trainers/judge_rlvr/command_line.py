@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from ..mimo_rl.moved_options import where_moved
 from .options import HAND_OVERS, JudgeRLVRPipelineConfig
 
 SUMMARY = "Teach a model to judge solutions, then to write them (JudgeRLVR)."
@@ -62,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="mimo-hf judge-rlvr", description=SUMMARY)
     add_options(parser)
-    own, _ = parser.parse_known_args(words)
+    own, others = parser.parse_known_args(words)
     if own.help_all:
         words = ["--help"]
     names = _flags(JudgeRLVRPipelineConfig)
     try:
-        problems = None if own.help_all else _check(own)
+        problems = None if own.help_all else _check(own, others)
 
         from trl import ModelConfig, TrlParser
 
@@ -169,7 +170,7 @@ def _boolean(text: str) -> bool:
     return known[text.lower()]
 
 
-def _check(own: argparse.Namespace) -> Any:
+def _check(own: argparse.Namespace, others: Sequence[str]) -> Any:
     """Everything that can be seen without torch; returns the problems."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # where reward functions of one's own are, as for TRL's scripts
@@ -184,6 +185,9 @@ def _check(own: argparse.Namespace) -> Any:
             raise ValueError(f"--config {own.config}: no YAML ({' '.join(str(error).split())}).") from error
         if not isinstance(values, dict):
             raise ValueError(f"--config {own.config} must hold `option: value` lines.")
+    given = [word.partition("=")[0].removeprefix("--").replace("-", "_") for word in others if word.startswith("--")]
+    if moved := where_moved([*values, *given]):
+        raise ValueError(moved)
     values |= {name: value for name, value in vars(own).items() if value is not None}
     pipeline = JudgeRLVRPipelineConfig(**{name: values[name] for name in names if name in values})
     if not values.get("model_name_or_path"):

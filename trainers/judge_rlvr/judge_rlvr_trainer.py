@@ -16,6 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.utils import is_async_callable
 
+from mimo_hf.data.reward_columns import take_rows
+
 from ..mimo_rl.mimo_rl_trainer import DynamicSamplingGRPOTrainer
 from ..reward_guard import named_arguments
 from ..rollout.engine_rollout import GenerateFn
@@ -296,10 +298,7 @@ def for_task(task: str, function: Callable) -> Callable:
     def select(columns: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
         num_rows = len(columns["completions"])
         rows = [index for index, name in enumerate(columns["task"]) if name == task]
-        chosen = {
-            name: [column[index] for index in rows] if isinstance(column, list) and len(column) == num_rows else column
-            for name, column in columns.items()
-        }
+        chosen = take_rows(columns, rows)
         log_extra = columns.get("log_extra")
         if log_extra:
             chosen["log_extra"] = lambda name, values: log_extra(name, spread(values, rows, num_rows))

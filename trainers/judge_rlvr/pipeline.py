@@ -23,6 +23,7 @@ from mimo_hf.data.judge_prompts import judge_prompt
 from mimo_hf.data.judge_set import END_OF_THOUGHT, solution_response
 
 from ..checkpoints import STATE_FILE, last_whole_checkpoint, write_whole
+from ..mimo_rl.moved_options import DEFAULTS
 from ..sampling import sample_responses
 from .judge_rlvr_config import JudgeRLVRConfig
 from .judge_rlvr_trainer import JudgeRLVRTrainer, hand_over, mix_tasks
@@ -121,6 +122,7 @@ class _Pipeline:
         common = {name: getattr(self.training, name) for name in ("seed", "temperature", "max_completion_length")}
         choice = {name: value for name, value in asdict(self.options).items() if name not in NO_INPUTS}
         trainer = {k: v for k, v in self.training.to_dict().items() if k not in ("output_dir", "logging_dir")}
+        trainer |= DEFAULTS  # so that a folder of the last release goes on
         steps: list[tuple[str, Any, Callable[[StepFolder], None]]] = [
             ("collect", [common, choice["candidates_per_problem"]], self.collect),
             ("build", [choice["parse_answer"], choice["model_thinks"], trainer["judge_prompt_template"]], self.build),

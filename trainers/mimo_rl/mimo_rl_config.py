@@ -6,13 +6,13 @@ import torch
 from transformers.utils import is_torch_xla_available
 from trl import GRPOConfig
 
+from .moved_options import MovedOptions
+
 EXHAUSTED = ("pad", "raise")
-SCHEMES = ("strict", "soft", "vanilla")
-BACKENDS = ("auto", "bwrap", "subprocess")
 
 
 @dataclass
-class MiMoRLConfig(GRPOConfig):
+class MiMoRLConfig(GRPOConfig, MovedOptions):
     r"""
     Configuration class for the [`DynamicSamplingGRPOTrainer`].
 
@@ -56,23 +56,6 @@ class MiMoRLConfig(GRPOConfig):
         easy_pool_keep_zero_std (`bool`, *optional*, defaults to `False`):
             Whether to keep groups drawn from the easy pool in the batch even if their rewards are all equal. They take
             the place of groups that carry a gradient. Needs `dynamic_sampling` and an easy pool.
-
-        > Parameters that control code rewards
-
-        code_reward_scheme (`str`, *optional*, defaults to `"strict"`):
-            What passed tests are worth to the reward that `mimo_hf.rewards.CodeReward.from_args` makes of these options:
-            `"strict"`, `"soft"` or `"vanilla"`.
-        code_level_thresholds (`list[float]`, *optional*, defaults to `[0.3, 0.7]`):
-            Pass rates below which a test is hard, and from which on it is easy, for `grade_tests`.
-        sandbox (`str`, *optional*, defaults to `"auto"`):
-            Backend of the sandbox that programs run in: `"bwrap"`; `"subprocess"`, which is no security boundary; or `"auto"`:
-            bubblewrap, and an error that says what to do where it does not work.
-        sandbox_timeout_s (`float`, *optional*, defaults to `6.0`):
-            Seconds of wall-clock time for a program.
-        sandbox_memory_mb (`int`, *optional*, defaults to `512`):
-            Memory of a program, in MiB.
-        sandbox_workers (`int`, *optional*, defaults to `2`):
-            Programs that run at once.
 
         > Parameters whose default differs from [`~trl.GRPOConfig`]
 
@@ -134,29 +117,6 @@ class MiMoRLConfig(GRPOConfig):
             "They take the place of groups that carry a gradient. Needs `dynamic_sampling` and an easy pool."
         },
     )
-    code_reward_scheme: str = field(
-        default="strict",
-        metadata={
-            "help": "What passed tests are worth to the reward that `mimo_hf.rewards.CodeReward.from_args` makes of these "
-            "options: 'strict', 'soft' or 'vanilla'.",
-            "choices": SCHEMES,
-        },
-    )
-    code_level_thresholds: list[float] = field(
-        default_factory=lambda: [0.3, 0.7],
-        metadata={"help": "Pass rates below which a test is hard, and from which on it is easy, for `grade_tests`."},
-    )
-    sandbox: str = field(
-        default="auto",
-        metadata={
-            "help": "Backend of the sandbox that programs run in: 'bwrap', 'subprocess' (no security boundary), or 'auto' "
-            "(bwrap, or an error).",
-            "choices": BACKENDS,
-        },
-    )
-    sandbox_timeout_s: float = field(default=6.0, metadata={"help": "Seconds of wall-clock time for a program."})
-    sandbox_memory_mb: int = field(default=512, metadata={"help": "Memory of a program, in MiB."})
-    sandbox_workers: int = field(default=2, metadata={"help": "Programs that run at once."})
     epsilon_high: float | None = field(
         default=0.28,
         metadata={
@@ -187,24 +147,10 @@ class MiMoRLConfig(GRPOConfig):
                 f"`dynamic_sampling=True` and `easy_pool_alpha` above 0; got {self.dynamic_sampling} and "
                 f"{self.easy_pool_alpha}."
             )
-        self._check_code_reward()
         if self.dynamic_sampling:
             self._check_advantages_belong_to_groups()
         if self.dynamic_sampling or self.easy_pool_alpha:
             self._check_groups_are_whole()
-
-    def _check_code_reward(self):
-        low, *rest = self.code_level_thresholds or (0.0,)
-        if len(rest) != 1 or not 0 < low < rest[0] < 1:
-            raise ValueError(
-                f"`code_level_thresholds` must be two rising pass rates between 0 and 1; got {self.code_level_thresholds}."
-            )
-        for name, allowed in (("code_reward_scheme", SCHEMES), ("sandbox", BACKENDS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}; got {getattr(self, name)!r}.")
-        for name in ("sandbox_timeout_s", "sandbox_memory_mb", "sandbox_workers"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be above 0; got {getattr(self, name)}.")
 
     def _check_advantages_belong_to_groups(self):
         # A round's statistics would count groups that are dropped, and differ from one round of a batch to the next.

@@ -205,10 +205,6 @@ class TokenBucket:
     def give(self, amount: float, now: float):
         """A call that ended gives nothing back; time does."""
 
-    def refund(self, amount: float):
-        """The provider does not count refused calls."""
-        self._tokens = min(self.burst, self._tokens + amount)
-
     def ready_s(self, amount: float, now: float) -> float:
         self._refill(now)
         return max(self._closed_until_s, now + max(0.0, amount - self._tokens) / self.rate)

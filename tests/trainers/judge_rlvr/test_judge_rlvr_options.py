@@ -185,6 +185,9 @@ WRONG = {
     "--dataset_name FILE NEEDED --model_name_or_path ./missing": "There is no model folder './missing'",
     "--dataset_name FILE NEEDED --candidates_per_problem 1": "`--candidates_per_problem` must be at least 2",
     "--dataset_name FILE NEEDED --test_share 0.9": "`--test_share` must be above 0 and at most 0.5; got 0.9",
+    "--dataset_name FILE NEEDED --sandbox subprocess": "`sandbox` is no option of the trainer any more: it is the field `sandbox` of",
+    "--dataset_name FILE NEEDED --sandbox-workers=3": "`sandbox_workers` is no option of the trainer any more",
+    "--config FILE.yaml": "`code_reward_scheme` is no option of the trainer any more: it is the field `code_reward_scheme` of mimo_hf.rewards.",
     "--config missing.yaml": "No such file or directory: 'missing.yaml'",
 }
 
@@ -192,6 +195,7 @@ WRONG = {
 def test_wrong_input_is_one_line_before_torch_is_imported(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(GOOD + '{"problem": "p", "solution": null}\n')
+    (tmp_path / "bad.jsonl.yaml").write_text("code_reward_scheme: soft\n")
     commands = [
         [
             word
