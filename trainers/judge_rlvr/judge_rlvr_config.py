@@ -53,7 +53,8 @@ class JudgeRLVRConfig(MiMoRLConfig):
             and goes on.
         judge_patience (`int`, *optional*):
             In the stage `"judge"`, optimizer steps within which P(yes | right) - P(yes | wrong) on the training rows must
-            rise: over the second half of them it must be above that over the first half. If `None`, it need not.
+            rise: over all verdicts of the second half of them it must be above that over all of the first half. Where a
+            half has no verdicts on right or on wrong solutions, that counts as not risen. If `None`, it need not.
     """
 
     stage: str = field(
@@ -115,8 +116,9 @@ class JudgeRLVRConfig(MiMoRLConfig):
         default=None,
         metadata={
             "help": "In the stage 'judge', optimizer steps within which P(yes | right) - P(yes | wrong) on the training "
-            "rows must rise: over the second half of them it must be above that over the first half. If None, it need "
-            "not."
+            "rows must rise: over all verdicts of the second half of them it must be above that over all of the first "
+            "half. Where a half has no verdicts on right or on wrong solutions, that counts as not risen. If None, it "
+            "need not."
         },
     )
 

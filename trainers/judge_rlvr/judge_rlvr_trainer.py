@@ -5,7 +5,6 @@ import inspect
 import logging
 import math
 import random
-import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -41,7 +40,7 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
     weights are those of `DynamicSamplingGRPOTrainer`. Methods overridden:
 
     - `train`: the skill gate, unless a checkpoint is resumed.
-    - `_sampling_state`, `_load_sampling_state`: with the gaps that `judge_patience` looks at.
+    - `_sampling_state`, `_load_sampling_state`: with the verdicts that `judge_patience` counts.
     - `_calculate_rewards`: the judge's metrics `judge/accuracy`, `judge/tpr`, `judge/tnr`, `judge/balanced_accuracy` and
       `judge/gap`, in which a verdict is right if it has a reward of at least 1.
 
@@ -117,7 +116,9 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             generate_fn=generate_fn,
             max_inflight=max_inflight,
         )
-        self._gaps: list[float] = []  # of each generation, until the patience ends
+        # Of each generation until the patience ends: its step, right verdicts on right solutions and all on these, and the same on
+        # wrong ones.
+        self._verdicts: list[list[int]] = []
         if stage == "judge" and self.args.judge_patience is not None:
             self.add_callback(_Patience(self))
 
@@ -176,18 +177,29 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
         return judge_skill(torch.cat(right).tolist(), labels)
 
     def check_patience(self) -> None:
-        """Raises or warns, as `on_low_skill` says, if the gap has not risen over the generations so far."""
-        gaps = [gap for gap in self._gaps if not math.isnan(gap)]
-        early, late = gaps[: len(gaps) // 2], gaps[len(gaps) // 2 :]
-        if not early or statistics.fmean(late) > statistics.fmean(early):
+        """Raises or warns, as `on_low_skill` says, if the gap has not risen over the steps so far, or can't be measured."""
+        patience, gaps = self.args.judge_patience, []
+        for half in ("first", "second"):
+            own = [counts for step, *counts in self._verdicts if (step < patience // 2) == (half == "first")]
+            yes, right, no, wrong = map(sum, zip(*own, strict=True)) if own else (0, 0, 0, 0)
+            for count, kind in ((right, "right"), (wrong, "wrong")):
+                if not count:
+                    self._refuse(
+                        f"P(yes | right) - P(yes | wrong) can't be measured: there were no verdicts on {kind} solutions in the {half} "
+                        f"half of judge_patience={patience} steps. Train on rows of both kinds in random order, raise "
+                        "`judge_patience`, or leave it out."
+                    )
+                    return
+            gaps.append(yes / right + no / wrong - 1)
+        early, late = gaps
+        if late > early:
             return
-        message = (
-            f"P(yes | right) - P(yes | wrong) has not risen within judge_patience={self.args.judge_patience} steps: "
-            f"{statistics.fmean(early):.3f} over their first half, {statistics.fmean(late):.3f} over the second. The policy "
+        self._refuse(
+            f"P(yes | right) - P(yes | wrong) has not risen within judge_patience={patience} steps: "
+            f"{early:.3f} over their first half, {late:.3f} over the second. The policy "
             "does not learn to judge, and going on has ruined generators: start again from the initial weights with a larger "
             "learning rate, more prompts a step or easier candidates, or raise `judge_patience`."
         )
-        self._refuse(message)
 
     def _refuse(self, message: str) -> None:
         if self.args.on_low_skill == "raise":
@@ -195,11 +207,15 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
         logger.warning(message)
 
     def _sampling_state(self):
-        return {**super()._sampling_state(), "gaps": self._gaps}
+        return {**super()._sampling_state(), "verdicts": self._verdicts}
 
     def _load_sampling_state(self, state):
         super()._load_sampling_state(state)
-        self._gaps = state["gaps"]
+        self._verdicts = state.get("verdicts") or []
+        if state.get("verdicts") is None and self.args.judge_patience is not None:
+            logger.warning(
+                "The checkpoint was saved by an earlier version: verdicts for `judge_patience` are counted from here on."
+            )
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -215,7 +231,9 @@ class JudgeRLVRTrainer(DynamicSamplingGRPOTrainer):
             for name in ("accuracy", "tpr", "tnr", "balanced_accuracy", "gap"):
                 self._metrics[mode][f"judge/{name}"].append(skill[name])
             if mode == "train" and self.state.global_step < (self.args.judge_patience or 0):
-                self._gaps.append(skill["gap"])
+                right = _reaches_one(rewards)
+                counts = [int(which.sum()) for kind in (1, 0) for which in (right & (labels == kind), labels == kind)]
+                self._verdicts.append([self.state.global_step, *counts])
         return rewards
 
 

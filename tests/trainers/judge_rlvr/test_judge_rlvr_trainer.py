@@ -214,14 +214,14 @@ def test_a_gap_that_does_not_rise_ends_the_patience(make_trainer, caplog, tmp_pa
     rising = make_judge(make_trainer, skilled_from(3), **options, output="rising")
     rising.train()
     assert rising.state.global_step == 8
-    assert len(rising._gaps) == 4
+    assert [step for step, *_ in rising._verdicts] == [0, 1, 2, 3]
 
     with pytest.raises(RuntimeError, match=r"has not risen within judge_patience=4 steps: 0\.000 over .* 0\.000 over"):
         make_judge(make_trainer, skilled_from(99), **options, output="flat").train()
     resumed = make_judge(make_trainer, skilled_from(99), **options, output="flat")
     with pytest.raises(RuntimeError, match="judge_patience"):
         resumed.train(resume_from_checkpoint=True)
-    assert len(resumed._gaps) == 4
+    assert [step for step, *_ in resumed._verdicts] == [0, 1, 2, 3]
     warned = make_judge(make_trainer, skilled_from(99), **options, output="warned", on_low_skill="warn")
     warned.train()
     assert warned.state.global_step == 8
@@ -232,7 +232,80 @@ def test_patience_is_of_the_stage_judge_alone(make_trainer, digit_reward):
     generate = make_trainer(("mixed",), digit_reward, judge=True, judge_patience=2, max_steps=3)
     generate.train()
     assert generate.state.global_step == 3
-    assert generate._gaps == []
+    assert generate._verdicts == []
+
+
+ONE_PROMPT = {"judge_gate_rows": 0, "per_device_train_batch_size": 4, "judge_patience": 8, "max_steps": 9}
+
+
+def test_the_patience_ends_with_one_prompt_a_batch_too(make_trainer, metric):
+    """No batch has right and wrong solutions there: only their counts together give a gap."""
+    seen = []
+
+    def flat(completions, label, trainer_state, **columns):
+        rights = skilled_from(99)(completions, label, trainer_state)
+        seen.extend((trainer_state.global_step, kind, right) for kind, right in zip(label, rights, strict=True))
+        return rights
+
+    trainer = make_judge(make_trainer, flat, **ONE_PROMPT)
+    with pytest.raises(RuntimeError, match=r"has not risen within judge_patience=8 steps: 0\.000 over .* 0\.000 over"):
+        trainer.train()
+    assert set(metric(trainer, "judge/gap")) == {None}
+    for half in (range(4), range(4, 8)):
+        for kind in (0, 1):
+            assert any(step in half and about == kind for step, about, _ in seen)
+
+    rising = make_judge(make_trainer, skilled_from(5), **ONE_PROMPT)
+    rising.train()
+    assert rising.state.global_step == 9
+
+
+def test_counts_are_pooled_over_the_halves_of_the_patience(make_trainer):
+    """Against shares of the counts, where the mean of the generations' own gaps says the opposite."""
+    counts = [[0, 1, 1, 0, 1], [1, 0, 9, 9, 9], [2, 0, 1, 1, 1], [3, 5, 9, 5, 9]]
+    early, late = 1 / 10 + 9 / 10 - 1, 5 / 10 + 6 / 10 - 1
+    trainer = make_judge(make_trainer, judge_gate_rows=0, judge_patience=4)
+    assert late > early
+    trainer._verdicts = counts
+    trainer.check_patience()
+    trainer._verdicts = [
+        *([step - 2, *rest] for step, *rest in counts[2:]),
+        *([step + 2, *rest] for step, *rest in counts[:2]),
+    ]
+    with pytest.raises(RuntimeError, match=r": 0\.100 over their first half, 0\.000 over the second"):
+        trainer.check_patience()
+
+
+@pytest.mark.parametrize(("kind", "missing"), [(1, "wrong"), (0, "right")])
+def test_a_gap_that_can_not_be_measured_is_not_taken_for_one_that_rises(make_trainer, caplog, kind, missing):
+    rows = judge_problems().filter(lambda row: row["label"] == kind)
+    with pytest.raises(
+        RuntimeError, match=f"no verdicts on {missing} solutions in the first half of judge_patience=8"
+    ):
+        make_judge(make_trainer, dataset=rows, **ONE_PROMPT).train()
+    once = {
+        "judge_gate_rows": 0,
+        "steps_per_generation": 4,
+        "judge_patience": 2,
+        "max_steps": 3,
+        "on_low_skill": "warn",
+    }
+    make_judge(make_trainer, **once).train()
+    assert "no verdicts on right solutions in the second half of judge_patience=2" in caplog.text
+
+
+def test_the_patience_counts_on_after_a_resume(make_trainer, caplog):
+    options = {**ONE_PROMPT, "save_strategy": "steps", "save_steps": 3, "on_low_skill": "warn", "logging_steps": 3}
+    whole = make_judge(make_trainer, **options, output="whole")
+    whole.train()
+    make_judge(make_trainer, **options | {"max_steps": 3}, output="parts").train()
+    resumed = make_judge(make_trainer, **options, output="parts")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed._verdicts == whole._verdicts
+    assert len(whole._verdicts) == 8
+    resumed._load_sampling_state({**resumed._sampling_state(), "verdicts": None})
+    assert resumed._verdicts == []
+    assert "was saved by an earlier version" in caplog.text
 
 
 def test_a_missing_verdict_is_worth_what_the_option_says(make_trainer, metric):
