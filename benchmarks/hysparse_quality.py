@@ -30,8 +30,7 @@ from _record import RESULTS, record
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mimo_hf.oam.canvas import write_png
-from mimo_hf.oam.plot import line_plot
+from mimo_hf.drawing import line_chart, save
 
 console = Console(stderr=True)
 
@@ -167,7 +166,7 @@ class Study:
         os.replace(written, self.path)
         staging.rmdir()
         if payload["by_context"]:
-            write_png(self.path.with_suffix(".png"), plot(payload["by_context"], self.name))
+            save(plot(payload["by_context"], self.name), self.path.with_suffix(".png"))
 
     def command(self) -> str:
         return f"python benchmarks/hysparse_quality.py --experiment {self.name}"
@@ -255,7 +254,7 @@ def plot(by_context: list[dict], name: str) -> torch.Tensor:
         ]
         for arm, topk in dict.fromkeys(key[:2] for key in found)
     }
-    return line_plot(contexts, series, title=name, x_label="context, tokens", y_label="accuracy of the last hop")
+    return line_chart(contexts, series, title=name, x_label="context (tokens)", y_label="accuracy of the last hop")
 
 
 def oracle_summary(runs: list[dict]) -> list[dict]:

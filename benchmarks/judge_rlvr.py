@@ -36,8 +36,7 @@ from trl import SFTConfig, SFTTrainer
 
 from mimo_hf.data.pair_sum import judgement_reward
 from mimo_hf.data.word_tokenizer import word_tokenizer
-from mimo_hf.oam.canvas import write_png
-from mimo_hf.oam.plot import line_plot
+from mimo_hf.drawing import line_chart, save
 from mimo_hf.trainers import JudgeRLVRConfig, JudgeRLVRTrainer, sample_responses
 from mimo_hf.trainers.analysis import length_stats, paired_bootstrap, pareto_plot
 from mimo_hf.trainers.judge_rlvr import judge_skill, mix_tasks
@@ -293,10 +292,10 @@ def write(name: str, domain: Domain, runs: list[dict], folder: Path) -> None:
     record(f"judge_rlvr_{name}", payload, folder=folder, command=command, timed=False)
     shown = {row["arm"] + f" {row['point']}" * bool(row["point"]): row for row in payload["table"]}
     pareto_plot(shown, folder / f"judge_rlvr_{name}.svg")
-    for value, label in (("accuracy", "accuracy"), ("mean_length", "mean length, tokens")):
+    for value, label in (("accuracy", "accuracy"), ("mean_length", "mean length (tokens)")):
         steps, series = curves(payload["table"], domain, value)
-        image = line_plot(steps, series, title=name, x_label="generator steps", y_label=label)
-        write_png(folder / f"judge_rlvr_{name}_{value}.png", image)
+        picture = line_chart(steps, series, title=name, x_label="generator steps", y_label=label)
+        save(picture, folder / f"judge_rlvr_{name}_{value}.png")
 
 
 def curves(table: list[dict], domain: Domain, value: str) -> tuple[list[int], dict[str, list[float]]]:

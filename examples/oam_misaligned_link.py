@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
+from mimo_hf import drawing
 from mimo_hf.oam import UCA, LinkGeometry, Pose, simulate_link
-from mimo_hf.oam.canvas import write_png
-from mimo_hf.oam.plot import line_plot
 
 SCHEMES = ("plain", "bepre_angle", "bepre_geom", "bepre_svd", "mmse", "capacity_waterfill")
 
@@ -31,8 +30,10 @@ def main():
     parser.add_argument("--max_tilt_deg", type=float, default=60.0)
     parser.add_argument("--tilt_azimuth_deg", type=float, default=25.0)
     parser.add_argument("--num", type=int, default=13, help="tilts from zero to the largest")
-    parser.add_argument("--plot", type=Path, help="PNG file of the curves")
+    parser.add_argument("--plot", type=Path, help="PNG, SVG or PDF file of the curves")
     args = parser.parse_args()
+    if args.plot:
+        drawing.check_target(args.plot, "plot")
 
     tilt_deg = torch.linspace(0, args.max_tilt_deg, args.num, dtype=torch.float64)
     pose = Pose.from_angles(
@@ -53,7 +54,8 @@ def main():
         args.plot.parent.mkdir(parents=True, exist_ok=True)
         curves = {name: values.tolist() for name, values in results.items()}
         title = f"{args.num_elements} elements, {args.distance_m:g} m, {args.snr_db:g} dB"
-        write_png(args.plot, line_plot(tilt_deg.tolist(), curves, title=title, x_label="tilt (°)", y_label="bit/s/Hz"))
+        labels = {"title": title, "x_label": "tilt (°)", "y_label": "spectral efficiency (bit/s/Hz)"}
+        drawing.save(drawing.line_chart(tilt_deg.tolist(), curves, **labels), args.plot)
         print(f"wrote {args.plot}")
 
 

@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from .drawing.target import FORMATS
 
 MOST = 10**18
 # All control characters but tab and line feed: a text that we did not write must not move the cursor or set a title.
@@ -162,7 +165,13 @@ class _Renamed(argparse.Action):
 SHARED: dict[str, dict[str, Any]] = {
     "--json": {"action": "store_true", "help": "Print the result as JSON."},
     "--out": {"action": _WriteTo, "metavar": "PATH", "type": writable, "help": "Write the result to this file."},
-    "--plot": {"action": _WriteTo, "metavar": "PATH", "type": writable, "help": "Draw the result into this file."},
+    "--plot": {
+        "action": _WriteTo,
+        "metavar": "PATH",
+        "type": writable,
+        "endings": FORMATS,
+        "help": "Draw the result into this file (needs mimo-hf[plot]).",
+    },
     "--seed": {"metavar": "N", "type": Whole(0), "default": 0, "help": "Seed of all that is drawn at random."},
     "--device": {
         "metavar": "DEVICE",
@@ -183,7 +192,7 @@ def shared(parser: Any, option: str, more: str = "", **changes: Any) -> None:
         changes: of the default; `endings` of an option that writes a file.
     """
     declared = SHARED[option]
-    endings = changes.get("endings")
+    endings = {**declared, **changes}.get("endings")
     named = f"Its ending says the form: {' or '.join(endings)}." if endings else ""
     help = " ".join(filter(None, (declared["help"], named, more)))
     parser.add_argument(option, **{**declared, **changes, "help": help})
@@ -335,6 +344,14 @@ def as_typed(parser: Parser, prog: str, message: str) -> str:
         return f"{name}{value}" if name in options else match[0]
 
     return re.sub(r"`(\w+)(=[^`]*)?`", option, message)
+
+
+def drawing() -> ModuleType:
+    """The room that draws, for a command that will write a picture; ImportError at once where matplotlib is missing."""
+    from . import drawing
+    from .drawing import look  # noqa: F401  it looks for matplotlib
+
+    return drawing
 
 
 def as_json(content: Any) -> str:

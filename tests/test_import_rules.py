@@ -21,11 +21,12 @@ FOLDERS = {
 TOP = {"__init__", "__main__", "cli", "command_kit", "demo", "recipe"}
 LOWER = {"data", "hub", "metrics", "modeling", "oam"}
 MAY_IMPORT = {
-    "trainers": {"moved", *LOWER} - {"modeling"},
+    "trainers": {"drawing", "moved", *LOWER} - {"modeling"},
     "rewards": LOWER | {"processes", "scheduler.sharing.client"},
-    "scheduler": LOWER | {"moved", "processes"},
+    "scheduler": LOWER | {"drawing", "moved", "processes"},
     "moved": set(),
     "processes": set(),
+    "drawing": set(),
     "modeling": {"hub", "moved"},
     "metrics": {"hub"},
     "data": {"hub"},
@@ -220,6 +221,8 @@ FORBIDDEN = [
     ("mimo_hf/data/corpus.py", "import mimo_hf.recipe"),
     ("mimo_hf/oam/channel.py", "import numpy as np"),
     ("mimo_hf/oam/channel.py", "from ..hub import tiny"),
+    ("mimo_hf/oam/experiments.py", "from ..drawing import line_chart"),
+    ("mimo_hf/drawing/charts.py", "from ..oam import UCA"),
     ("mimo_hf/scheduler/core/scheduler.py", "import time"),
     ("mimo_hf/scheduler/core/policies.py", "from ..live import dispatch"),
     ("mimo_hf/scheduler/core/policies.py", "import torch"),
@@ -241,6 +244,7 @@ ALLOWED = [
     ("mimo_hf/__init__.py", "from .modeling.mimo import MiMoConfig"),
     ("mimo_hf/oam/channel.py", "import cmath\nimport torch.nn\nfrom .geometry import ring"),
     ("mimo_hf/scheduler/sharing/server.py", "import asyncio\nfrom . import core"),
+    ("mimo_hf/scheduler/simulate/export.py", "from ... import drawing"),
     ("kernels/sale-attn/torch-ext/sale_attn/__init__.py", "from . import layers\nimport triton.language as tl"),
 ]
 

@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ["peft", "trl", "kernels", "math", "completion", "ray", "spaces", "dev"]
+EXTRAS = ["peft", "trl", "kernels", "math", "plot", "completion", "ray", "spaces", "dev"]
 # They read this repository only; tomli reads its build.toml before Python 3.11.
 NOT_LISTED = {"bandit", "basedpyright", "hypothesis", "mypy", "pytest-xdist", "ruff", "tomli"}
 

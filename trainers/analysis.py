@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 import torch
@@ -160,38 +159,16 @@ def pareto_table(arms: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def pareto_plot(arms: Mapping[str, Mapping[str, float]], path: str | Path) -> None:
-    """Accuracy over mean length as an SVG file; the arms of the front are joined."""
-    width, height, margin = 560, 380, 50
+    """Accuracy over mean length as a PNG, SVG or PDF file, by the suffix; the arms of the front are joined."""
+    from mimo_hf import drawing
 
-    def scale(name: str) -> tuple[float, float]:
-        values = [arm[name] for arm in arms.values()]
-        room = 0.08 * ((max(values) - min(values)) or 1)
-        return min(values) - room, max(values) + room
-
-    (left, right), (bottom, top) = scale("mean_length"), scale("accuracy")
-
-    def position(arm: Mapping[str, float]) -> tuple[float, float]:
-        x = margin + (arm["mean_length"] - left) / (right - left) * (width - 2 * margin)
-        return x, height - margin - (arm["accuracy"] - bottom) / (top - bottom) * (height - 2 * margin)
-
-    front = [position(arms[name]) for name in sorted(pareto_front(arms), key=lambda name: arms[name]["mean_length"])]
-    shapes = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        f'<path d="M{margin} {margin}V{height - margin}H{width - margin}" fill="none" stroke="black"/>',
-        f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in front)}" fill="none" stroke="silver"/>',
-    ]
-    for name, arm in arms.items():
-        x, y = position(arm)
-        shapes.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/><text x="{x + 6:.1f}" y="{y - 6:.1f}">{escape(name)}</text>'
-        )
-    shapes += [
-        f'<text x="{margin}" y="{height - 30}">{left:.1f}</text>',
-        f'<text x="{width - margin}" y="{height - 30}" text-anchor="end">{right:.1f}</text>',
-        f'<text x="{width / 2}" y="{height - 14}" text-anchor="middle">mean length</text>',
-        f'<text x="{margin - 4}" y="{height - margin}" text-anchor="end">{bottom:.2f}</text>',
-        f'<text x="{margin - 4}" y="{margin + 4}" text-anchor="end">{top:.2f}</text>',
-        f'<text x="{margin - 10}" y="{margin - 14}">accuracy</text>',
-        "</svg>",
-    ]
-    Path(path).write_text("\n".join(shapes), encoding="utf-8")
+    drawing.check_target(path)
+    picture = drawing.point_chart(
+        {name: (arm["mean_length"], arm["accuracy"]) for name, arm in arms.items()},
+        sorted(pareto_front(arms), key=lambda name: arms[name]["mean_length"]),
+        title="Accuracy and length of the arms",
+        x_label="mean length (tokens)",
+        y_label="accuracy",
+        joined_label="Pareto front",
+    )
+    drawing.save(picture, path)

@@ -1,4 +1,4 @@
-"""`mimo-hf oam simulate|sweep|dof|oem|ber|field`: the experiments from the command line, as text, JSON, CSV and PNG."""
+"""`mimo-hf oam simulate|sweep|dof|oem|ber|field`: the experiments from the command line, as text, JSON, CSV and pictures."""
 
 import argparse
 import csv
@@ -52,7 +52,7 @@ def add_oam_commands(commands: Any, kit: Any) -> None:
         form.add_argument("--csv", action="store_true", help="Print the result as CSV.")
         kit.shared(parser, "--out", endings=(".json", ".csv", ".txt"))
         kit.renamed(parser, "--output", "--out")
-        kit.shared(parser, "--plot", endings=(".png",))
+        kit.shared(parser, "--plot")
 
 
 def _add_setting(parser: argparse.ArgumentParser, declared: Field, kit: Any) -> None:
@@ -113,9 +113,9 @@ def _flag(name: str) -> str:
 def run(kit: Any, args: argparse.Namespace) -> int:
     """Runs the experiment that the parsed arguments ask for. Raises ValueError for what the user can put right."""
     link, options = _settings(args)
+    drawing = None if args.plot is None else kit.drawing()
     with kit.stage("importing torch"):
         from . import comparisons, experiments
-        from .canvas import write_png
         from .checks import usable_device
 
         usable_device(args.device)
@@ -134,8 +134,8 @@ def run(kit: Any, args: argparse.Namespace) -> int:
                 if moved is not None and args.experiment in ("sweep", "ber", "field"):
                     options["progress"] = moved
                 result = functions[args.experiment](link, **options, device=args.device)
-            if args.plot is not None:
-                write_png(args.plot, result.draw())
+            if drawing is not None:
+                drawing.save(result.draw(drawing), args.plot)
         except TypeError as error:
             raise ValueError(str(error)) from error
         finally:

@@ -5,8 +5,6 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from .channel import exponential_correlation, kronecker, los_channel
 from .config import Result, parameters_of
 from .geometry import UCA, ULA, LinkGeometry, UCAGrid
@@ -19,8 +17,7 @@ from .metrics import (
     noise_variance,
 )
 from .oem import OEMLink, flatten_blocks, inter_mode_energy, oem_spectral_efficiency
-from .plot import bar_plot, line_plot
-from .settings import DofOptions, LinkConfig, OEMConfig, wave
+from .settings import DofOptions, LinkConfig, OEMConfig, axis_label, wave
 from .simulate import simulate_link
 
 
@@ -82,16 +79,16 @@ def run_dof(
         f"Of {len(rows)} rows, OAM exceeds the lines of antennas in {over_lines} and MIMO of its own rings in {over_rings}.",
     ]
 
-    def draw() -> Tensor:
+    def draw(drawing: Any) -> Any:
         over = "distance_m" if len(distances_m) > 1 else "snr_db"
         chosen = [row for row in rows if over == "snr_db" or row["snr_db"] == snrs_db[-1]]
         names = ["uca_oam", "uca_mimo", "ula_mimo", *(f"kronecker_{rho:g}" for rho in rhos)]
-        return line_plot(
+        return drawing.line_chart(
             [row[over] for row in chosen],
             {name: [row[name] for row in chosen] for name in names},
             title="Capacity" + (f" at {snrs_db[-1]:g} dB" if over == "distance_m" else f" at {distances_m[0]:g} m"),
-            x_label=over,
-            y_label="bit/s/Hz",
+            x_label=axis_label(over),
+            y_label="capacity (bit/s/Hz)",
         )
 
     parameters = parameters_of(
@@ -162,11 +159,12 @@ def run_oem(config: OEMConfig, device: str = "cpu") -> Result:
         *dict.fromkeys(str(warning.message) for warning in caught),
     ]
 
-    def draw() -> Tensor:
+    def draw(drawing: Any) -> Any:
         bars = {
             row["scheme"] + (", as if circulant" if row["assume"] == "block_circulant" else ""): row["bit_s_hz"]
             for row in rows
         }
-        return bar_plot(bars, title=f"Spectral efficiency at {config.snr_db:g} dB", unit="bit/s/Hz")
+        title, label = f"OAM-embedded MIMO at {config.snr_db:g} dB", "spectral efficiency (bit/s/Hz)"
+        return drawing.bar_chart(list(bars), {label: list(bars.values())}, title=title, x_label=label)
 
     return Result("oem", parameters_of("oem", config), summary, rows, notes, draw)

@@ -7,7 +7,6 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .settings import DEFAULT_WAVELENGTH_M, EXPERIMENTS, SWEEPABLE, LinkConfig, OEMConfig, wave
 
@@ -35,7 +34,7 @@ class Result:
         summary: numbers that are not a table.
         rows: the table, one dict a row, all with the same keys.
         notes: what the numbers show, and the warnings that came up.
-        draw: makes the picture, a uint8 image.
+        draw: makes the picture with the module it is given, `mimo_hf.drawing`, which this room does not import.
     """
 
     experiment: str
@@ -43,7 +42,7 @@ class Result:
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
     notes: list[str]
-    draw: Callable[[], Tensor] = field(compare=False)
+    draw: Callable[[Any], Any] = field(compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         names = ("experiment", "parameters", "summary", "rows", "notes")

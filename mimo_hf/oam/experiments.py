@@ -20,16 +20,9 @@ from .field import field_at, field_map, winding_number
 from .geometry import SPEED_OF_LIGHT_M_S, UCA, LinkGeometry
 from .metrics import noise_variance, sinr
 from .modes import isr_db, matched_channel, modal_channel, mode_index, mode_purity, nyquist_mode, signed_modes
-from .plot import (
-    images_side_by_side,
-    intensity_image,
-    line_plot,
-    mode_matrix_image,
-    phase_image,
-)
 from .power import equal_power
 from .precoding import bepre
-from .settings import DETECTORS, PRECODINGS, BEROptions, FieldOptions, LinkConfig, SweepOptions, wave
+from .settings import DETECTORS, PRECODINGS, BEROptions, FieldOptions, LinkConfig, SweepOptions, axis_label, wave
 from .simulate import simulate_link
 
 Progress = Callable[[int, int], None]
@@ -45,6 +38,10 @@ def _derived(link: LinkGeometry) -> dict[str, float]:
         "rayleigh_distance_m": float(2 * (2 * radius).square() / link.wavelength_m),
         "freq_ghz": SPEED_OF_LIGHT_M_S / float(link.wavelength_m) / 1e9,
     }
+
+
+def power_db(amplitude: Tensor) -> Tensor:
+    return 20 * torch.log10(amplitude.abs().clamp(min=1e-150))
 
 
 def run_simulate(config: LinkConfig, device: str = "cpu") -> Result:
@@ -85,9 +82,15 @@ def run_simulate(config: LinkConfig, device: str = "cpu") -> Result:
     if nyquist_mode(len(modes)) is not None:
         notes.append(f"Mode {modes[len(modes) // 2]} is the Nyquist mode, a standing wave without a vortex.")
 
-    def draw() -> Tensor:
-        images = {"plain": mode_matrix_image(plain, unit), "BePre (geom)": mode_matrix_image(aligned, unit)}
-        return images_side_by_side(images, title="Power between modes, -40 (dark) to 20 dB")
+    def draw(drawing: Any) -> Any:
+        labels = {"x_label": "sent mode", "y_label": "received mode", "scale_label": "power (dB)"}
+        maps = [
+            drawing.HeatMap(
+                title, power_db(g / unit).tolist(), **labels, low=-40.0, high=20.0, columns=modes, rows=modes
+            )
+            for title, g in (("plain", plain), ("BePre (geom)", aligned))
+        ]
+        return drawing.heat_maps(maps, title="Power between modes, over that between one pair of antennas")
 
     return Result("simulate", parameters_of("simulate", config), summary, rows, notes, draw)
 
@@ -126,14 +129,14 @@ def run_sweep(
     gap = max(columns["plain"][i] / max(columns["capacity_waterfill"][i], 1e-300) for i in range(num))
     notes.append(f"Plain OAM reaches at most {min(gap, 1.0):.1%} of the water-filling capacity of the same arrays.")
 
-    def draw() -> Tensor:
-        return line_plot(
+    def draw(drawing: Any) -> Any:
+        return drawing.line_chart(
             steps.tolist(),
             columns,
             title=f"Spectral efficiency, SNR ({config.snr_reference})"
             + ("" if param == "snr_db" else f" {config.snr_db:g} dB"),
-            x_label=param,
-            y_label="bit/s/Hz",
+            x_label=axis_label(param),
+            y_label="spectral efficiency (bit/s/Hz)",
         )
 
     swept_names = ("freq_ghz", "wavelength_m") if param in ("freq_ghz", "wavelength_m") else (param,)
@@ -216,18 +219,16 @@ def run_ber(
         f"{result.num_bits} bits on each mode; no errors mean a rate below the end of the interval, not zero.",
     ]
 
-    def draw() -> Tensor:
-        curves = {}
-        for k, mode in enumerate(modes):
-            rates = result.ber[:, k].tolist()
-            curves[f"mode {mode:+d}"] = [math.log10(rate) if rate > 0 else math.nan for rate in rates]
-        curves["closed form, mean"] = theory.mean(dim=-1).clamp(min=1e-7).log10().tolist()
-        return line_plot(
+    def draw(drawing: Any) -> Any:
+        curves = {f"mode {mode:+d}": result.ber[:, k].tolist() for k, mode in enumerate(modes)}
+        curves["closed form, mean"] = theory.mean(dim=-1).clamp(min=1e-7).tolist()
+        return drawing.line_chart(
             list(snrs_db),
             curves,
             title=f"{precoding}, {order}-QAM, detector {detector}",
-            x_label="SNR in dB",
-            y_label="log10 of bit error rate",
+            x_label=axis_label("snr_db"),
+            y_label="bit error rate",
+            log_y=True,
         )
 
     parameters = parameters_of(
@@ -289,9 +290,22 @@ def run_field(
         for i, x in enumerate(axis)
     ]
 
-    def draw() -> Tensor:
-        images = {"phase": phase_image(image), "intensity, 40 dB": intensity_image(image)}
-        return images_side_by_side(images, title=f"Mode {signed:+d} at {config.distance_m:g} m, {extent:g} m wide")
+    def draw(drawing: Any) -> Any:
+        plane = {"x_label": "x (m)", "y_label": "y (m)", "extent": (axis[0], axis[-1]) * 2}
+        maps = [
+            drawing.HeatMap(
+                "phase", image.angle(), **plane, scale_label="phase (rad)", low=-math.pi, high=math.pi, cyclic=True
+            ),
+            drawing.HeatMap(
+                "intensity",
+                power_db(image / image.abs().max()),
+                **plane,
+                scale_label="dB below the peak",
+                low=-40.0,
+                high=0.0,
+            ),
+        ]
+        return drawing.heat_maps(maps, title=f"Mode {signed:+d} at {config.distance_m:g} m")
 
     parameters = parameters_of("field", config, mode=mode, extent_m=extent, num_pixels=num_pixels)
     return Result("field", parameters, summary, rows, notes, draw)

@@ -189,6 +189,19 @@ def wave(config: LinkConfig | OEMConfig) -> dict[str, Any]:
     }
 
 
+def axis_label(name: str) -> str:
+    """A number of the link as an axis of a picture names it, with its unit: `SNR (dB)`."""
+    unit = LinkConfig.__dataclass_fields__[name].metadata["unit"]
+    stem = name.removesuffix(f"_{unit.lower()}")
+    words = {
+        "freq": "carrier frequency",
+        "snr": "SNR",
+        "radius_tx": "radius of the transmit ring",
+        "radius_rx": "radius of the receive ring",
+    }
+    return f"{words.get(stem, stem.replace('_', ' '))} ({unit.replace('deg', '°')})"
+
+
 SWEEPABLE = tuple(f.name for f in fields(LinkConfig) if f.type in (float, float | None))
 
 

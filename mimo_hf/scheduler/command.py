@@ -16,7 +16,7 @@ from .core.policies import POLICIES, make_policy
 from .core.resources import Quota, TokenBucket
 from .core.types import ElasticRange
 from .simulate.bounds import step_lower_bound_s
-from .simulate.export import chrome_trace, gantt_svg, report_html, run_summary
+from .simulate.export import chrome_trace, gantt, report_html, run_summary
 from .simulate.simulator import recorded, simulate
 from .simulate.trace import SAMPLE, Trace, TraceError, read_trace, write_trace
 from .simulate.workloads import WORKLOADS, as_pods, with_noise
@@ -126,7 +126,7 @@ def add_schedule_commands(commands: Any, kit: Any) -> None:
     parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace with start_s and end_s.")
     kit.shared(parser, "--json")
     kit.shared(parser, "--out", ".html is a page with table and chart.", endings=(".html", ".json"))
-    kit.shared(parser, "--plot", endings=(".svg",))
+    kit.shared(parser, "--plot")
     parser.add_argument(
         "--chrome", metavar="PATH", type=kit.writable, help="Write Chrome's trace format, for https://ui.perfetto.dev."
     )
@@ -335,13 +335,15 @@ def _replay(args: argparse.Namespace, kit: Any) -> int:
 
 
 def _report(args: argparse.Namespace, kit: Any) -> int:
+    wants_page = args.out is not None and args.out.suffix.lower() == ".html"
+    drawing = kit.drawing() if wants_page or args.plot is not None else None
     trace = _load(args)
     summary = run_summary(trace)
     if args.out is not None:
-        page = report_html(trace, args.trace.name) if args.out.suffix == ".html" else kit.as_json(summary)
+        page = report_html(trace, args.trace.name) if wants_page else kit.as_json(summary)
         args.out.write_text(page, encoding="utf-8")
-    if args.plot is not None:
-        args.plot.write_text(gantt_svg(trace), encoding="utf-8")
+    if drawing is not None and args.plot is not None:
+        drawing.save(gantt(trace), args.plot)
     if args.chrome is not None:
         args.chrome.write_text(json.dumps(chrome_trace(trace)), encoding="utf-8")
     if args.json:

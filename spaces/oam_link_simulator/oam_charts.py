@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from mimo_hf.oam.plot import ticks
+from oam_colors import ticks
 
 BACKGROUND, TEXT, MUTED, GRID, SHADE = "#ffffff", "#1a1a1a", "#4a4a4a", "#e2e2e2", "#ececec"
 # At least 3:1 on white. A marker and a dash stand for each colour as well.

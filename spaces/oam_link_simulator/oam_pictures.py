@@ -5,11 +5,10 @@ import math
 
 import torch
 from oam_charts import COLORS, GRID, MUTED, rgb, svg, text
+from oam_colors import color_map, intensity_image, phase_image, png_bytes
 from torch import Tensor
 
 from mimo_hf.oam import LinkGeometry
-from mimo_hf.oam.canvas import png_bytes
-from mimo_hf.oam.plot import color_map, intensity_image, phase_image
 
 TX, RX = COLORS[0], COLORS[1]
 

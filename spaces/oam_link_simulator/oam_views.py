@@ -6,6 +6,7 @@ from html import escape
 
 import torch
 from oam_charts import Curve, bars, cell, columns, curves, figure, heat_map, scatter, svg
+from oam_colors import color_map
 from oam_pictures import decibel_scale, field_picture, geometry_picture, mode_strip
 from oam_settings import Settings
 from torch import Tensor
@@ -31,7 +32,6 @@ from mimo_hf.oam.cli import as_csv
 from mimo_hf.oam.config import Result
 from mimo_hf.oam.detectors import detection_filters
 from mimo_hf.oam.experiments import detected_channel, precoded_channel, run_ber, run_field, run_simulate
-from mimo_hf.oam.plot import color_map
 from mimo_hf.oam.presets import PRESETS
 
 NAMES = {
@@ -258,7 +258,7 @@ def _csv(experiment: str, settings: Settings, rows: list[dict]) -> str:
         "precoding": settings.precoding,
         "seed": settings.seed,
     }
-    return as_csv(Result(experiment, parameters, {}, rows, [], lambda: torch.empty(0)))
+    return as_csv(Result(experiment, parameters, {}, rows, [], lambda drawing: None))
 
 
 def received_symbols(settings: Settings, num_symbols: int = 250) -> tuple[Tensor, Tensor, list[int]]:

@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+from mimo_hf import drawing
+
 
 @pytest.fixture(scope="module")
 def bench():
@@ -202,11 +204,11 @@ def test_a_small_run_of_text_and_of_longer_contexts(bench):
 def test_a_study_over_contexts_is_drawn_with_a_curve_for_each_selection(bench, tmp_path, monkeypatch):
     drawn = {}
 
-    def line_plot(x, series, **labels):
+    def line_chart(x, series, **labels):
         drawn.update(x=x, series=series)
-        return torch.zeros(2, 2, 3, dtype=torch.uint8)
+        return drawing.line_chart(x, series, **labels)
 
-    monkeypatch.setattr(bench, "line_plot", line_plot)
+    monkeypatch.setattr(bench, "line_chart", line_chart)
     run = {"role": "table", "seed": 0, "learning_rate": 0.008, "parameters": 10, "status": "ok", "accuracy": [0.5]}
     found = {
         "full": [{"context": context, "topk_tokens": None, "last_hop": 0.5} for context in (256, 128)],

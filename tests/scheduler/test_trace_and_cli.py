@@ -9,12 +9,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimo_hf.cli import main
 from mimo_hf.scheduler.core.types import Amdahl, ElasticRange, PowerLaw, TableCurve
 from mimo_hf.scheduler.simulate.bounds import act_lower_bound_s, best_act_s, step_lower_bound_s
-from mimo_hf.scheduler.simulate.export import chrome_trace, lanes, run_summary, width
+from mimo_hf.scheduler.simulate.export import chrome_trace, gantt, lanes, run_summary, width
 from mimo_hf.scheduler.simulate.service_calls import simulate_services
 from mimo_hf.scheduler.simulate.simulator import recorded, simulate
 from mimo_hf.scheduler.simulate.trace import (
@@ -306,9 +307,33 @@ def test_report_writes_page_chart_and_perfetto_trace(run_file, tmp_path, capsys)
     assert re.search(r"reward\s+12\s", shown)
     assert page.read_text().startswith("<!doctype html>")
     root = ET.fromstring(chart.read_text())  # noqa: S314  our own chart
-    titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert len(titles) == sum(width(record) for record in read_trace(run_file).records)
+    (bars,) = [element for element in root.iter("{http://www.w3.org/2000/svg}g") if element.get("id") == "bars"]
+    titles = [element.text for element in bars.iter("{http://www.w3.org/2000/svg}title")]
+    records = read_trace(run_file).records
+    assert len(titles) == sum(width(record) for record in records)
+    assert {title.partition(":")[0] for title in titles} == {f"{r.kind} {r.id}, {r.trajectory}" for r in records}
+    assert chart.read_text().partition("<svg")[2] in page.read_text()
     assert json.loads(chrome.read_text())["traceEvents"]
+
+
+def test_the_chart_holds_each_action_and_what_they_add_up_to(run_file):
+    records = read_trace(run_file).records
+    over, under = gantt(read_trace(run_file)).axes
+    boxes = [path.get_extents() for path in under.collections[0].get_paths()]
+    spans = [(r.start_s, r.end_s) for r in records for _ in range(width(r))]
+    np.testing.assert_allclose(sorted((box.x0, box.x1) for box in boxes), sorted(spans))
+    assert [text.get_text() for text in under.get_yticklabels()][:2] == ["local 0", "local 1"]
+    in_use, waiting = (dict(zip(*line.get_data(), strict=True)) for line in over.lines)
+    for at, level in in_use.items():
+        assert level == sum(width(r) for r in records if r.start_s <= at < r.end_s)
+    for at, level in waiting.items():
+        assert level == sum(r.submit_s <= at < r.start_s for r in records)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_report_draws_in_the_form_of_the_suffix(run_file, suffix, tmp_path):
+    assert main(["schedule", "report", str(run_file), "--plot", str(tmp_path / f"run{suffix}")]) == 0
+    assert (tmp_path / f"run{suffix}").read_bytes()[:4] in (b"\x89PNG", b"%PDF")
 
 
 def test_simulate_compares_policies_and_pods(capsys):

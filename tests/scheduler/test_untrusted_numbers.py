@@ -21,7 +21,7 @@ from mimo_hf.scheduler.live.metrics import MOST_HEADERS, serve_metrics
 from mimo_hf.scheduler.sharing import wire
 from mimo_hf.scheduler.sharing.owner import LOCK_VARIABLE, Ownership, current_owner
 from mimo_hf.scheduler.sharing.server import Server
-from mimo_hf.scheduler.simulate.export import chrome_trace, gantt_svg, lanes, width
+from mimo_hf.scheduler.simulate.export import chrome_trace, gantt, gantt_svg, lanes, width
 from mimo_hf.scheduler.simulate.trace import MOST_LINE, MOST_PROBLEMS, Record, Trace, TraceError, read_trace
 
 from .conftest import call, drive
@@ -174,7 +174,7 @@ def test_an_action_that_holds_bytes_is_drawn_in_one_lane():
 
 def test_a_picture_of_too_many_units_is_refused_before_it_is_drawn():
     trace = Trace([ran(id=i, units=10**6, start_s=float(i), end_s=i + 1.0) for i in range(200)], name="wide")
-    for draw in (chrome_trace, gantt_svg):
+    for draw in (chrome_trace, gantt):
         with pytest.raises(ValueError, match=r"wide, action 0: .*1000000 units.*10000000"):
             draw(trace)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimo_hf import drawing
 from mimo_hf.trainers.analysis import (
     backtracking_rate,
     length_stats,
@@ -125,16 +126,19 @@ def test_the_table_marks_the_front():
     assert [line.endswith("| yes |") for line in lines[2:]] == [True, True, False, True]
 
 
-def test_the_plot_places_arms_by_length_and_accuracy(tmp_path):
+def test_the_plot_names_every_arm_and_joins_the_front(tmp_path):
     pareto_plot(ARMS | {"a<b": {"accuracy": 0.75, "mean_length": 20}}, tmp_path / "front.svg")
     picture = ElementTree.parse(tmp_path / "front.svg").getroot()  # noqa: S314  our own chart
-    name = "{http://www.w3.org/2000/svg}"
-    circles = [(float(circle.get("cx")), float(circle.get("cy"))) for circle in picture.iter(f"{name}circle")]
-    (short_x, short_y), (good_x, good_y), (beaten_x, beaten_y), twin, _ = circles
-    assert short_x < good_x < beaten_x
-    assert good_y < beaten_y < short_y
-    assert twin == (good_x, good_y)
-    # Evenly: 20 lies between 10 and 30, and 0.8 between 0.7 and 0.9.
-    assert circles[4][0] == pytest.approx((short_x + good_x) / 2, abs=0.11)
-    assert beaten_y == pytest.approx((short_y + good_y) / 2, abs=0.11)
-    assert "a<b" in {text.text for text in picture.iter(f"{name}text")}
+    texts = {"".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {*ARMS, "a<b", "Pareto front", "mean length (tokens)", "accuracy"} <= texts
+    with pytest.raises(ValueError, match=r"`path` must end in \.png or \.svg or \.pdf; got 'front.txt'"):
+        pareto_plot(ARMS, tmp_path / "front.txt")
+
+
+def test_the_plot_places_arms_by_length_and_accuracy(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawing, "save", lambda picture, path: drawn.append(picture), raising=False)
+    pareto_plot(ARMS, tmp_path / "front.svg")
+    front, *arms = (line.get_xydata().tolist() for line in drawn[0].axes[0].lines)
+    assert front == [[10, 0.7], [30, 0.9], [30, 0.9]]
+    assert arms == [[[arm["mean_length"], arm["accuracy"]]] for arm in ARMS.values()]

@@ -4,13 +4,15 @@ import heapq
 import html
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.numbers import MOST_UNITS
 from ..core.types import ElasticRange
 from .trace import Record, Trace
 
-COLOURS = ("#4878a8", "#e08214", "#5aae61", "#b2568f", "#8c6bb1", "#d1495b", "#3d8b8b", "#8d7b4b")
+if TYPE_CHECKING:
+    from ...drawing import Picture
+
 MAX_LANES = 64
 MOST_DRAWN = 10**7  # units of all actions
 
@@ -130,70 +132,45 @@ def run_summary(trace: Trace) -> dict[str, dict[str, float]]:
     return found
 
 
-def gantt_svg(trace: Trace, width_px: int = 1100) -> str:
-    """Cores in use and waiting actions over time, and below them each core's actions (the first 64 cores)."""
+def gantt(trace: Trace) -> "Picture":
+    """Units in use and waiting actions over time, and below them each unit's actions (the first 64 units)."""
+    from ... import drawing
+
     ran = _ran(trace)
     placed = lanes(ran, trace.place)
-    kinds = sorted({record.kind for record in ran})
-    colour = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)}
     rows = sorted({(record.node or "local", lane) for record in ran for lane in placed[record.id]})
     shown = {row: index for index, row in enumerate(rows[:MAX_LANES])}
-    left, top, curve, row_px = 90, 34, 110, 11
-    end = max(record.end_s or 0.0 for record in ran)
-    end = end if end > 1e-9 else 1.0
-    scale = (width_px - left - 20) / end
-    chart_top = top + curve + 40
-    height = chart_top + row_px * len(shown) + 30
-    size = f'width="{width_px}" height="{height}"'
-    about = f'font-family="sans-serif" font-size="11" role="img" aria-label="Gantt chart of {len(ran)} actions"'
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width_px} {height}" {about}>',
-        f'<rect {size} fill="white"/>',
-    ]
-    for index, kind in enumerate(kinds):
-        x = left + 130 * index
-        out.append(f'<rect x="{x}" y="8" width="12" height="12" fill="{colour[kind]}"/>')
-        out.append(f'<text x="{x + 17}" y="18">{html.escape(kind)}</text>')
-
     in_use = _steps([(r.start_s or 0.0, width(r)) for r in ran] + [(r.end_s or 0.0, -width(r)) for r in ran])
     queued = [r for r in ran if r.submit_s is not None]
     waiting = _steps([(r.submit_s or 0.0, 1) for r in queued] + [(r.start_s or 0.0, -1) for r in queued])
-    most = max((value for _, value in in_use), default=1) or 1
-    deepest = max((value for _, value in waiting), default=0)
-    peak = max(most, deepest)
-    for points, stroke, label, y in (
-        (in_use, "#4878a8", f"units in use (at most {most:g})", 12),
-        (waiting, "#d1495b", f"waiting (at most {deepest:g})", 26),
-    ):
-        path = _path(points, left, top + curve, scale, (curve - 10) / peak)
-        out.append(f'<path d="{path}" fill="none" stroke="{stroke}" stroke-width="1.2"/>')
-        out.append(f'<text x="{width_px - 20}" y="{top + y}" text-anchor="end" fill="{stroke}">{label}</text>')
-    for tick in _ticks(end):
-        at = left + tick * scale
-        out.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{height - 24}" stroke="#ddd" stroke-width="0.6"/>'
-        )
-        out.append(f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle" fill="#555">{tick:g} s</text>')
+    bars = [
+        drawing.Bar(shown[row], record.start_s or 0.0, record.end_s or 0.0, record.kind, _note(record))
+        for record in ran
+        for lane in placed[record.id]
+        if (row := (record.node or "local", lane)) in shown
+    ]
+    return drawing.timeline(
+        [f"{node} {lane}" for node, lane in shown],
+        bars,
+        {
+            f"{name} (at most {max((level for _, level in points), default=0):g})": points
+            for name, points in (("units in use", in_use), ("waiting actions", waiting))
+        },
+        title=f"{len(ran)} actions"
+        + (f", the first {MAX_LANES} of {len(rows)} units" if len(rows) > MAX_LANES else ""),
+    )
 
-    for (node, lane), index in shown.items():
-        y = chart_top + row_px * index + row_px - 2
-        out.append(f'<text x="{left - 6}" y="{y}" text-anchor="end" fill="#555">{html.escape(node)} {lane}</text>')
-    for record in ran:
-        start, length = record.start_s or 0.0, max((record.end_s or 0.0) - (record.start_s or 0.0), 0.4 / scale)
-        tip = f"{record.kind} {record.id}, {record.trajectory or 'alone'}: {start:.3f} to {record.end_s:.3f} s, {width(record)} units"
-        for lane in placed[record.id]:
-            index = shown.get((record.node or "local", lane), -1)
-            if index >= 0:
-                y = chart_top + row_px * index
-                out.append(
-                    f'<rect x="{left + start * scale:.2f}" y="{y}" width="{length * scale:.2f}" height="{row_px - 2}" '
-                    f'fill="{colour[record.kind]}"><title>{html.escape(tip)}</title></rect>'
-                )
-    if len(rows) > MAX_LANES:
-        out.append(
-            f'<text x="{left}" y="{chart_top - 8}" fill="#555">the first {MAX_LANES} of {len(rows)} units</text>'
-        )
-    return "\n".join([*out, "</svg>"])
+
+def _note(record: Record) -> str:
+    when = f"{record.start_s or 0.0:.3f} to {record.end_s:.3f} s"
+    return f"{record.kind} {record.id}, {record.trajectory or 'alone'}: {when}, {width(record)} units"
+
+
+def gantt_svg(trace: Trace) -> str:
+    """The chart as an element of a page."""
+    from ...drawing import svg_text
+
+    return svg_text(gantt(trace))
 
 
 def report_html(trace: Trace, title: str) -> str:
@@ -225,23 +202,3 @@ def _steps(changes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             points.append((at, level))
     return points
-
-
-def _path(points, x0, y0, x_scale, y_scale) -> str:
-    """A step curve; of the points that fall on one pixel, the highest."""
-    best: dict[int, float] = {}
-    for at, level in points:
-        x = round(x0 + at * x_scale)
-        best[x] = max(best.get(x, 0.0), level)
-    path, y = [f"M{x0},{y0}"], float(y0)
-    for x, level in best.items():
-        path.append(f"L{x},{y:.1f}")
-        y = y0 - level * y_scale
-        path.append(f"L{x},{y:.1f}")
-    return " ".join(path)
-
-
-def _ticks(end: float) -> list[float]:
-    step = 10 ** math.floor(math.log10(end / 4))
-    step *= next((factor for factor in (1, 2, 5) if end / (step * factor) <= 8), 10)
-    return [step * index for index in range(int(end / step) + 1)]
