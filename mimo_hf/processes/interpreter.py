@@ -45,12 +45,15 @@ class Interpreter:
 
     @classmethod
     def at(cls, path: str) -> "Interpreter":
-        """OSError if there is none that runs."""
+        """OSError if there is none that runs in an empty environment, as programs do."""
         try:
-            said = subprocess.run([path, "-I", "-S", "-c", LOOK], capture_output=True, text=True, check=True).stdout  # noqa: S603  the caller's Python
+            look = [path, "-I", "-S", "-c", LOOK]
+            said = subprocess.run(look, capture_output=True, text=True, check=True, env={}).stdout  # noqa: S603  the caller's Python
             executable, library, names = json.loads(said)
-        except (OSError, subprocess.CalledProcessError, ValueError) as error:
-            raise OSError(f"`python={path!r}` is no Python that runs: {error}") from error
+        except subprocess.CalledProcessError as error:
+            raise OSError(f"`python={str(path)!r}` is no Python that runs: {error.stderr.strip()[-300:]}") from error
+        except (OSError, ValueError) as error:
+            raise OSError(f"`python={str(path)!r}` is no Python that runs: {error}") from error
         shared = {_plain(name) for name in names if name.startswith("/")}
         return cls(executable, library, tuple(sorted(name for name in shared if not name.startswith(f"{library}/"))))
 

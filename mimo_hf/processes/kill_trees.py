@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,18 @@ def children(pid: int) -> list[int]:
         with contextlib.suppress(OSError):  # a thread that has ended since
             found += map(int, path.read_text().split())
     return found
+
+
+def end_tree(pid: int):
+    """Kills a process and all that it has started or adopted: each is stopped first, and what is stopped can't fork."""
+    stopped: set[int] = set()
+    new = {pid}
+    while new:
+        send(new, signal.SIGSTOP)
+        stopped |= new
+        new = {below for process in stopped for below in children(process)} - stopped
+    send(stopped - {pid}, signal.SIGKILL)  # the last one that its own could be found by
+    send([pid], signal.SIGKILL)
 
 
 def tagged(variable: str, beginning: str, leader: int | None = None) -> list[int]:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .kill_trees import children, send
+from .kill_trees import end_tree
 
 # The words that start a server on the socket of the given number, and the folder on this machine that is to go with it, if any.
 Command = Callable[[int], tuple[list[str], str | None]]
 GRACE_S = 0.75
 SAID_BYTES, SAID_PIECE, SAID_PIECES = 2000, 1 << 16, 16
 START_S = 60.0
+MOST_S, MOST = 1_000_000, 1 << 60  # what the kernel can count
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Limits:
     What a program may use.
 
     Args:
-        timeout_s: wall-clock time; a CPU limit stands beside it.
+        timeout_s: wall-clock time, 11 days at most; a CPU limit stands beside it.
         memory_bytes: address space of each of its processes.
         output_bytes: size of each file it writes, standard output included; of standard error the last words are kept.
         processes: processes and threads, the first one included.
@@ -43,10 +44,10 @@ class Limits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            kinds = int | float if name == "timeout_s" else int
-            if not isinstance(value, kinds) or not 0 < value < math.inf:
+            kinds, most = (int | float, MOST_S) if name == "timeout_s" else (int, MOST)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= most:
                 number = "number" if name == "timeout_s" else "int"
-                raise ValueError(f"`{name}` of Limits must be a positive {number}, not {value!r}.")
+                raise ValueError(f"`{name}` of Limits must be a positive {number} up to {most}, not {value!r:.50}.")
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,10 @@ class _Server:
                 raise ServerLost("the program server ended while it ran a program.")
             answer = json.loads(reply)
             self.clean = answer["clean"]
-            out = os.pread(files[2], limits.output_bytes, 0).decode(errors="replace")
+            out = os.pread(files[2], min(limits.output_bytes, os.fstat(files[2]).st_size), 0).decode(errors="replace")
             if not answer["entered"]:
-                raise ServerLost(f"the program server could not start the program: {said}")
+                over = answer["how"] == "timeout" and f"its {limits.timeout_s:g} s were over before it began"
+                raise ServerLost(f"the program server could not start the program: {over or said}")
             return Result(_status(answer, said), out, said, answer["duration_s"])
         except TimeoutError:
             raise
@@ -156,8 +158,8 @@ class _Server:
         said, reply = b"", None
         while reply is None:
             ready = [file for file, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
-            if not ready:
-                raise TimeoutError
+            if not ready or (self.channel.fileno() not in ready and time.monotonic() > deadline):
+                raise TimeoutError  # also if the program never stops talking
             if self.channel.fileno() in ready:
                 reply = self.channel.recv(1 << 16)
             for _ in range(SAID_PIECES) if stderr in ready or reply is not None else ():
@@ -182,9 +184,7 @@ class _Server:
         try:
             self.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            send(
-                [*children(self.process.pid), self.process.pid], signal.SIGKILL
-            )  # the inner ones first: it reaps them
+            end_tree(self.process.pid)
             self.process.wait()
 
 
@@ -257,7 +257,11 @@ class ProgramPool:
             starting = self._starter.submit(_Server, self.command, self.environment, self._left)
         except RuntimeError as error:  # the main thread has ended, and executors with it
             raise ServerLost(f"no program server is started any more: {error}") from error
-        return starting.result()
+        try:
+            return starting.result()
+        except BaseException:  # an interrupt, after which nobody would close it
+            starting.add_done_callback(lambda done: done.exception() or done.result().close())
+            raise
 
     def check(self) -> bool:
         """Starts a server if none is warm; whether it gives each program a room of its own. ServerLost if it can't be started."""
@@ -274,9 +278,24 @@ class ProgramPool:
         source = source.encode(errors="surrogatepass") if isinstance(source, str) else source
         stdin = stdin.encode(errors="surrogatepass") if isinstance(stdin, str) else stdin
         self._own()
-        server = self._slots.get()
+        server, result = self._slots.get(), Result("infra")
         try:
-            result, server = self._run(server, source, stdin, limits, call)
+            for _ in range(2):  # a server may have been lost through no fault of this program
+                try:
+                    server = server or self._start()
+                    result = server.run(source, stdin, limits, call)
+                except TimeoutError:
+                    result = Result("timeout", duration_s=limits.timeout_s + GRACE_S)
+                except ServerLost as lost:
+                    result = Result("infra", stderr=str(lost))
+                else:
+                    if server.clean:
+                        return result
+                if server is not None:
+                    server.close()
+                server = None
+                if result.status != "infra":
+                    break
         except BaseException:  # an interrupt: the server's answer would be taken for that of the next program
             if server is not None:
                 server.close()
@@ -285,28 +304,6 @@ class ProgramPool:
         finally:
             self._slots.put(server)
         return result
-
-    def _run(
-        self, server: _Server | None, source: bytes, stdin: bytes, limits: Limits, call: bool
-    ) -> tuple[Result, _Server | None]:
-        """The result, and the server if it may be used again."""
-        result = Result("infra")
-        for _ in range(2):  # a server may have been lost through no fault of this program
-            try:
-                server = server or self._start()
-                result = server.run(source, stdin, limits, call)
-                if server.clean:
-                    return result, server
-            except TimeoutError:
-                result = Result("timeout", duration_s=limits.timeout_s + GRACE_S)
-            except ServerLost as lost:
-                result = Result("infra", stderr=str(lost))
-            if server is not None:
-                server.close()
-            server = None
-            if result.status != "infra":
-                break
-        return result, None
 
     def close(self):
         """Ends all servers, each when its program has ended, and removes their folders; the next program starts new ones."""

@@ -47,8 +47,10 @@ class Sandbox:
     ):
         if backend not in BACKENDS:
             raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, not {backend!r}.")
-        if workers < 1:
-            raise ValueError(f"`workers` must be at least 1, not {workers!r}.")
+        if not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"`workers` must be a whole number from 1, not {workers!r}.")
+        if not isinstance(limits, Limits | None):
+            raise TypeError(f"`limits` must be Limits, such as Limits(timeout_s=10), not {limits!r:.100}.")
         self.backend, self.workers, self.python = backend, workers, python
         self.limits = limits or Limits()
         self._room = "try"  # of programs in a subprocess: see program_server.py
@@ -106,10 +108,14 @@ class Sandbox:
     def _open(self) -> ProgramPool:
         if sys.platform != "linux":
             raise OSError(f"Programs can be run on Linux only, not on {sys.platform}: use a container.")
+        system_call_filter()  # an OSError that says what is missing
+        interpreter = Interpreter.at(
+            shutil.which(self.python) or self.python if self.python is not None else sys.executable
+        )
         if self.backend == "subprocess":
-            return self._subprocess()
+            return self._subprocess(interpreter)
         try:
-            pool = self._bubblewrap()
+            pool = self._bubblewrap(interpreter)
         except OSError as error:
             if self.backend == "bwrap":
                 raise
@@ -121,11 +127,10 @@ class Sandbox:
         self.backend = "bwrap"
         return pool
 
-    def _bubblewrap(self) -> ProgramPool:
+    def _bubblewrap(self, interpreter: Interpreter) -> ProgramPool:
         path = shutil.which("bwrap")
         if path is None:
             raise FileNotFoundError("The program bwrap (package bubblewrap) is not installed.")
-        interpreter = Interpreter.at(self.python or sys.executable)
         # An empty environment for bwrap itself: /proc/1/environ shows what it was started with, whatever --clearenv does.
         pool = ProgramPool(functools.partial(bubblewrap_command, path, interpreter), self.workers, {})
         try:
@@ -135,8 +140,8 @@ class Sandbox:
             raise OSError(f"bubblewrap does not work here: {error}. To use it, {REMEDY}.") from error
         return pool
 
-    def _subprocess(self) -> ProgramPool:
-        interpreter = Interpreter.at(self.python or sys.executable)
+    def _subprocess(self, interpreter: Interpreter) -> ProgramPool:
+        other = ""
         if os.getuid() == 0 and not interpreter.is_open():
             fallback = Interpreter.at(SYSTEM_PYTHON) if os.path.exists(SYSTEM_PYTHON) else interpreter
             if self.python is not None or not fallback.is_open():
@@ -144,12 +149,18 @@ class Sandbox:
                     f"root's programs run as another user, which can't read {interpreter.executable}: pass `python=`, the path of "
                     "an interpreter that all users can read, or don't run as root."
                 )
+            other = f"Their Python is {fallback.executable}, since {interpreter.executable} is root's alone. "
             interpreter = fallback
         pool = ProgramPool(functools.partial(subprocess_command, interpreter, self._room), self.workers, {})
-        rooms = pool.check()
+        try:
+            rooms = pool.check()
+        except ServerLost as error:
+            pool.close()
+            raise OSError(f"programs can't be run here: {error}") from error
         warn_once(
             "Programs run in a restricted subprocess: that is NO SECURITY BOUNDARY. They can read what their user can read. "
             + ("" if rooms else _WITHOUT_ROOMS)
+            + other
             + "For a boundary install bubblewrap (apt-get install bubblewrap)."
         )
         if not rooms and os.getuid() != 0:  # else a program reads the expected outputs in this process's memory

@@ -8,18 +8,22 @@ import os
 import pickle
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mimo_hf.processes import program_pool
+from mimo_hf.processes.kill_trees import end_tree
 from mimo_hf.processes.program_pool import GRACE_S, Result
 from mimo_hf.processes.program_server import PR_SET_CHILD_SUBREAPER
 from mimo_hf.processes.users import BLOCK, FIRST_UID
@@ -388,6 +392,67 @@ def test_an_interrupt_while_a_program_runs_leaves_no_answer_for_the_next_one(any
         assert opened.run(ANSWER, "7", PATIENT).stdout == "8\n"
 
 
+@pytest.mark.parametrize("place", ["starting", "running"])
+def test_an_interrupt_of_the_first_program_leaves_no_server(own_folder, monkeypatch, place):
+    interrupts = iter([KeyboardInterrupt])
+    pool, started = open_sandbox("plain"), []
+    first = program_pool._Server.__init__
+
+    def noted(server, *arguments):
+        first(server, *arguments)
+        started.append(server)
+
+    at, method = {"starting": (Future, "result"), "running": (program_pool._Server, "_hear")}[place]
+    original = getattr(at, method)
+
+    def interrupted(*arguments):
+        for interrupt in interrupts:
+            raise interrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(program_pool._Server, "__init__", noted)
+    with pool as opened:
+        opened._ready()
+        opened.close()
+        started.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(at, method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opened.run("print('old')")
+        until(lambda: started and started[0].process.poll() is not None)
+        assert started[0].channel.fileno() == -1
+        assert opened.run(ANSWER, "7", PATIENT).stdout == "8\n"
+
+
+def test_a_program_that_never_stops_talking_does_not_outtalk_a_silent_server():
+    """The server may have been stopped: then only its owner looks at the time. The device always has more to say."""
+    channel, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server = SimpleNamespace(channel=channel)
+    with channel, silent, open("/dev/zero", "rb") as talking, ThreadPoolExecutor(1) as threads:
+        heard = threads.submit(program_pool._Server._hear, server, talking.fileno(), 0.2)
+        try:
+            with pytest.raises(TimeoutError):
+                heard.result(PATIENT.timeout_s)
+            assert heard.done()  # the error is its own
+        finally:
+            silent.send(b"enough")
+
+
+def test_a_server_that_does_not_answer_ends_with_all_it_has_started():
+    """Stopped, it can adopt nobody; what its program has started is no child of it."""
+    source = (
+        "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        "import time; time.sleep(1000)"
+    )
+    program = subprocess.Popen([sys.executable, "-c", source], start_new_session=True)
+    until(lambda: tree(program.pid))
+    below = tree(program.pid)
+    os.kill(program.pid, signal.SIGSTOP)
+    end_tree(program.pid)
+    program.wait()
+    until(lambda: not any(alive(pid) for pid in below))
+
+
 def test_without_bubblewrap_auto_asks_for_a_word(monkeypatch, caplog):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("mimo_hf.rewards.notices._said", set())
@@ -424,7 +489,7 @@ def test_a_sandbox_pickles_without_its_processes(any_sandbox):
         assert copy.run(ANSWER, "7").stdout == "8\n"
 
 
-@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "1"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "1", 1e7, True])
 def test_limits_are_positive_numbers(value):
     with pytest.raises(ValueError, match="timeout_s"):
         Limits(timeout_s=value)
@@ -432,8 +497,15 @@ def test_limits_are_positive_numbers(value):
 
 @pytest.mark.parametrize("name", ["memory_bytes", "output_bytes", "processes"])
 def test_limits_of_things_that_are_counted_are_whole(name):
-    with pytest.raises(ValueError, match=f"`{name}` of Limits must be a positive int, not 1000.0"):
+    with pytest.raises(ValueError, match=f"`{name}` of Limits must be a positive int up to .*, not 1000.0"):
         Limits(**{name: 1e3})
+    with pytest.raises(ValueError, match=f"`{name}` of Limits must be a positive int up to"):
+        Limits(**{name: 2**63})
+
+
+def test_the_largest_limits_are_limits_that_a_kernel_takes(sandbox):
+    most = Limits(timeout_s=1e6, memory_bytes=1 << 60, output_bytes=1 << 60, processes=1 << 60)
+    assert sandbox.run(ANSWER, "7", most).stdout == "8\n"
 
 
 def test_a_program_that_survives_a_lack_of_memory_is_right(sandbox):
@@ -564,10 +636,42 @@ def test_to_close_while_programs_run_and_wait_stops_none_of_them(any_sandbox):
         assert [begun[index].result(60).stdout for index in (0, 2)] == ["8\n", "8\n"]
 
 
-@pytest.mark.parametrize(("argument", "options"), [("backend", {"backend": "docker"}), ("workers", {"workers": 0})])
+@pytest.mark.parametrize(
+    ("argument", "options"),
+    [("backend", {"backend": "docker"}), ("workers", {"workers": 0}), ("workers", {"workers": "2"})],
+)
 def test_a_sandbox_names_the_argument_that_is_wrong(argument, options):
     with pytest.raises(ValueError, match=argument):
         Sandbox(**options)
+
+
+@pytest.mark.parametrize("backend", ["auto", "subprocess"])
+def test_a_missing_filter_is_said_with_its_own_remedy_alone(monkeypatch, backend):
+    def missing():
+        raise OSError("libseccomp is not there")
+
+    monkeypatch.setattr("mimo_hf.rewards.sandbox.system_call_filter", missing)
+    with Sandbox(backend) as opened, pytest.raises(OSError, match=r"^libseccomp is not there$"):
+        opened.run("pass")
+
+
+@pytest.mark.parametrize("python", ["", "/no/python", "/bin/true", "/bin/sh", "/usr"])
+def test_what_is_no_python_is_said_in_a_line(python):
+    with Sandbox(python=python) as opened, pytest.raises(OSError, match=f"^`python='{python}'` is no Python") as said:
+        opened.run("pass")
+    assert "bubblewrap" not in str(said.value)
+    assert "import ctypes" not in str(said.value)
+
+
+def test_a_python_that_finds_its_library_by_the_environment_alone_is_said_at_start(tmp_path, monkeypatch):
+    needy = tmp_path / "python"
+    needy.write_text(
+        f'#!/bin/sh\n[ "$NEEDED" ] || {{ echo "no libpython" >&2; exit 127; }}\nexec {sys.executable} "$@"\n'
+    )
+    needy.chmod(0o755)
+    monkeypatch.setenv("NEEDED", "1")
+    with Sandbox(python=str(needy)) as opened, pytest.raises(OSError, match="is no Python that runs: no libpython"):
+        opened.run("pass")
 
 
 def test_a_python_that_does_not_run_is_refused():
