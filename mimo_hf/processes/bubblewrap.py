@@ -38,7 +38,7 @@ def bubblewrap(
     Args:
         path: of bwrap.
         shown: files and folders that are seen where they are, read-only; those that are not there are left out.
-        scratch_bytes: size of /tmp, in memory.
+        scratch_bytes: size of /tmp, in memory; of /dev/shm too, unless `bare`.
         hidden: folders within the shown ones that are seen empty.
         placed: files that are seen elsewhere, read-only: (file, where).
         writable: a folder that is seen and can be written, and where the program starts; None: it starts in /tmp.
@@ -63,7 +63,7 @@ def bubblewrap(
         words += ["--perms", "555", "--tmpfs", place, "--remount-ro", place]
     for file, place in placed:
         words += ["--ro-bind", file, place]
-    words += ["--proc", "/proc", *(_bare() if bare else _furnished())]
+    words += ["--proc", "/proc", *(_bare() if bare else _furnished(scratch_bytes))]
     words += ["--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own, empty
     if writable is not None:
         words += ["--bind", writable, writable]
@@ -82,9 +82,11 @@ def _bare() -> list[str]:
     return words
 
 
-def _furnished() -> list[str]:
+def _furnished(scratch_bytes: int) -> list[str]:
     words = [word for name in KERNEL_SETTINGS for word in ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}")]
-    return [*words, "--dev", "/dev", "--remount-ro", "/dev"]
+    words += ["--dev", "/dev", "--remount-ro", "/dev"]
+    # Locks of multiprocessing lie there.
+    return [*words, "--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108  the sandbox's own, empty
 
 
 @contextlib.contextmanager

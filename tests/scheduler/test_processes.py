@@ -11,7 +11,7 @@ import pytest
 
 from mimo_hf.scheduler import Action, ActionTimeout, Command
 from mimo_hf.scheduler.executors.guard import tagged
-from mimo_hf.scheduler.executors.local import LocalExecutor
+from mimo_hf.scheduler.executors.local import SCRATCH_BYTES, LocalExecutor
 
 from .conftest import drive
 
@@ -54,6 +54,17 @@ def test_commands_in_bubblewrap_see_no_files_of_the_user(tmp_path):
     seen = drive(work, sandbox="bwrap")
     assert "No such file" in seen.stderr
     assert seen.stdout.startswith("1")
+
+
+@pytest.mark.needs("bwrap")
+def test_processes_of_a_command_in_bubblewrap_may_share_locks_in_bounded_memory():
+    source = "import multiprocessing, os\nwith multiprocessing.Lock(): s = os.statvfs('/dev/shm')\nprint(s.f_blocks * s.f_frsize)"
+
+    async def work(scheduler):
+        return await scheduler.run(Action("python", Command(("/usr/bin/python3", "-c", source)), {"cpu": 1}))
+
+    seen = drive(work, sandbox="bwrap")
+    assert (seen.stdout, seen.stderr) == (f"{SCRATCH_BYTES}\n", "")
 
 
 @pytest.mark.needs("bwrap")

@@ -46,7 +46,7 @@ SANDBOXES: dict[str, tuple[str, ...]] = {
 def sandbox(spec: str) -> tuple[str, ...]:
     """
     The words in front of a command's own: "none", "bwrap" (no network, nothing but /usr and its own folder, no capability, an id of
-    nobody's, 1 GiB of /tmp, a filter of system calls), or "docker:IMAGE"/"podman:IMAGE" (a container for each command, without capabilities).
+    nobody's, 1 GiB each of /tmp and /dev/shm, a filter of system calls), or "docker:IMAGE"/"podman:IMAGE" (a container for each command, without capabilities).
 
     Raises:
         ValueError: there is no such sandbox.
