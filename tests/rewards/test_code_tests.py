@@ -4,6 +4,7 @@ import asyncio
 import json
 import pickle
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -348,7 +349,9 @@ def test_columns_of_a_data_set_do_not_replace_the_scheme_and_the_sandbox():
         {"sandbox": ["subprocess"]},
     ):
         own = CodeReward("strict", Recorder())
-        assert call(own, [FIRST_THREE], **COLUMNS, **others) == [0.75]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            assert call(own, [FIRST_THREE], **COLUMNS, **others) == [0.75]
         assert own.sandbox.runs
 
 

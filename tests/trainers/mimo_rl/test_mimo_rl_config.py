@@ -76,6 +76,7 @@ def test_training_arguments_with_the_old_options_load(tmp_path, caplog):
     for saved, warnings in ((defaults, []), (chosen, ["sandbox"])):
         loaded = pickle.loads(pickle.dumps(saved))
         assert loaded.to_dict() == args.to_dict()
+        assert not DEFAULTS.keys() & vars(loaded).keys()
         assert re.findall(r"`(\w+)` is no option", caplog.text) == warnings
     assert copy.deepcopy(args).to_dict() == args.to_dict()
 
