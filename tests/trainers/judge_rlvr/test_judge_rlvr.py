@@ -140,7 +140,7 @@ def test_a_stage_of_ones_own_is_refused(toy, tmp_path):
 
 
 def test_a_stage_frees_its_model(toy, tmp_path, monkeypatch):
-    models, load = [], judge_rlvr_pipeline._load
+    models, load = [], judge_rlvr_pipeline._Pipeline._load
 
     def recording(*arguments, **options):
         assert [model for model in models if model() is not None] == []
@@ -148,7 +148,7 @@ def test_a_stage_frees_its_model(toy, tmp_path, monkeypatch):
         models.append(weakref.ref(loaded))
         return loaded
 
-    monkeypatch.setattr(judge_rlvr_pipeline, "_load", recording)
+    monkeypatch.setattr(judge_rlvr_pipeline._Pipeline, "_load", recording)
     monkeypatch.setattr(
         judge_rlvr_pipeline._Pipeline, "evaluate", lambda self, folder: write_whole(folder.path / "metrics.json", "{}")
     )
