@@ -438,12 +438,8 @@ def main():
         end_with_starter(channel)
     for module in sys.argv[6:]:
         importlib.import_module(module)
-    for words in (
-        site.setquit,
-        site.setcopyright,
-        site.sethelper,
-    ):  # exit() and others, which an interpreter has without -S
-        words()
+    for set_names in (site.setquit, site.setcopyright, site.sethelper):  # exit() and others, which -S leaves out
+        set_names()
     compile("", "program.py", "exec")  # the first time takes milliseconds: let it be now, and not in each fork
     gc.freeze()
     channel.send(b"ready, rooms" if own_room else b"ready")

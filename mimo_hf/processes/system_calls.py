@@ -16,7 +16,7 @@ REFUSED = {
         "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick", "move_mount",
         "open_tree",
     ),
-    "other processes": ("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "move_pages", "migrate_pages"),
+    "other processes": ("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "move_pages", "migrate_pages", "ioprio_set"),
     "wide doors into the kernel": (
         "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "fanotify_init",
         "open_by_handle_at", "name_to_handle_at", "modify_ldt", "lookup_dcookie", "vmsplice", "nfsservctl", "uselib", "ustat", "sysfs",
@@ -30,7 +30,7 @@ REFUSED = {
 CLONE_NEW = (1 << 7, 1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30)  # what makes `clone` an `unshare`
 # Calls in which these arguments must be 0: the process that calls, and PRIO_PROCESS.
 OWN_ONLY = {
-    "prlimit64": (0,), "setpriority": (0, 1), "ioprio_set": (1,), "sched_setaffinity": (0,), "sched_setattr": (0,),
+    "prlimit64": (0,), "setpriority": (0, 1), "sched_setaffinity": (0,), "sched_setattr": (0,),
     "sched_setparam": (0,), "sched_setscheduler": (0,),
 }  # fmt: skip
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # words put into somebody's terminal

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 NOBODY = 64000
 
 
+@pytest.mark.slow  # a dozen programs that have to be ended by the clock
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_no_attempt_succeeds(kind):
     assert _attempts.wrong(kind) == []
@@ -36,6 +37,7 @@ def test_there_are_more_than_fifty_kinds():
     }
 
 
+@pytest.mark.slow  # all three kinds once more
 @pytest.mark.skipif(
     os.getuid() != 0, reason="only root can become an ordinary user; as one, the test above says the same"
 )
