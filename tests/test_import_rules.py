@@ -71,6 +71,7 @@ PURE_IMPORTS = {
     "collections",
     "dataclasses",
     "enum",
+    "fractions",
     "functools",
     "heapq",
     "itertools",

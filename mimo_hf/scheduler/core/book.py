@@ -4,14 +4,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .numbers import MOST_AMOUNT, is_name, is_number, shown
+from .numbers import MOST_AMOUNT, PARTS, counted, is_name, is_number, shown
 from .policies import SortedEnds
 from .resources import Cores, GpuCells
 from .types import Shape
 
 
 class Node:
-    """One machine's part of the capacity book."""
+    """
+    One machine's part of the capacity book.
+
+    Attributes:
+        total, left: what there is of each resource and what is free, `counted`.
+    """
 
     def __init__(
         self, name: str, capacity: Mapping[str, float], cores: Cores | None = None, gpus: GpuCells | None = None
@@ -24,7 +29,8 @@ class Node:
                 )
         self.name = name
         self.capacity = dict(capacity)
-        self.free = dict(capacity)
+        self.total = {resource: counted(amount) for resource, amount in capacity.items()}
+        self.left = dict(self.total)
         self.cores = cores
         self.gpus = gpus
         self.ends: dict[str, SortedEnds] = {}
@@ -33,6 +39,11 @@ class Node:
         """The most units of a resource that one action can get here, when all are free."""
         units = int(self.capacity.get(key, 0))
         return units if key != "gpu" or self.gpus is None else min(units, self.gpus.largest)
+
+    @property
+    def free(self) -> dict[str, float]:
+        """What is free of each resource."""
+        return {resource: count / PARTS for resource, count in self.left.items()}
 
     def finishes(self, key: str, count: int) -> list[tuple[float, int]]:
         return self.ends[key].first(count) if key in self.ends else []
@@ -115,5 +126,5 @@ class Lease:
     @property
     def resources(self) -> dict[str, float]:
         """Amount of each resource."""
-        fixed: dict[str, float] = dict(self.entry.shape.fixed)
+        fixed: dict[str, float] = {resource: amount for resource, amount, _ in self.entry.shape.fixed}
         return fixed if self.key is None else {**fixed, self.key: self.units}

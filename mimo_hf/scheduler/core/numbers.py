@@ -1,6 +1,8 @@
-"""What numbers and names may be that come from files, sockets and callers; and how a wrong one is shown."""
+"""What numbers and names may be that come from files, sockets and callers, what they are counted in, and how a wrong one is shown."""
 
 import math
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 MOST_SHOWN = 80
@@ -9,6 +11,7 @@ MOST_AMOUNT = 1e18
 MOST_SECONDS = 1e12
 MOST_COUNT = 2**62
 MOST_LETTERS = 500
+PARTS = 10**12  # of one unit: what books, quotas and budgets count in
 
 
 def is_whole(value: Any, least: int = 0, most: int = MOST_COUNT) -> bool:
@@ -19,6 +22,19 @@ def is_whole(value: Any, least: int = 0, most: int = MOST_COUNT) -> bool:
 def is_number(value: Any, least: float = 0, most: float = MOST_AMOUNT) -> bool:
     """A finite number within bounds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+@lru_cache(4096)
+def counted(amount: float) -> int:
+    """
+    An amount as a whole number of `PARTS`, so that sums are exact and what was taken comes back whole. It is read as it is written
+    (0.1 is a tenth) and cut after twelve decimals, so that k shares of 1/k fit into one; what is above 0 counts at least one part.
+    """
+    if amount < 0:
+        return -counted(-amount)
+    if amount == int(amount):
+        return int(amount) * PARTS
+    return max(1, int(Fraction(repr(float(amount))) * PARTS))
 
 
 def is_name(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from .numbers import MOST_UNITS, is_whole, shown
+from .numbers import MOST_UNITS, PARTS, is_whole, shown
 
 # An action as policies see it: `units`, `t1_s` (estimated), `shape` (types.Shape), `submit_s`, `seq`.
 Entry = Any
@@ -187,7 +187,7 @@ class WaterFill(Policy):
     name = "waterfill"
 
     def allot(self, group: list[Entry], book: Any, key: str, node: Any) -> int:
-        units, _ = water_fill(group, int(node.free[key]))
+        units, _ = water_fill(group, node.left[key] // PARTS)
         for entry, m in zip(group, units, strict=True):
             entry.units = m
         return len(group)
@@ -236,7 +236,7 @@ class Price(Policy):
         capacity = book.capacity_of(key)
         rho = 1 - book.free_of(key) / capacity
         price = book.waiting_for(key) / capacity + self.b * rho / max(1 - rho, 1e-3)
-        units, _ = water_fill(group, int(node.free[key]), price)
+        units, _ = water_fill(group, node.left[key] // PARTS, price)
         for entry, m in zip(group, units, strict=True):
             entry.units = m
         return len(group)
@@ -260,7 +260,7 @@ class Evict(Policy):
     def allot(self, group: list[Entry], book: Any, key: str, node: Any) -> int:
         ahead = _Ahead(group, self.depth if len(group) > 1 else 0, self.order == "fcfs", book, key, node)
         kept, best, chosen = len(group), math.inf, [entry.units for entry in group]
-        for units, times, left in shrinking_optima(group, int(node.free[key])):
+        for units, times, left in shrinking_optima(group, node.left[key] // PARTS):
             value = sum(times) + ahead.completion_s(units, times, left)
             if value >= best:
                 break

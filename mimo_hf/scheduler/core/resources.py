@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from .numbers import MOST_AMOUNT, MOST_UNITS, is_number, is_whole, shown
+from .numbers import MOST_AMOUNT, MOST_UNITS, PARTS, counted, is_number, is_whole, shown
 
 
 class Cores:
@@ -141,20 +141,25 @@ class Concurrency:
         if not is_number(limit, 1):
             raise ValueError(f"`limit` of Concurrency must be a number from 1 to {MOST_AMOUNT:g}, not {shown(limit)}.")
         self.limit = self.allowed = float(limit)
-        self.in_use = 0.0
+        self._used = 0
+
+    @property
+    def in_use(self) -> float:
+        return self._used / PARTS
 
     @property
     def most(self) -> float:
         return self.limit
 
     def fits(self, amount: float, now: float) -> bool:
-        return self.in_use + amount <= max(amount, math.floor(self.allowed))
+        count = counted(amount)
+        return self._used + count <= max(count, math.floor(self.allowed) * PARTS)
 
     def take(self, amount: float, now: float):
-        self.in_use += amount
+        self._used += counted(amount)
 
     def give(self, amount: float, now: float):
-        self.in_use -= amount
+        self._used -= counted(amount)
 
     def ready_s(self, amount: float, now: float) -> float:
         """When to look again; infinity: when something is given back."""
@@ -191,7 +196,10 @@ class TokenBucket:
     def _refill(self, now: float):
         if now > self._at_s:  # a clock that jumps back gives nothing
             if self._at_s > -math.inf:
-                self._tokens = min(self.burst, self._tokens + self.rate * (now - self._at_s))
+                tokens = min(self.burst, self._tokens + self.rate * (now - self._at_s))
+                if tokens == self._tokens < self.burst:
+                    return  # too little to count: it has to add up
+                self._tokens = tokens
             self._at_s = now
 
     def fits(self, amount: float, now: float) -> bool:
@@ -230,8 +238,9 @@ class Window:
                 f"{MOST_AMOUNT:g}."
             )
         self.limit, self.per_s = limit, per_s
-        self._calls: deque[tuple[float, float]] = deque()
-        self._used = 0.0
+        self._calls: deque[tuple[float, int]] = deque()  # when, and how many, `counted`
+        self._limit = counted(limit)
+        self._used = 0
         self._closed_until_s = -math.inf
 
     @property
@@ -241,19 +250,20 @@ class Window:
     def fits(self, amount: float, now: float) -> bool:
         while self._calls and self._calls[0][0] + self.per_s <= now:
             self._used -= self._calls.popleft()[1]
-        return now >= self._closed_until_s and self._used + amount <= self.limit
+        return now >= self._closed_until_s and self._used + counted(amount) <= self._limit
 
     def take(self, amount: float, now: float):
-        self._calls.append((max(now, self._calls[-1][0]) if self._calls else now, amount))
-        self._used += amount
+        count = counted(amount)
+        self._calls.append((max(now, self._calls[-1][0]) if self._calls else now, count))
+        self._used += count
 
     def give(self, amount: float, now: float):
         """A call that ended still counts until its window has passed."""
 
     def ready_s(self, amount: float, now: float) -> float:
-        used = self._used
+        used, count = self._used, counted(amount)
         for at_s, taken in self._calls:
-            if used + amount <= self.limit:
+            if used + count <= self._limit:
                 break
             used -= taken
             now = max(now, at_s + self.per_s)

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import Unsatisfiable
 from .book import Entry, Lease, Node
 from .durations import DurationModel
+from .numbers import PARTS, counted
 from .policies import Policy, SortedEnds, make_policy
 from .queues import OrderedQueue, Queue
 from .resources import Quota
@@ -57,7 +58,7 @@ class Scheduler:
         self.queued = 0
         self._buckets: dict[tuple, Queue] = {}
         self._shapes: dict[tuple, Shape] = {}
-        self._homes: dict[str, tuple[Node, dict[str, float]]] = {}
+        self._homes: dict[str, tuple[Node, dict[str, int]]] = {}
         self._homeless: dict[str, list[Entry]] = {}  # waiting actions whose home is on no node yet
         self._task_units: dict[str | None, float] = {}
         self._seq = 0
@@ -73,7 +74,7 @@ class Scheduler:
         for node in self._node_list:
             for resource, amount in node.capacity.items():
                 self._capacity[resource] = self._capacity.get(resource, 0) + amount
-        self._largest = {r: max(node.capacity.get(r, 0) for node in self._node_list) for r in self._capacity}
+        self._largest = {r: max(node.total.get(r, 0) for node in self._node_list) for r in self._capacity}
         self._recounts += 1
         self._shapes.clear()  # what was possible may be so no more
 
@@ -133,13 +134,13 @@ class Scheduler:
         del self.leases[lease.seq]
         entry, node = lease.entry, lease.node
         shape = entry.shape
-        for resource, amount in shape.fixed:
+        for resource, amount, count in shape.fixed:
             if resource in self.quotas:
                 self.quotas[resource].give(amount, now)
             elif resource not in self.held:
-                node.free[resource] += amount
+                node.left[resource] += count
         if shape.key is not None:
-            node.free[shape.key] += lease.units
+            node.left[shape.key] += lease.units * PARTS
         if lease.cores:
             node.cores.give(lease.cores)
         if lease.gpus:
@@ -159,9 +160,9 @@ class Scheduler:
         """Ends a trajectory or environment: its held resources come back. Its actions must have ended."""
         self._advance(now)
         if home in self._homes:
-            node, amounts = self._homes.pop(home)
-            for resource, amount in amounts.items():
-                node.free[resource] += amount
+            node, counts = self._homes.pop(home)
+            for resource, count in counts.items():
+                node.left[resource] += count
 
     def lose_node(self, now: float, name: str) -> tuple[list[Lease], list[tuple[Entry, Exception]], list[str]]:
         """
@@ -241,7 +242,7 @@ class Scheduler:
             entry = bucket.head(self.now)
             waits = [
                 self.quotas[resource].ready_s(amount, self.now)
-                for resource, amount in entry.shape.fixed
+                for resource, amount, _ in entry.shape.fixed
                 if resource in self.quotas and not self.quotas[resource].fits(amount, self.now)
             ]
             if waits:
@@ -295,18 +296,25 @@ class Scheduler:
         """Takes the least units and all fixed costs of the entry on the node with most to spare, if there is one."""
         shape, home = entry.shape, entry.home
         nodes = self._node_list
-        held: dict[str, float] = {}
+        held: dict[str, int] = {}
         if home is not None and home in self._homes:
             node, held = self._homes[home]
             nodes = [node]
         key, units = shape.key, 0
         if key is not None:
-            units = self.policy.floor(entry, nodes[0].most(key) if len(nodes) == 1 else self._most_units(shape))
+            if nodes is not self._node_list:
+                most_units = nodes[0].most(key)
+            elif shape.most_as_of == self._recounts:
+                most_units = shape.most
+            else:
+                most_units = self._most_units(shape)
+            units = self.policy.floor(entry, most_units)
         if self.quotas and (short := self._short_of_quota(shape, blocked)) is not None:
             blocked.add((None, short))
             return False
 
-        best, most = None, -1.0
+        best: Node | None = None
+        most: float = -1
         lacking: list[tuple[str, str]] = []
         for node in nodes:
             if blocked and any((node.name, r) in blocked and r not in held for r in shape.resources):
@@ -317,7 +325,7 @@ class Scheduler:
             elif spare > most:
                 best, most = node, spare
         if best is None:
-            if self.never_at_home(entry) is not None:
+            if home is not None and self.never_at_home(entry) is not None:
                 return False
             blocked.update(lacking)
             if entry.overtaken >= MAX_OVERTAKEN and self.held.isdisjoint(short for _, short in lacking):
@@ -331,10 +339,9 @@ class Scheduler:
 
     def _most_units(self, shape: Shape) -> int:
         """Units of the key resource on the largest node that can meet the whole cost: no floor may be above it."""
-        key = shape.key
-        if key is not None and shape.most_as_of != self._recounts:
-            shape.most_as_of = self._recounts
-            shape.most = max((node.most(key) for node in self._node_list if self._could_meet(node, shape)), default=0)
+        key = shape.key or ""
+        shape.most_as_of = self._recounts
+        shape.most = max((node.most(key) for node in self._node_list if self._could_meet(node, shape)), default=0)
         return shape.most
 
     def _could_meet(self, node: Node, shape: Shape) -> bool:
@@ -343,8 +350,8 @@ class Scheduler:
             return False
         return all(
             resource in self.quotas
-            or (node.capacity.get(resource, 0) >= amount and (resource != "gpu" or node.most("gpu") >= int(amount)))
-            for resource, amount in shape.fixed
+            or (node.total.get(resource, 0) >= count and (resource != "gpu" or node.most("gpu") >= int(amount)))
+            for resource, amount, count in shape.fixed
         )
 
     def never_at_home(self, entry: Entry) -> Node | None:
@@ -353,19 +360,19 @@ class Scheduler:
         return None if node is None or self._could_meet(node, entry.shape) else node
 
     def _short_of_quota(self, shape: Shape, blocked: set[tuple[str | None, str]]) -> str | None:
-        for resource, amount in shape.fixed:
+        for resource, amount, _ in shape.fixed:
             if resource in self.quotas and (
                 (None, resource) in blocked or not self.quotas[resource].fits(amount, self.now)
             ):
                 return resource
         return None
 
-    def _short_of(self, node: Node, shape: Shape, units: int, held: dict[str, float]) -> tuple[str | None, float]:
-        """The first resource that the node has too little of, or None and how much it has to spare."""
-        free, spare = node.free, math.inf
-        for resource, amount in shape.fixed:
+    def _short_of(self, node: Node, shape: Shape, units: int, held: dict[str, int]) -> tuple[str | None, float]:
+        """The first resource that the node has too little of, or None and how much it has to spare, `counted`."""
+        free, spare = node.left, math.inf
+        for resource, amount, count in shape.fixed:
             if resource not in self.quotas:
-                need = amount - held.get(resource, 0) if resource in self.held else amount
+                need = count - held.get(resource, 0) if resource in self.held else count
                 left = free.get(resource, -1) - need
                 if left < 0 or (resource == "gpu" and node.gpus is not None and not node.gpus.fits(int(amount))):
                     return resource, 0.0
@@ -373,30 +380,30 @@ class Scheduler:
                     spare = left
         key = shape.key
         if key is not None:
-            spare = free.get(key, -1) - units
+            spare = free.get(key, -1) - units * PARTS
             if spare < 0 or (key == "gpu" and node.gpus is not None and not node.gpus.fits(units)):
                 return key, 0.0
         return None, spare
 
-    def _take(self, entry: Entry, held: dict[str, float]):
+    def _take(self, entry: Entry, held: dict[str, int]):
         node, shape = entry.node, entry.shape
-        amounts = dict(held)
-        for resource, amount in shape.fixed:
+        counts = dict(held)
+        for resource, amount, count in shape.fixed:
             if resource in self.quotas:
                 self.quotas[resource].take(amount, self.now)
             elif resource in self.held:
-                node.free[resource] -= max(0, amount - held.get(resource, 0))
-                amounts[resource] = max(amount, held.get(resource, 0))
+                node.left[resource] -= max(0, count - held.get(resource, 0))
+                counts[resource] = max(count, held.get(resource, 0))
             else:
-                node.free[resource] -= amount
+                node.left[resource] -= count
                 if resource == "gpu" and node.gpus is not None:
                     entry.block = node.gpus.take(int(amount))
         if shape.key is not None:
-            node.free[shape.key] -= entry.units
+            node.left[shape.key] -= entry.units * PARTS
             if shape.key == "gpu" and node.gpus is not None:
                 entry.block = node.gpus.take(entry.units)
         if entry.home is not None:
-            self._homes[entry.home] = (node, amounts)
+            self._homes[entry.home] = (node, counts)
 
     def _grow(self, entry: Entry, floor: int):
         """Books the units beyond `floor` that the policy chose; for GPUs, as many as an aligned block allows."""
@@ -406,19 +413,20 @@ class Scheduler:
             while entry.units > floor and not node.gpus.fits(entry.units):
                 entry.units = max(m for m in entry.shape.choices() if m < entry.units)
             entry.block = node.gpus.take(entry.units)
-        node.free[key] -= entry.units - floor
+        if entry.units != floor:
+            node.left[key] -= (entry.units - floor) * PARTS
         if self.fair_tasks:
             self._task_units[entry.action.task] += entry.units - max(1, floor)
 
     def _put_back(self, entry: Entry):
         """Undoes `_place`."""
         node = entry.node
-        for resource, amount in entry.shape.fixed:
+        for resource, amount, count in entry.shape.fixed:
             if resource in self.quotas:
                 self.quotas[resource].take(-amount, self.now)
             elif resource not in self.held:
-                node.free[resource] += amount
-        node.free[entry.shape.key] += entry.units
+                node.left[resource] += count
+        node.left[entry.shape.key] += entry.units * PARTS
         if entry.block:
             node.gpus.give(entry.block)
             entry.block = ()
@@ -432,7 +440,7 @@ class Scheduler:
         self.leases[lease.seq] = lease
         node = entry.node
         if node.cores is not None:
-            count = lease.units if lease.key == "cpu" else int(dict(entry.shape.fixed).get("cpu", 0))
+            count = lease.units if lease.key == "cpu" else entry.shape.cores
             lease.cores = node.cores.take(count) if count else ()
         if self.policy.needs_finishes:
             lease.end_s = now + entry.t1_s * (entry.shape.curve.share(entry.units) if entry.units else 1.0)
@@ -447,8 +455,16 @@ class Scheduler:
 
     def free_of(self, key: str) -> float:
         if len(self._node_list) == 1:
-            return self._node_list[0].free[key]
-        return sum(node.free.get(key, 0) for node in self._node_list)
+            return self._node_list[0].left[key] / PARTS
+        return sum(node.left.get(key, 0) for node in self._node_list) / PARTS
+
+    def in_use(self) -> dict[str, float]:
+        """Of every resource, on all nodes together."""
+        used: dict[str, int] = {}
+        for node in self._node_list:
+            for resource, count in node.total.items():
+                used[resource] = used.get(resource, 0) + count - node.left[resource]
+        return {resource: count / PARTS for resource, count in used.items()}
 
     def waiting_for(self, key: str) -> int:
         """How many waiting actions need this resource."""
@@ -474,27 +490,27 @@ class Scheduler:
     def check(self):
         """Raises AssertionError unless free + leases + held = capacity for every resource and no unit is leased twice."""
         for node in self._node_list:
-            used = dict.fromkeys(node.capacity, 0.0)
+            used = dict.fromkeys(node.total, 0)
             cores: list[int] = []
             for lease in self.leases.values():
                 if lease.node is node:
                     cores += lease.cores
                     for resource, amount in lease.resources.items():
                         if resource in used and resource not in self.held:
-                            used[resource] += amount
-            for where, amounts in self._homes.values():
+                            used[resource] += counted(amount)
+            for where, counts in self._homes.values():
                 if where is node:
-                    for resource, amount in amounts.items():
-                        used[resource] += amount
+                    for resource, count in counts.items():
+                        used[resource] += count
             if len(cores) != len(set(cores)):
                 raise AssertionError(f"a core of {node.name} is in two leases")
-            for resource, capacity in node.capacity.items():
-                free = node.free[resource]
-                if free < -1e-6:
-                    raise AssertionError(f"{resource} of {node.name} is overdrawn: {free}")
-                if not math.isclose(used[resource] + free, capacity, rel_tol=1e-9, abs_tol=1e-6):
+            for resource, total in node.total.items():
+                left = node.left[resource]
+                if left < 0:
+                    raise AssertionError(f"{resource} of {node.name} is overdrawn: {left / PARTS}")
+                if used[resource] + left != total:
                     raise AssertionError(
-                        f"{resource} of {node.name}: {used[resource]} used + {free} free is not {capacity}"
+                        f"{resource} of {node.name}: {used[resource] / PARTS} used + {left / PARTS} free is not {total / PARTS}"
                     )
 
     def _advance(self, now: float):
@@ -523,16 +539,18 @@ class Scheduler:
                 raise ValueError(f"there is no resource {resource!r}; known are: {known}.")
         if shape.key in self.quotas:
             raise ValueError(f"the quota {shape.key!r} cannot be elastic; give a number.")
-        needs = dict(shape.fixed) if shape.key is None else {**dict(shape.fixed), shape.key: shape.low}
+        needs: dict[str, float] = {resource: amount for resource, amount, _ in shape.fixed}
+        if shape.key is not None:
+            needs[shape.key] = shape.low
         for resource, amount in needs.items():
             if resource in self.quotas:
-                if amount > self.quotas[resource].most:
+                if counted(amount) > counted(self.quotas[resource].most):
                     raise ValueError(
                         f"{amount} of {resource!r} asked for; its quota never allows more than {self.quotas[resource].most:g} at once."
                     )
-            elif not any(node.capacity.get(resource, 0) >= amount for node in self._node_list):
+            elif counted(amount) > self._largest[resource]:
                 raise ValueError(
-                    f"{amount} of {resource!r} asked for; the largest node has {self._largest[resource]:g}."
+                    f"{amount} of {resource!r} asked for; the largest node has {self._largest[resource] / PARTS:g}."
                 )
         if not any(self._could_meet(node, shape) for node in self._node_list):
             on_nodes = {resource: amount for resource, amount in needs.items() if resource not in self.quotas}
@@ -564,4 +582,6 @@ class Scheduler:
 
 
 def _whole_units(lease: Lease) -> list[tuple[str, int]]:
-    return [(resource, int(amount)) for resource, amount in lease.resources.items() if resource in lease.node.capacity]
+    capacity = lease.node.capacity
+    whole = [(resource, int(amount)) for resource, amount, _ in lease.entry.shape.fixed if resource in capacity]
+    return whole if lease.key is None else [*whole, (lease.key, lease.units)]

@@ -11,6 +11,7 @@ from .numbers import (
     MOST_LETTERS,
     MOST_SECONDS,
     MOST_UNITS,
+    counted,
     is_name,
     is_number,
     is_whole,
@@ -266,10 +267,12 @@ def check_action(action: Action):
 
 
 class Shape:
-    """A cost, taken apart once: `fixed` and `held` amounts by resource, and the range of the `key` resource."""
+    """
+    A cost, taken apart once: `fixed` amounts by resource, as given and as `counted`, and the range of the `key` resource.
+    """
 
     __slots__ = (
-        "convex", "curve", "fitted", "fixed", "high", "key", "low", "most", "most_as_of", "options", "resources",
+        "convex", "cores", "curve", "fitted", "fixed", "high", "key", "low", "most", "most_as_of", "options", "resources",
     )  # fmt: skip
 
     def __init__(self, cost: Mapping[str, int | float | ElasticRange]):
@@ -284,9 +287,12 @@ class Shape:
                     f"`cost` of {shown(name)} must be a number from 0 to {MOST_AMOUNT:g}, or an ElasticRange, not {shown(amount)}."
                 )
         self.resources = frozenset(name for name, amount in cost.items() if name in elastic or amount)
-        self.fixed: tuple[tuple[str, float], ...] = tuple(
-            (name, amount) for name, amount in cost.items() if amount and not isinstance(amount, ElasticRange)
+        self.fixed: tuple[tuple[str, float, int], ...] = tuple(
+            (name, amount, counted(amount))
+            for name, amount in cost.items()
+            if amount and not isinstance(amount, ElasticRange)
         )
+        self.cores = next((int(amount) for name, amount, _ in self.fixed if name == "cpu"), 0)
         self.key: str | None = None
         self.low, self.high = 0, 0
         self.curve: Curve = Amdahl(1.0)

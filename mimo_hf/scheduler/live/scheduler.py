@@ -358,11 +358,7 @@ class ActionScheduler:
         self.metrics.switches += 1
 
     def in_use(self) -> dict[str, float]:
-        used: dict[str, float] = {}
-        for node in self.core.nodes.values():
-            for name, capacity in node.capacity.items():
-                used[name] = used.get(name, 0.0) + capacity - node.free[name]
-        return used
+        return self.core.in_use()
 
     def prometheus(self) -> str:
         return self.metrics.text(self.core.queued, self.in_use())

@@ -10,6 +10,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from ..core.numbers import PARTS, counted
+
 
 @dataclass
 class Service:
@@ -59,15 +61,26 @@ class Residency:
         self.switches = 0
 
     def add(self, service: Service):
-        if service.size > self.capacity:
+        if self.capacity < math.inf and counted(service.size) > counted(self.capacity):
             raise ValueError(
                 f"service {service.name!r} needs {service.size:g} of the device; there are {self.capacity:g}."
             )
         self.services[service.name] = service
 
     @property
+    def used(self) -> float:
+        return self._used() / PARTS
+
+    @property
     def free(self) -> float:
-        return self.capacity - sum(replica.service.size for replica in self.replicas)
+        return self.capacity if self.capacity == math.inf else (counted(self.capacity) - self._used()) / PARTS
+
+    def _used(self) -> int:
+        return sum(counted(replica.service.size) for replica in self.replicas)
+
+    def has_room(self, service: Service) -> bool:
+        """Whether one more replica of it fits."""
+        return self.capacity == math.inf or self._used() + counted(service.size) <= counted(self.capacity)
 
     def room(self, name: str) -> Replica | None:
         """A replica that can take a request now."""
@@ -97,14 +110,14 @@ class Residency:
             return [], None
         evicted: list[Replica] = []
         for victim in self._victims(wanted, now):
-            if self.free >= wanted.size:
+            if self.has_room(wanted):
                 break
             if victim.running:
                 victim.draining = True  # no new requests; it leaves when the last one ends
             else:
                 self.replicas.remove(victim)
                 evicted.append(victim)
-        if self.free < wanted.size:
+        if not self.has_room(wanted):
             return evicted, None
         for replica in self.replicas:
             replica.draining = False

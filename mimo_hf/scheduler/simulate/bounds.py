@@ -13,7 +13,7 @@ def _choices(record: Record, capacity: int) -> list[tuple[int, float]]:
     """(units of the key resource, duration) of every allotment."""
     shape = Shape(record.cost)
     if shape.key is None:
-        units = int(sum(amount for _, amount in shape.fixed))
+        units = int(sum(amount for _, amount, _ in shape.fixed))
         return [(units, record.t1_s)]
     return [(m, record.t1_s * shape.curve.share(m)) for m in shape.choices() if m <= capacity]
 

@@ -88,7 +88,7 @@ def simulate_services(
         takes_s = restore_s if isinstance(restore_s, int | float) else restore_s[name]
         book.add(Service(name, size, takes_s, concurrency))
         if resident:
-            if book.free < size:
+            if not book.has_room(book.services[name]):
                 raise ValueError(f"`resident` needs {size:g} units for each service; there are {capacity:g} in all.")
             book.replicas.append(Replica(book.services[name], 0.0, ready=True))
     queues: dict[str, deque[int]] = {name: deque() for name in book.services}
@@ -96,7 +96,7 @@ def simulate_services(
     events: list[tuple[float, int, str, Any]] = []
     for index, request in enumerate(requests):
         heappush(events, (request.at_s, index, "arrive", index))
-    order, now, most, review_s = len(requests), 0.0, capacity - book.free, math.inf
+    order, now, most, review_s = len(requests), 0.0, book.used, math.inf
     while events or review_s < math.inf:
         now = min(events[0][0] if events else math.inf, review_s)
         while events and events[0][0] <= now:
@@ -128,7 +128,7 @@ def simulate_services(
             if restored is not None:
                 order += 1
                 heappush(events, (now + restored.service.restore_s, order, "ready", restored))
-            most = max(most, capacity - book.free)
+            most = max(most, book.used)
         review_s = book.review_s(now)
         if review_s <= now:
             review_s = math.inf

@@ -214,7 +214,7 @@ def simulate(
             units_of[index] = units
             if shape.key is not None:
                 used[shape.key] += units * duration
-            for name, amount in shape.fixed:
+            for name, amount, _ in shape.fixed:
                 if name in used:
                     used[name] += amount * duration
             order += 1
