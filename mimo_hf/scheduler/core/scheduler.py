@@ -1,5 +1,7 @@
 """
-The scheduler itself: a queue, a capacity book, and `schedule(now)`. Events go in with their time, leases come out.
+The scheduler itself, one class in more than 500 lines, since all its methods keep the same book.
+
+It is a queue, a capacity book, and `schedule(now)`. Events go in with their time, leases come out.
 
 It has no clock and does no input or output: the simulator drives it with virtual time, `ActionScheduler` with the real one.
 """
