@@ -181,7 +181,7 @@ def wrong(kind):
     said = []
     with open_sandbox(kind) as one:
         for name, (leave, look, where) in LEAVE.items():
-            left, seen = one.run(leave), one.run(look)
+            left, seen = one.run(leave, "", PATIENT), one.run(look, "", PATIENT)
             if where in must_fail and (left.status, seen.status, seen.stdout) != ("ok", "ok", ""):
                 said.append(f"left, {name}: {left} {seen}")
         for name, (source, where) in REACH.items():
