@@ -89,7 +89,7 @@ REACH = {
     "the keeper's memory": (attempt("open(f'/proc/{os.getppid()}/mem', 'rb')"), "all"),
     "the keeper's environment": (attempt("open(f'/proc/{os.getppid()}/environ').read()"), "all"),
     "the keeper's files": (attempt("os.listdir(f'/proc/{os.getppid()}/fd')"), "all"),
-    "the keeper's root": (attempt("os.listdir(f'/proc/{os.getppid()}/root/')"), "all"),
+    "the keeper's root": (attempt("os.listdir(os.path.join('/proc', str(os.getppid()), 'root', ''))"), "all"),
     "the limits of its keeper": (attempt("resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))", "import os, resource"), "all"),
     "the mask of its keeper's processors": (attempt("os.sched_setaffinity(os.getppid(), {0})"), "all"),
     "the priority of its keeper": (attempt("os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)"), "all"),
