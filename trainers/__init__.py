@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if __name__ != "mimo_hf.trainers":
     raise ImportError(f"{__name__} is called mimo_hf.trainers: under two names there would be two of each class.")
 
+from ..lazy import lazy_names
 from ..moved import moved
-from .lazy import lazy_names
 
 _HOME = {
     "DynamicSamplingGRPOTrainer": "mimo_rl.mimo_rl_trainer",

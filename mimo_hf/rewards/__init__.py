@@ -1,7 +1,8 @@
 """Verifiable rewards for TRL's trainers: mathematics, programs by their tests, verdicts on solutions. See README.md."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
 
 _HOME = {
     "CodeReward": "code_tests",
@@ -45,15 +46,7 @@ if TYPE_CHECKING:
     from .sandbox import Limits, Result, Sandbox
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'mimo_hf.rewards' has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
-
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
 
 __all__ = [
     "JUDGE_PROMPT_TEMPLATE",

@@ -1,8 +1,8 @@
 """Actions (tools, rewards, judges, teachers) that share cores, GPUs and API quotas, after ARL-Tangram. See README.md."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ..lazy import lazy_names
 from ..moved import moved
 
 _HOME = {
@@ -70,15 +70,7 @@ moved(
 )  # fmt: skip
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'mimo_hf.scheduler' has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
-
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
 
 __all__ = [
     "Action",

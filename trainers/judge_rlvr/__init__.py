@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ...lazy import lazy_names
 from ...moved import forward
-from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .judge_rlvr_config import JudgeRLVRConfig
