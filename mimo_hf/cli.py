@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__, command_kit as kit
 from .hub.kernels_command import add_kernels_command
-from .oam.cli import add_oam_commands
+from .oam.command import add_oam_commands
 from .scheduler.command import add_schedule_commands
 from .trainers.judge_rlvr.command_line import add_judge_rlvr_command
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Real, choice, count, matrix, non_negative, positive, random_generator, shown
-from .detectors import DETECTORS, detection_filters
+from . import formulas
+from .checks import Real, choice, count, matrix, non_negative, positive, random_generator, real, shown
+from .detectors import DETECTORS, separable
 from .power import stream_power
 
 QAM_ORDERS = (4, 16, 64)
+MAX_BYTES = 2**27  # working memory unless given
 Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
 
 Progress = Callable[[int, int], None]
@@ -59,16 +61,8 @@ def ber_theory(snr: Real, order: int = 4) -> Tensor:
     Args:
         snr: \\(\gamma\\) per symbol, linear, `[...]`. For mode l of a circulant channel \\(p_l |G_{ll}|^2/n_0\\).
     """
-    levels = _levels(order)
-    snr = non_negative(snr, "snr")
-    num_bits = levels.bit_length() - 1
-    total = torch.zeros_like(snr)
-    for k in range(1, num_bits + 1):
-        for i in range(levels - levels // 2**k):
-            flips = i * 2 ** (k - 1) // levels
-            weight = (-1) ** flips * (2 ** (k - 1) - (2 * i * 2 ** (k - 1) + levels) // (2 * levels))
-            total = total + weight * torch.erfc((2 * i + 1) * (1.5 * snr / (order - 1)).sqrt())
-    return total / (levels * num_bits)
+    _levels(order)
+    return formulas.bit_error_rate(non_negative(snr, "snr"), order)
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,12 @@ def ls_estimate(g: Tensor, noise_variance: Real, pilot_snr_db: float, generator:
         g: `[..., N_r, N_t]`.
         pilot_snr_db: the pilots' energy e (power times length) in dB; at 0 dB every entry errs with variance n_0.
     """
-    if not math.isfinite(pilot_snr_db):
-        raise ValueError(f"`pilot_snr_db` must be finite; got {pilot_snr_db}.")
-    spread = (positive(noise_variance, "noise_variance") / 10 ** (pilot_snr_db / 10)).sqrt()[..., None, None]
+    real(pilot_snr_db, "pilot_snr_db")
+    return _estimate(g, positive(noise_variance, "noise_variance"), pilot_snr_db, generator)
+
+
+def _estimate(g: Tensor, noise: Tensor, pilot_snr_db: float, generator: torch.Generator) -> Tensor:
+    spread = (noise / 10 ** (pilot_snr_db / 10)).sqrt()[..., None, None]
     shape = torch.broadcast_shapes(g.shape, spread.shape)
     return g + spread * torch.randn(shape, dtype=g.dtype, generator=generator).to(g.device)
 
@@ -124,7 +121,7 @@ def simulate_ber(
     detector: str = "mode",
     csi: str = "perfect",
     pilot_snr_db: float | None = None,
-    max_bytes: int = 2**27,
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> BERResult:
     r"""
@@ -150,14 +147,36 @@ def simulate_ber(
     choice(csi, "csi", ("perfect", "ls"))
     if (csi == "ls") != (pilot_snr_db is not None):
         raise ValueError(f"`pilot_snr_db` goes with `csi='ls'`, and only with it; got {pilot_snr_db} and {csi!r}.")
+    if pilot_snr_db is not None:
+        real(pilot_snr_db, "pilot_snr_db")
     g = matrix(g, "g", square=detector == "mode")
-    num_rx, num_tx = g.shape[-2:]
+    if detector == "zf":
+        separable(g)
     count(num_symbols, "num_symbols")
     count(num_channels, "num_channels")
     count(max_bytes, "max_bytes")
-    noise, power = positive(noise_variance, "noise_variance"), stream_power(power, num_tx)
-    if not bool((power > 0).all()):
-        raise ValueError("`power` must be greater than zero on every stream; leave out streams without power.")
+    noise, power = positive(noise_variance, "noise_variance"), stream_power(power, g.shape[-1], on_all=True)
+    generator = random_generator(seed)
+    return count_errors(
+        g, noise, power, order, num_symbols, num_channels, generator, detector, pilot_snr_db, max_bytes, progress
+    )
+
+
+def count_errors(
+    g: Tensor,
+    noise: Tensor,
+    power: Tensor,
+    order: int,
+    num_symbols: int,
+    num_channels: int,
+    generator: torch.Generator,
+    detector: str,
+    pilot_snr_db: float | None,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> BERResult:
+    """`simulate_ber` of what is checked; the channel is estimated where pilots have an energy."""
+    num_rx, num_tx = g.shape[-2:]
     batch = torch.broadcast_shapes(g.shape[:-2], noise.shape, power.shape[:-1])
     weighted = (g * power.sqrt()[..., None, :]).expand(*batch, num_rx, num_tx)
     noise = noise.expand(batch)
@@ -168,19 +187,19 @@ def simulate_ber(
         raise ValueError(
             f"`max_bytes={max_bytes}` holds not one symbol of this batch; allow more, or split the batch."
         )
-    generator = random_generator(seed)
+    points = qam_constellation(order).to(g.device)
     bit_errors = torch.zeros(*batch, num_tx, dtype=torch.int64, device=g.device)
     symbol_errors = torch.zeros_like(bit_errors)
     bits_of = torch.tensor([label.bit_count() for label in range(order)], device=g.device)
     total, done = num_symbols * num_channels, 0
     for _ in range(num_channels):
-        known = weighted if pilot_snr_db is None else ls_estimate(weighted, noise, pilot_snr_db, generator)
-        filters = detection_filters(known, noise, detector)
+        known = weighted if pilot_snr_db is None else _estimate(weighted, noise, pilot_snr_db, generator)
+        filters = formulas.detection_filters(known, noise, detector)
         for start in range(0, num_symbols, chunk):
             size = min(chunk, num_symbols - start)
             sent = torch.randint(order, (*batch, num_tx, size), generator=generator).to(g.device)
             white = torch.randn(*batch, num_rx, size, dtype=torch.complex128, generator=generator).to(g.device)
-            received = weighted @ qam_mod(sent, order).to(g.dtype) + noise.sqrt()[..., None, None] * white
+            received = weighted @ points[sent].to(g.dtype) + noise.sqrt()[..., None, None] * white
             wrong = qam_demod(filters @ received, order) ^ sent
             bit_errors += bits_of[wrong].sum(dim=-1)
             symbol_errors += (wrong != 0).sum(dim=-1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import Real, choice, count, matrix, positive, random_generator, real, usable_device
+from .formulas import ONE
 from .geometry import UCA, LinkGeometry, planar_dot
 from .modes import bessel_j
 
@@ -48,12 +49,22 @@ def los_channel(
         raise ValueError(f"`dtype` must be torch.complex128 or torch.complex64; got {dtype}.")
     if device is not None:
         link = link.to(usable_device(device))
-    real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
     beta = real(beta, "beta").to(link.wavelength_m.device)
-    distance, wavenumber = link.distance_m, link.wavenumber
     if dtype == torch.complex64:
-        _warn_of_float32(link)
+        warn_of_float32(link)
+    return free_space(link, dtype, beta, far_field=model == "far_field")
 
+
+def free_space(
+    link: LinkGeometry,
+    dtype: torch.dtype = torch.complex128,
+    beta: Tensor = ONE,
+    far_field: bool = False,
+    apart: bool = False,
+) -> Tensor:
+    """`los_channel` of what is checked; `apart`: that no two elements coincide is known too."""
+    real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
+    distance, wavenumber = link.distance_m, link.wavenumber
     p, q = link.rx.positions(), link.tx.positions()
     rx_ramp, tx_ramp = planar_dot(p, link.pose.center_in_own_axes()), planar_dot(q, link.pose.center_m)
     p_squared, q_squared = p.square().sum(dim=-1), q.square().sum(dim=-1)
@@ -62,8 +73,9 @@ def los_channel(
     # k D modulo a turn, in float64: the phase common to all elements.
     common = -(wavenumber * distance).remainder(2 * math.pi).to(real_dtype)[..., None, None]
 
-    if model == "exact":
-        _refuse_coincidence(link, p_squared, q_squared)
+    if not far_field:
+        if not apart:
+            _refuse_coincidence(link, p_squared, q_squared)
         # |c + rho - q|² - |c|²
         rotation = link.pose.rotation
         excess = _plus_cross(p_squared + 2 * rx_ramp, q_squared - 2 * tx_ramp, p, q, -2 * rotation, real_dtype)
@@ -117,7 +129,7 @@ def _warn_of_near_field(link: LinkGeometry, p_squared: Tensor, q_squared: Tensor
         )
 
 
-def _warn_of_float32(link: LinkGeometry):
+def warn_of_float32(link: LinkGeometry):
     phase = float((link.wavenumber * link.distance_m).detach().max())
     if phase * EPS_FLOAT32 > 0.01:
         warnings.warn(

@@ -1,6 +1,8 @@
 """Checks at the entrance: every error names the argument, the value seen and what is allowed."""
 
 import cmath
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,31 +11,40 @@ from torch import Tensor
 Real = float | int | Tensor
 
 
-def real(value: Any, name: str) -> Tensor:
-    """`value` as a finite float64 tensor. Python numbers and lists never pass through float32."""
+def _tensor(value: Any, name: str) -> Tensor:
     try:
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`{name}` must be a real number or tensor; got {value!r}.") from None
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"`{name}` must be real; got dtype {tensor.dtype}.")
-    tensor = tensor.to(torch.float64)
-    if not _finite(tensor):
+    return tensor.to(torch.float64)
+
+
+def real(value: Any, name: str) -> Tensor:
+    """`value` as a finite float64 tensor. Python numbers and lists never pass through float32."""
+    tensor = _tensor(value, name)
+    if not (math.isfinite(value) if isinstance(value, float | int) else _finite(tensor)):
         raise ValueError(f"`{name}` must be finite; got {shown(tensor)}.")
     return tensor
 
 
-def positive(value: Any, name: str) -> Tensor:
-    tensor = real(value, name)
-    if not bool((tensor.detach() > 0).all()):
-        raise ValueError(f"`{name}` must be greater than zero; got {shown(tensor)}.")
-    return tensor
+def positive(value: Any, name: str, where: str = "") -> Tensor:
+    return _bounded(value, name, lambda number: number > 0, f"be greater than zero{where}")
 
 
 def non_negative(value: Any, name: str) -> Tensor:
-    tensor = real(value, name)
-    if not bool((tensor.detach() >= 0).all()):
-        raise ValueError(f"`{name}` must not be negative; got {shown(tensor)}.")
+    return _bounded(value, name, lambda number: number >= 0, "not be negative")
+
+
+def _bounded(value: Any, name: str, allows: Callable[[Any], Any], words: str) -> Tensor:
+    """`value` as `real` gives it, and within a bound. A number is looked at as it is, a tensor once: a GPU stops once."""
+    tensor = _tensor(value, name)
+    seen = value if isinstance(value, float | int) else tensor.detach()
+    fine = allows(seen) & (seen < math.inf)
+    if not bool(fine if isinstance(fine, bool) else fine.all()):
+        real(tensor, name)
+        raise ValueError(f"`{name}` must {words}; got {shown(tensor)}.")
     return tensor
 
 

@@ -5,19 +5,15 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from .channel import exponential_correlation, kronecker, los_channel
-from .config import Result, parameters_of
-from .geometry import UCA, ULA, LinkGeometry, UCAGrid
-from .metrics import (
-    capacity_equal,
-    capacity_waterfill,
-    dof_slope,
-    dof_threshold,
-    edof,
-    noise_variance,
-)
-from .oem import OEMLink, flatten_blocks, inter_mode_energy, oem_spectral_efficiency
-from .settings import DofOptions, LinkConfig, OEMConfig, axis_label, wave
+import torch
+
+from . import formulas
+from .channel import exponential_correlation, free_space, kronecker
+from .checks import positive
+from .config import Result, noise_of, parameters_of
+from .geometry import ULA, altered
+from .oem import OEMLink, efficiency, flatten_blocks, inter_mode_energy
+from .settings import DofOptions, LinkConfig, OEMConfig, axis_label
 from .simulate import simulate_link
 
 
@@ -38,39 +34,33 @@ def run_dof(
     fading = {}
     for rho in rhos:
         r_rx, r_tx = (exponential_correlation(n, rho).to(device) for n in (config.num_rx, config.num_tx))
-        fading[rho] = kronecker(r_rx, r_tx, (num_draws,), seed=seed)
+        fading[rho] = torch.linalg.svdvals(kronecker(r_rx, r_tx, (num_draws,), seed=seed)).square()
+    ends = [ULA(num, 2 * m) for num, m in ((config.num_tx, config.radius_tx_m), (config.num_rx, config.radius_rx_m))]
     rows = []
     for distance in distances_m:
         link = replace(config, distance_m=distance).link().to(device)
-        lines = LinkGeometry(
-            ULA(config.num_tx, 2 * config.radius_tx_m),
-            ULA(config.num_rx, 2 * config.radius_rx_m),
-            link.pose,
-            wavelength_m=link.wavelength_m,
-        ).to(device)
-        h, ula = los_channel(link), los_channel(lines)
+        h, ula = free_space(link), free_space(altered(link, tx=ends[0], rx=ends[1]).to(device))
+        values = {"uca": torch.linalg.svdvals(h), "ula": torch.linalg.svdvals(ula)}
         for snr_db in snrs_db:
-            noise = noise_variance(snr_db, link=link)
+            snr = torch.tensor(snr_db, dtype=torch.float64)
+            noise = formulas.noise_variance(snr, "siso", link, None)
+            gains = {name: found.square() / noise[..., None] for name, found in values.items()}
             oam = simulate_link(link, snr_db, ("plain",), power="waterfill")["plain"]
             row = {
                 "distance_m": distance,
                 "snr_db": snr_db,
                 "uca_oam": float(oam),
-                "uca_mimo": float(capacity_waterfill(h, noise)),
-                "ula_mimo": float(capacity_waterfill(ula, noise)),
+                **{f"{name}_mimo": float(formulas.capacity_waterfill(found)) for name, found in gains.items()},
             }
-            for rho, channels in fading.items():
-                samples = capacity_waterfill(channels, 10 ** (-snr_db / 10))
+            for rho, squared in fading.items():
+                samples = formulas.capacity_waterfill(
+                    squared / torch.tensor([10 ** (-snr_db / 10)], dtype=torch.float64).to(device)
+                )
                 row[f"kronecker_{rho:g}"] = float(samples.mean())
                 row[f"kronecker_{rho:g}_standard_error"] = float(samples.std()) / math.sqrt(num_draws)
-            row |= {
-                "effective_dof_uca": float(edof(h)),
-                "effective_dof_ula": float(edof(ula)),
-                "dof_30db_uca": int(dof_threshold(h)),
-                "dof_30db_ula": int(dof_threshold(ula)),
-                "dof_slope_uca": float(dof_slope(h, noise)),
-                "dof_slope_ula": float(dof_slope(ula, noise)),
-            }
+            row |= {f"effective_dof_{name}": float(formulas.edof(found)) for name, found in values.items()}
+            row |= {f"dof_30db_{name}": int(formulas.dof_threshold(found)) for name, found in values.items()}
+            row |= {f"dof_slope_{name}": float(formulas.dof_slope(found)) for name, found in gains.items()}
             rows.append(row)
     over_lines = sum(row["uca_oam"] > row["ula_mimo"] for row in rows)
     over_rings = sum(row["uca_oam"] > row["uca_mimo"] * (1 + 1e-9) for row in rows)
@@ -117,7 +107,8 @@ def run_oem(config: OEMConfig, device: str = "cpu") -> Result:
     """OAM-embedded MIMO: what the block-circulant assumption promises, what detectors get, and the bounds."""
     link = config.link().to(device)
     oem = OEMLink(link, config.focal_length_m, config.dish_radius_m)
-    noise = noise_variance(config.snr_db, config.snr_reference, link=link, h=los_channel(link))
+    h = free_space(link)
+    noise = positive(noise_of(config, link, h), "noise_variance")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         blocks = oem.blocks()
@@ -126,18 +117,23 @@ def run_oem(config: OEMConfig, device: str = "cpu") -> Result:
                 "scheme": f"OEM {detector}",
                 "power": power,
                 "assume": assume,
-                "bit_s_hz": float(oem_spectral_efficiency(blocks, noise, 1.0, detector, power, assume)),
+                "bit_s_hz": float(efficiency(blocks, noise, formulas.ONE, detector, power, assume)),
             }
             for detector, power, assume in OEM_ROWS
         ]
     seen = flatten_blocks(blocks)
-    single = UCAGrid(UCA(config.num_elements, config.radius_m), 1, 1, config.pitch_m)
-    pair = LinkGeometry(single, single, link.pose.map_tensors(lambda t, _: t.cpu()), **wave(config))
+    single = altered(link.tx, rows=1, columns=1)
+    pair = free_space(altered(link, tx=single, rx=single))
     bounds = {
-        "capacity, equal power": ("equal", capacity_equal(seen, noise)),
-        "capacity, water-filling": ("waterfill", capacity_waterfill(seen, noise)),
-        "one UCA pair without dish": ("waterfill", capacity_waterfill(los_channel(pair), noise)),
-        "MIMO of the centres": ("waterfill", capacity_waterfill(oem.center_channel(), noise)),
+        "capacity, equal power": ("equal", formulas.capacity_equal(seen, noise)),
+        **{
+            name: ("waterfill", formulas.capacity_waterfill(formulas.channel_gains(channel, noise)))
+            for name, channel in (
+                ("capacity, water-filling", seen),
+                ("one UCA pair without dish", pair),
+                ("MIMO of the centres", oem.center_channel()),
+            )
+        },
     }
     rows += [
         {"scheme": name, "power": power, "assume": "exact", "bit_s_hz": float(value)}

@@ -1,4 +1,4 @@
-"""The parameters an experiment writes into its result, and the result."""
+"""The noise of a configuration, the parameters an experiment writes into its result, and the result."""
 
 import platform
 from collections.abc import Callable
@@ -7,8 +7,17 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .formulas import noise_variance
+from .geometry import LinkGeometry
 from .settings import DEFAULT_WAVELENGTH_M, EXPERIMENTS, SWEEPABLE, LinkConfig, OEMConfig, wave
+
+
+def noise_of(config: LinkConfig | OEMConfig, link: LinkGeometry, h: Tensor, snr_db: Tensor | None = None) -> Tensor:
+    """Of the SNR that is configured, or of `snr_db`, `[...]`."""
+    snr_db = torch.tensor(config.snr_db, dtype=torch.float64) if snr_db is None else snr_db
+    return noise_variance(snr_db, config.snr_reference, link, h)
 
 
 def parameters_of(experiment: str, config: LinkConfig | OEMConfig, **more: Any) -> dict[str, Any]:

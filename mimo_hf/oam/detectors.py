@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from . import formulas
 from .checks import Real, choice, matrix, positive
 from .settings import DETECTORS
 
@@ -19,12 +20,12 @@ def zf(g: Tensor) -> Tensor:
     Raises:
         ValueError: N_r < N_t, where no filter separates the streams.
     """
-    return torch.linalg.pinv(separable(g))
+    return torch.linalg.pinv(separable(matrix(g, "g")))
 
 
 def separable(g: Tensor) -> Tensor:
     """`g` where it has as many rows as columns at least; raises ValueError where it has not."""
-    num_rx, num_tx = matrix(g, "g").shape[-2:]
+    num_rx, num_tx = g.shape[-2:]
     if num_rx < num_tx:
         raise ValueError(f"`detector='zf'` needs N_r >= N_t; got N_r = {num_rx}, N_t = {num_tx}. Use 'mmse'.")
     return g
@@ -38,14 +39,8 @@ def mmse(g: Tensor, noise_variance: Real) -> Tensor:
         g: `[..., N_r, N_t]`, powers included.
         noise_variance: \\(n_0\\), `[...]`.
     """
-    noise = positive(noise_variance, "noise_variance")[..., None, None]
-    identity = torch.eye(matrix(g, "g").shape[-1], dtype=g.dtype, device=g.device)
-    return torch.linalg.solve(g.mH @ g + noise * identity, g.mH)
-
-
-def unbiased(filters: Tensor, g: Tensor) -> Tensor:
-    """The filters scaled to unit gain of every stream, which hard decisions need; same shape."""
-    return filters / (filters @ g).diagonal(dim1=-2, dim2=-1)[..., None]
+    noise = positive(noise_variance, "noise_variance")
+    return formulas.mmse(matrix(g, "g"), noise)
 
 
 def detection_filters(g: Tensor, noise_variance: Real, detector: str) -> Tensor:
@@ -57,6 +52,9 @@ def detection_filters(g: Tensor, noise_variance: Real, detector: str) -> Tensor:
         noise_variance: `[...]`.
         detector: `"mode"` (each mode by itself), `"zf"` or `"mmse"`.
     """
-    if choice(detector, "detector", DETECTORS) == "mode":
-        return torch.diag_embed(1 / matrix(g, "g", square=True).diagonal(dim1=-2, dim2=-1))
-    return zf(g) if detector == "zf" else unbiased(mmse(g, noise_variance), g)
+    choice(detector, "detector", DETECTORS)
+    g = matrix(g, "g", square=detector == "mode")
+    if detector == "zf":
+        separable(g)
+    noise = positive(noise_variance, "noise_variance") if detector == "mmse" else formulas.ONE
+    return formulas.detection_filters(g, noise, detector)

@@ -28,7 +28,10 @@ def divergence_rad(mode: int, kr: Real) -> Tensor:
     Raises:
         ValueError: \\(kR \le j'_{l,1}\\): a ring that small does not radiate the mode.
     """
-    kr = positive(kr, "kr")
+    return _divergence(mode, positive(kr, "kr"))
+
+
+def _divergence(mode: int, kr: Tensor) -> Tensor:
     if mode == 0:
         return torch.zeros_like(kr)
     needed = bessel_first_maximum(abs(mode))
@@ -53,7 +56,7 @@ def effective_ring_radii(
     focal = positive(focal_length_m, "focal_length_m")
     kr = 2 * math.pi / positive(wavelength_m, "wavelength_m") * uca.radius_m
     orders = range(1, uca.num_elements // 2 + 1)
-    angles = [divergence_rad(order, kr) for order in orders]
+    angles = [_divergence(order, kr) for order in orders]
     radii = [uca.radius_m, *(2 * focal * torch.tan(angle / 2) for angle in angles)]
     if dish_radius_m is not None:
         limit = positive(dish_radius_m, "dish_radius_m")

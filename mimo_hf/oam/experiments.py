@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ber import ber_theory, simulate_ber
-from .channel import los_channel
-from .checks import choice
-from .config import Result, parameters_of
-from .field import field_at, field_map, winding_number
-from .geometry import SPEED_OF_LIGHT_M_S, UCA, LinkGeometry
-from .metrics import noise_variance, sinr
-from .modes import isr_db, matched_channel, modal_channel, mode_index, mode_purity, nyquist_mode, signed_modes
-from .power import equal_power
-from .precoding import bepre
+from . import formulas
+from .ber import count_errors
+from .channel import free_space
+from .checks import choice, positive, random_generator
+from .config import Result, noise_of, parameters_of
+from .detectors import separable
+from .field import plane, superpose, turns, warn_of_evanescent_mode
+from .geometry import SPEED_OF_LIGHT_M_S, UCA, LinkGeometry, wavelength
+from .modes import matched_channel, modal_channel, mode_index, nyquist_mode
+from .precoding import of_channel, of_geometry
 from .settings import DETECTORS, PRECODINGS, BEROptions, FieldOptions, LinkConfig, SweepOptions, axis_label, wave
 from .simulate import simulate_link
 
@@ -46,27 +46,29 @@ def power_db(amplitude: Tensor) -> Tensor:
 
 def run_simulate(config: LinkConfig, device: str = "cpu") -> Result:
     """All schemes on one link, and every mode before and after BePre by geometry."""
-    link, believed = config.link().to(device), config.link(believed=True).to(device)
-    h = los_channel(link)
-    noise = noise_variance(config.snr_db, config.snr_reference, link=link, h=h)
+    link = config.link().to(device)
+    believed = config.believed(link)
+    h = free_space(link)
     efficiency = simulate_link(
         link, config.snr_db, snr_reference=config.snr_reference, power=config.power, believed=believed
     )
-    plain, aligned = (matched_channel(modal_channel(m)) for m in (h, bepre(believed, "geom").apply(h)))
+    noise = noise_of(config, link, h)
+    plain, aligned = (matched_channel(modal_channel(m)) for m in (h, of_geometry(believed, "geom").apply(h)))
     unit = float(link.wavelength_m / (4 * math.pi * link.distance_m))
-    share = equal_power(plain.shape[-1]).to(device)
-    modes = signed_modes(plain.shape[-1]).tolist()
+    share = formulas.equal_power(plain.shape[-1]).to(device)
+    modes = formulas.signed_modes(plain.shape[-1]).tolist()
     measures = {
         "gain_db": [20 * torch.log10(g.diagonal().abs() / unit) for g in (plain, aligned)],
-        "purity": [mode_purity(g) for g in (plain, aligned)],
-        "sinr_db": [10 * torch.log10(sinr(g, share, noise)) for g in (plain, aligned)],
+        "purity": [formulas.mode_purity(g) for g in (plain, aligned)],
+        "sinr_db": [10 * torch.log10(formulas.sinr(g, share, noise)) for g in (plain, aligned)],
     }
+    columns = {name: [values.tolist() for values in both] for name, both in measures.items()}
     rows = [
         {
             "mode": mode,
             **{
-                f"{name}_{when}": float(values[i][k])
-                for name, values in measures.items()
+                f"{name}_{when}": values[i][k]
+                for name, values in columns.items()
                 for i, when in ((0, "plain"), (1, "bepre_geom"))
             },
         }
@@ -74,8 +76,8 @@ def run_simulate(config: LinkConfig, device: str = "cpu") -> Result:
     ]
     summary = {
         "spectral_efficiency_bit_s_hz": {scheme: float(value) for scheme, value in efficiency.items()},
-        "isr_plain_db": float(isr_db(plain)),
-        "isr_bepre_geom_db": float(isr_db(aligned)),
+        "isr_plain_db": float(formulas.isr_db(plain)),
+        "isr_bepre_geom_db": float(formulas.isr_db(aligned)),
         **_derived(link),
     }
     notes = ["Gains are over wavelength / (4 pi D), the amplitude between one pair of antennas."]
@@ -110,14 +112,14 @@ def run_sweep(
         config = replace(config, freq_ghz=None, wavelength_m=None)
     steps = start + (stop - start) * torch.arange(num, dtype=torch.float64) / (num - 1)
     swept = replace(config, **{param: steps})
-    link, believed = swept.link().to(device), swept.link(believed=True).to(device)
+    link = swept.link().to(device)
     snr_db = steps.to(device) if param == "snr_db" else config.snr_db
     efficiency = simulate_link(
         link,
         snr_db,
         snr_reference=config.snr_reference,
         power=config.power,
-        believed=believed,
+        believed=swept.believed(link),
         progress=progress,
     )
     columns = {scheme: value.expand(num).tolist() for scheme, value in efficiency.items()}
@@ -149,16 +151,24 @@ def run_sweep(
 def precoded_channel(config: LinkConfig, precoding: str) -> Tensor:
     """The channel of a link, `"plain"` or behind a BePre that believes `angle_error_deg`, `[N_r, N_t]`."""
     choice(precoding, "precoding", PRECODINGS)
-    h = los_channel(config.link())
+    link = config.link()
+    return _precoded(config, link, free_space(link), precoding)
+
+
+def _precoded(config: LinkConfig, link: LinkGeometry, h: Tensor, precoding: str) -> Tensor:
     if precoding == "plain":
         return h
-    return bepre(h if precoding == "svd" else config.link(believed=True), precoding).apply(h)
+    return (of_channel(h) if precoding == "svd" else of_geometry(config.believed(link), precoding)).apply(h)
 
 
 def detected_channel(config: LinkConfig, precoding: str, detector: str) -> Tensor:
     """The modal channel as a detector sees it: matched modes for `"mode"`, all modes for joint detection."""
-    g = modal_channel(precoded_channel(config, precoding))
-    return matched_channel(g) if choice(detector, "detector", DETECTORS) == "mode" else g
+    choice(detector, "detector", DETECTORS)
+    return _seen_by(detector, modal_channel(precoded_channel(config, precoding)))
+
+
+def _seen_by(detector: str, g: Tensor) -> Tensor:
+    return matched_channel(g) if detector == "mode" else separable(g) if detector == "zf" else g
 
 
 def run_ber(
@@ -180,36 +190,28 @@ def run_ber(
     """
     BEROptions(snrs_db, order, num_symbols, precoding, detector, pilot_snr_db, num_channels, seed)
     link = config.link().to(device)
-    g = detected_channel(config, precoding, detector).to(device)
-    noise = noise_variance(
-        torch.tensor(snrs_db, dtype=torch.float64), config.snr_reference, link=link, h=los_channel(link)
+    h = free_space(link)
+    g = _seen_by(detector, modal_channel(_precoded(config, link, h, precoding)))
+    noise = noise_of(config, link, h, torch.tensor(snrs_db, dtype=torch.float64, device=h.device))
+    positive(noise, "noise_variance")
+    share = formulas.equal_power(g.shape[-1]).to(device)
+    generator = random_generator(seed)
+    result = count_errors(
+        g, noise, share, order, num_symbols, num_channels, generator, detector, pilot_snr_db, progress=progress
     )
-    share = equal_power(g.shape[-1]).to(device)
-    result = simulate_ber(
-        g,
-        noise,
-        share,
-        order=order,
-        num_symbols=num_symbols,
-        num_channels=num_channels,
-        seed=seed,
-        detector=detector,
-        csi="perfect" if pilot_snr_db is None else "ls",
-        pilot_snr_db=pilot_snr_db,
-        progress=progress,
-    )
-    low, high = result.interval()
-    theory = ber_theory(sinr(g, share, noise, detector), order)
-    modes = signed_modes(g.shape[-1]).tolist()
+    theory = formulas.bit_error_rate(formulas.sinr(g, share, noise, detector), order)
+    found = (result.ber, *result.interval(), theory, result.bit_errors)
+    ber, low, high, closed, errors = (values.tolist() for values in found)
+    modes = formulas.signed_modes(g.shape[-1]).tolist()
     rows = [
         {
             "snr_db": snr_db,
             "mode": mode,
-            "ber": float(result.ber[i, k]),
-            "ber_low": float(low[i, k]),
-            "ber_high": float(high[i, k]),
-            "ber_closed_form": float(theory[i, k]),
-            "bit_errors": int(result.bit_errors[i, k]),
+            "ber": ber[i][k],
+            "ber_low": low[i][k],
+            "ber_high": high[i][k],
+            "ber_closed_form": closed[i][k],
+            "bit_errors": errors[i][k],
         }
         for i, snr_db in enumerate(snrs_db)
         for k, mode in enumerate(modes)
@@ -257,21 +259,18 @@ def run_field(
     """Phase and intensity of one mode of the transmit ring on a plane across the axis."""
     FieldOptions(mode, extent_m, num_pixels)
     uca = UCA(config.num_tx, config.radius_tx_m)
-    carrier = wave(config)
+    waves_m = wavelength(**wave(config))
     index = mode_index(mode, config.num_tx)
-    signed = int(signed_modes(config.num_tx)[index])
+    signed = int(formulas.signed_modes(config.num_tx)[index])
     extent = 4 * config.radius_tx_m if extent_m is None else extent_m
     ring = uca.map_tensors(lambda tensor, _: tensor.to(device))
-    image = field_map(
-        ring,
-        mode,
-        distance_m=config.distance_m,
-        extent_m=torch.as_tensor(extent, dtype=torch.float64, device=device),
-        num_pixels=num_pixels,
-        progress=progress,
-        **carrier,
-    ).cpu()
-    on_axis = field_at(uca, torch.tensor([[0.0, 0.0, config.distance_m]], dtype=torch.float64), mode, **carrier)
+    warn_of_evanescent_mode(uca, index, waves_m)
+    across = torch.tensor((config.distance_m, extent), dtype=torch.float64, device=device)
+    points = plane(across[0], across[1], num_pixels)
+    image = (
+        superpose(ring, points, index, waves_m.to(device), progress=progress).unflatten(-1, (num_pixels,) * 2).cpu()
+    )
+    on_axis = superpose(uca, torch.tensor([[0.0, 0.0, config.distance_m]], dtype=torch.float64), index, waves_m)
     summary: dict[str, Any] = {
         "signed_mode": signed,
         "peak": float(image.abs().max()),
@@ -281,7 +280,7 @@ def run_field(
     if index == nyquist_mode(config.num_tx):
         notes.append(f"Mode {mode} is the Nyquist mode of {config.num_tx} elements: a standing wave without a vortex.")
     else:
-        summary["winding_number"] = winding_number(uca, mode, distance_m=config.distance_m, **carrier)
+        summary["winding_number"] = turns(uca, signed, config.distance_m, waves_m)
     axis = [extent * (i / (num_pixels - 1) - 0.5) for i in range(num_pixels)]
     size, angle = image.abs().tolist(), image.angle().tolist()
     rows = [

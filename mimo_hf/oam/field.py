@@ -7,10 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import formulas
 from .checks import Real, count, positive, real
-from .geometry import SPEED_OF_LIGHT_M_S, UCA
-from .modes import bessel_first_maximum, mode_index, nyquist_mode, signed_modes
+from .geometry import UCA, wavelength
+from .modes import bessel_first_maximum, mode_index, nyquist_mode
 from .settings import MAX_PIXELS
+
+MAX_BYTES = 2**27  # working memory unless given
 
 
 def field_at(
@@ -20,7 +23,7 @@ def field_at(
     *,
     wavelength_m: float | None = None,
     freq_hz: float | None = None,
-    max_bytes: int = 2**27,
+    max_bytes: int = MAX_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     r"""
@@ -36,25 +39,31 @@ def field_at(
     Returns:
         `[P]`, or `[N, P]` for all modes; complex128.
     """
-    if (wavelength_m is None) == (freq_hz is None):
-        raise ValueError(f"give exactly one of `wavelength_m` and `freq_hz`; got {wavelength_m!r} and {freq_hz!r}.")
-    if wavelength_m is None:
-        wavelength = SPEED_OF_LIGHT_M_S / positive(freq_hz, "freq_hz")
-    else:
-        wavelength = positive(wavelength_m, "wavelength_m")
+    waves_m = wavelength(wavelength_m, freq_hz)
     index = None if mode is None else mode_index(mode, uca.num_elements)
-    points, elements = real(points_m, "points_m"), uca.positions()
-    wavenumber = 2 * math.pi / wavelength
-    signed = signed_modes(uca.num_elements).abs()
-    _warn_of_evanescent_mode(int(signed.max() if index is None else signed[index]), float(wavenumber * uca.radius_m))
+    points = real(points_m, "points_m")
     count(max_bytes, "max_bytes")
+    warn_of_evanescent_mode(uca, index, waves_m)
+    return superpose(uca, points, index, waves_m, max_bytes, progress)
+
+
+def superpose(
+    uca: UCA,
+    points: Tensor,
+    index: int | None,
+    wavelength_m: Tensor,
+    max_bytes: int = MAX_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """`field_at` of what is checked; `index`: of the mode, in FFT order."""
+    elements, wavenumber = uca.positions(), 2 * math.pi / wavelength_m
     chunk = max(1, max_bytes // (96 * uca.num_elements))
     parts = []
     for start in range(0, len(points), chunk):
         distance = torch.linalg.vector_norm(points[start : start + chunk, None] - elements, dim=-1)
         if bool((distance == 0).any()):
             raise ValueError("a point of `points_m` lies on an element, where the field has no value.")
-        amplitude, phase = wavelength / (4 * math.pi * distance), -wavenumber * distance
+        amplitude, phase = wavelength_m / (4 * math.pi * distance), -wavenumber * distance
         waves = torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
         modes = torch.fft.ifft(waves, dim=-1, norm="ortho")
         parts.append(modes.mT if index is None else modes[:, index])
@@ -63,7 +72,10 @@ def field_at(
     return torch.cat(parts, dim=-1)
 
 
-def _warn_of_evanescent_mode(order: int, kr: float):
+def warn_of_evanescent_mode(uca: UCA, index: int | None, wavelength_m: Tensor):
+    orders = formulas.signed_modes(uca.num_elements).abs()
+    order = int(orders.max() if index is None else orders[index])
+    kr = float(2 * math.pi / wavelength_m * uca.radius_m)
     if order and kr <= bessel_first_maximum(order):
         warnings.warn(
             f"mode {order} hardly radiates from a ring with kR = {kr:.3g}: its beam would lie beyond 90 degrees.",
@@ -80,7 +92,7 @@ def field_map(
     num_pixels: int = 256,
     wavelength_m: float | None = None,
     freq_hz: float | None = None,
-    max_bytes: int = 2**27,
+    max_bytes: int = MAX_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """
@@ -97,13 +109,19 @@ def field_map(
     if count(num_pixels, "num_pixels", minimum=2) > MAX_PIXELS:
         raise ValueError(f"`num_pixels` must be at most {MAX_PIXELS}; got {num_pixels}.")
     distance, extent = positive(distance_m, "distance_m"), positive(extent_m, "extent_m")
+    waves_m = wavelength(wavelength_m, freq_hz)
+    index = None if mode is None else mode_index(mode, uca.num_elements)
+    count(max_bytes, "max_bytes")
+    warn_of_evanescent_mode(uca, index, waves_m)
+    field = superpose(uca, plane(distance, extent, num_pixels), index, waves_m, max_bytes, progress)
+    return field.unflatten(-1, (num_pixels, num_pixels))
+
+
+def plane(distance: Tensor, extent: Tensor, num_pixels: int) -> Tensor:
+    """The points of a square across the axis, `[num_pixels * num_pixels, 3]`, rows along y."""
     axis = extent * (torch.arange(num_pixels, dtype=torch.float64, device=extent.device) / (num_pixels - 1) - 0.5)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack([x, y, distance.expand_as(x)], dim=-1).flatten(0, 1)
-    field = field_at(
-        uca, points, mode, wavelength_m=wavelength_m, freq_hz=freq_hz, max_bytes=max_bytes, progress=progress
-    )
-    return field.unflatten(-1, (num_pixels, num_pixels))
+    return torch.stack([x, y, distance.expand_as(x)], dim=-1).flatten(0, 1)
 
 
 def winding_number(
@@ -124,16 +142,22 @@ def winding_number(
         warnings.warn(
             f"mode {mode} of {uca.num_elements} elements is a standing wave and has no vortex.", stacklevel=2
         )
-    order = abs(int(signed_modes(uca.num_elements)[index]))
-    wavelength = SPEED_OF_LIGHT_M_S / freq_hz if wavelength_m is None and freq_hz else wavelength_m
+    signed = int(formulas.signed_modes(uca.num_elements)[index])
+    distance, waves_m = float(positive(distance_m, "distance_m")), wavelength(wavelength_m, freq_hz)
+    warn_of_evanescent_mode(uca, index, waves_m)
+    return turns(uca, signed, distance, waves_m, num_points)
+
+
+def turns(uca: UCA, signed: int, distance_m: float, wavelength_m: Tensor, num_points: int = 720) -> int:
+    """`winding_number` of what is checked; `signed`: of the mode."""
     sine = 0.1
-    if order and wavelength:
-        sine = min(bessel_first_maximum(order) * wavelength / (2 * math.pi * float(uca.radius_m)), 0.9) / 2
-    radius = float(positive(distance_m, "distance_m")) * math.tan(math.asin(sine))
+    if signed:
+        widest = bessel_first_maximum(abs(signed)) * float(wavelength_m) / (2 * math.pi * float(uca.radius_m))
+        sine = min(widest, 0.9) / 2
+    radius = distance_m * math.tan(math.asin(sine))
     azimuth = 2 * math.pi / num_points * torch.arange(num_points + 1, dtype=torch.float64)
     points = torch.stack(
-        [radius * azimuth.cos(), radius * azimuth.sin(), torch.full_like(azimuth, float(distance_m))], dim=-1
+        [radius * azimuth.cos(), radius * azimuth.sin(), torch.full_like(azimuth, distance_m)], dim=-1
     )
-    field = field_at(uca, points, mode, wavelength_m=wavelength_m, freq_hz=freq_hz)
-    turns = (field[1:] * field[:-1].conj()).angle().sum() / (2 * math.pi)
-    return round(float(turns))
+    field = superpose(uca, points, signed % uca.num_elements, wavelength_m)
+    return round(float((field[1:] * field[:-1].conj()).angle().sum() / (2 * math.pi)))

@@ -24,12 +24,12 @@ TensorMap = Callable[[Tensor, int], Tensor]
 Part = TypeVar("Part")
 
 
-def _altered(part: Part, **attributes: Any) -> Part:
+def altered(part: Part, **attributes: Any) -> Part:
     """A copy with other attributes, made of what has been checked: a large batch is cut often."""
-    altered = copy.copy(part)
+    changed = copy.copy(part)
     for name, value in attributes.items():
-        object.__setattr__(altered, name, value)
-    return altered
+        object.__setattr__(changed, name, value)
+    return changed
 
 
 class Array(Protocol):
@@ -75,7 +75,7 @@ class UCA:
         return torch.stack([radius * azimuths.cos(), radius * azimuths.sin(), torch.zeros_like(radius)], dim=-1)
 
     def map_tensors(self, function: TensorMap) -> "UCA":
-        return _altered(self, radius_m=function(self.radius_m, 0), phase0_rad=function(self.phase0_rad, 0))
+        return altered(self, radius_m=function(self.radius_m, 0), phase0_rad=function(self.phase0_rad, 0))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ULA:
         return torch.stack([x, torch.zeros_like(x), torch.zeros_like(x)], dim=-1)
 
     def map_tensors(self, function: TensorMap) -> "ULA":
-        return _altered(self, aperture_m=function(self.aperture_m, 0))
+        return altered(self, aperture_m=function(self.aperture_m, 0))
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,16 @@ class UCAGrid:
     def __post_init__(self):
         count(self.rows, "rows")
         count(self.columns, "columns")
-        pitch = positive(self.pitch_m, "pitch_m")
+        object.__setattr__(self, "pitch_m", positive(self.pitch_m, "pitch_m"))
+        self.refuse_overlap()
+
+    def refuse_overlap(self) -> None:
+        pitch = self.pitch_m
         if self.num_ucas > 1 and bool((pitch < 2 * self.uca.radius_m).any()):
             raise ValueError(
                 f"`pitch_m` must be at least twice the radius, or neighbouring UCAs overlap; got {float(pitch.min()):g} "
                 f"m for a radius of {float(self.uca.radius_m.max()):g} m."
             )
-        object.__setattr__(self, "pitch_m", pitch)
 
     @property
     def num_ucas(self) -> int:
@@ -155,7 +158,7 @@ class UCAGrid:
         return (self.centers_m()[..., :, None, :] + self.uca.positions()[..., None, :, :]).flatten(-3, -2)
 
     def map_tensors(self, function: TensorMap) -> "UCAGrid":
-        return _altered(self, uca=self.uca.map_tensors(function), pitch_m=function(self.pitch_m, 0))
+        return altered(self, uca=self.uca.map_tensors(function), pitch_m=function(self.pitch_m, 0))
 
 
 @dataclass(frozen=True)
@@ -223,12 +226,12 @@ class Pose:
         normal = torch.stack([sin_t * cos_g, sin_t * sin_g, 1 - versine], dim=-1)
         cos_s, sin_s = spin.cos()[..., None], spin.sin()[..., None]
         axes = [x_axis * cos_s + y_axis * sin_s, y_axis * cos_s - x_axis * sin_s, normal]
-        return cls(distance[..., None] * direction, torch.stack(axes, dim=-1))
+        return altered(cls.__new__(cls), center_m=distance[..., None] * direction, rotation=torch.stack(axes, dim=-1))
 
     def inverse(self) -> "Pose":
         """The pose of the frame in which this pose is given, seen from this pose."""
         back = self.rotation.mT
-        return Pose(-(back @ self.center_m[..., None])[..., 0], back)
+        return altered(self, center_m=-(back @ self.center_m[..., None])[..., 0], rotation=back)
 
     def center_in_own_axes(self) -> Tensor:
         """The centre along the axes of this pose's own frame, `[..., 3]`."""
@@ -238,10 +241,19 @@ class Pose:
     def compose(self, inner: "Pose") -> "Pose":
         """The pose, in this pose's outer frame, of something at `inner` in this pose's own frame."""
         center = self.center_m + (self.rotation @ inner.center_m[..., None])[..., 0]
-        return Pose(center, self.rotation @ inner.rotation)
+        return altered(self, center_m=center, rotation=self.rotation @ inner.rotation)
 
     def map_tensors(self, function: TensorMap) -> "Pose":
-        return _altered(self, center_m=function(self.center_m, 1), rotation=function(self.rotation, 2))
+        return altered(self, center_m=function(self.center_m, 1), rotation=function(self.rotation, 2))
+
+
+def wavelength(wavelength_m: Real | None = None, freq_hz: Real | None = None) -> Tensor:
+    """The wavelength, of one of the two; ValueError where both are given, or none."""
+    if (wavelength_m is None) == (freq_hz is None):
+        raise ValueError(f"give exactly one of `wavelength_m` and `freq_hz`; got {wavelength_m!r} and {freq_hz!r}.")
+    if wavelength_m is None:
+        return SPEED_OF_LIGHT_M_S / positive(freq_hz, "freq_hz")
+    return positive(wavelength_m, "wavelength_m")
 
 
 def planar_dot(positions: Tensor, vector: Tensor) -> Tensor:
@@ -280,14 +292,7 @@ class LinkGeometry:
         wavelength_m: Real | None = None,
         freq_hz: Real | None = None,
     ):
-        if (wavelength_m is None) == (freq_hz is None):
-            raise ValueError(
-                f"give exactly one of `wavelength_m` and `freq_hz`; got {wavelength_m!r} and {freq_hz!r}."
-            )
-        if wavelength_m is None:
-            self.wavelength_m = SPEED_OF_LIGHT_M_S / positive(freq_hz, "freq_hz")
-        else:
-            self.wavelength_m = positive(wavelength_m, "wavelength_m")
+        self.wavelength_m = wavelength(wavelength_m, freq_hz)
         self.tx, self.rx = tx, rx
         self.pose = pose if tx_pose is None else tx_pose.inverse().compose(pose)
         if bool((self.distance_m.detach() < self.wavelength_m.detach()).any()):
@@ -374,10 +379,10 @@ class LinkGeometry:
 
     def swapped(self) -> "LinkGeometry":
         """The link in the other direction; its channel is the transpose."""
-        return LinkGeometry(self.rx, self.tx, self.pose.inverse(), wavelength_m=self.wavelength_m)
+        return altered(self, tx=self.rx, rx=self.tx, pose=self.pose.inverse())
 
     def map_tensors(self, function: TensorMap) -> "LinkGeometry":
-        return _altered(
+        return altered(
             self,
             tx=self.tx.map_tensors(function),
             rx=self.rx.map_tensors(function),

@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from . import formulas
 from .checks import Real, choice, matrix, positive, real
 from .detectors import DETECTORS, separable
 from .geometry import LinkGeometry
-from .power import stream_power, water_filling
+from .power import stream_power
 from .settings import SNR_REFERENCES
 
 
@@ -35,20 +36,18 @@ def noise_variance(
     Returns:
         `[...]`.
     """
-    snr = 10 ** (real(snr_db, "snr_db") / 10)
-    total = positive(total_power, "total_power")
+    snr_db, total = real(snr_db, "snr_db"), positive(total_power, "total_power")
     choice(reference, "reference", SNR_REFERENCES)
-    if reference == "tx":
-        return total / snr
+    gain = formulas.ONE
     if reference == "siso":
         if link is None:
             raise ValueError("`reference='siso'` needs `link`, for the distance and the wavelength.")
-        gain = real(beta, "beta") * link.wavelength_m / (4 * math.pi * link.distance_m)
-        return total * gain.square() / snr
-    if h is None:
-        raise ValueError("`reference='frobenius'` needs `h`, for its norm.")
-    energy = _energy(matrix(h, "h")).mean(dim=(-2, -1))
-    return total * energy / snr
+        gain = real(beta, "beta")
+    if reference == "frobenius":
+        if h is None:
+            raise ValueError("`reference='frobenius'` needs `h`, for its norm.")
+        h = matrix(h, "h")
+    return formulas.noise_variance(snr_db, reference, link, h, total, gain)
 
 
 def sinr(g: Tensor, power: Tensor, noise_variance: Real, detector: str = "mode") -> Tensor:
@@ -68,49 +67,21 @@ def sinr(g: Tensor, power: Tensor, noise_variance: Real, detector: str = "mode")
     Returns:
         `[..., N_t]`.
     """
+    return formulas.sinr(*_streams(g, power, noise_variance, detector), detector)
+
+
+def _streams(g: Tensor, power: Tensor, noise_variance: Real, detector: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Channel, power and noise of parallel streams, checked."""
     choice(detector, "detector", DETECTORS)
     g = matrix(g, "g", square=detector == "mode")
     power = stream_power(power, g.shape[-1])
-    noise = positive(noise_variance, "noise_variance")[..., None]
-    if detector == "mode":
-        return _mode_sinr(_energy(g), power, noise)
-    if detector == "zf":
-        return _zf_sinr(g, power, noise)
-    weighted = g * power.sqrt()[..., None, :].to(g.dtype)
-    gram = weighted.mH @ weighted / noise[..., None]
-    identity = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
-    inverse = torch.linalg.inv(identity + gram).diagonal(dim1=-2, dim2=-1).real
-    return (1 / inverse - 1).clamp(min=0)
-
-
-def _energy(g: Tensor) -> Tensor:
-    return g.real.square() + g.imag.square()
-
-
-def _mode_sinr(energy: Tensor, power: Tensor, noise: Tensor) -> Tensor:
-    wanted = energy.diagonal(dim1=-2, dim2=-1) * power
-    # Summed without the diagonal: a difference would drown weak interference in rounding.
-    others = 1 - torch.eye(energy.shape[-1], dtype=energy.dtype, device=energy.device)
-    return wanted / ((energy * (power[..., None, :] * others)).sum(dim=-1) + noise)
-
-
-def _zf_sinr(g: Tensor, power: Tensor, noise: Tensor) -> Tensor:
-    num_rx, num_tx = separable(g).shape[-2:]
-    # [(G^H G)^-1]_ll is the squared norm of row l of R^-1, and QR does not square the condition number.
-    triangle = torch.linalg.qr(g).R
-    size = triangle.diagonal(dim1=-2, dim2=-1).abs()
-    singular = (size <= num_rx * torch.finfo(size.dtype).eps * size.amax(dim=-1, keepdim=True)).any(
-        dim=-1, keepdim=True
-    )
-    identity = torch.eye(num_tx, dtype=g.dtype, device=g.device)
-    triangle = torch.where(singular[..., None], identity, triangle)
-    inverse = torch.linalg.solve_triangular(triangle, identity.expand_as(triangle), upper=True)
-    return torch.where(singular, 0.0, power / (noise * _energy(inverse).sum(dim=-1)))
+    noise = positive(noise_variance, "noise_variance")
+    return separable(g) if detector == "zf" else g, power, noise
 
 
 def spectral_efficiency(g: Tensor, power: Tensor, noise_variance: Real, detector: str = "mode") -> Tensor:
     r"""\\(\sum_l \log_2(1 + SINR_l)\\) in bit/s/Hz, `[...]`. Arguments as for `sinr`."""
-    return torch.log1p(sinr(g, power, noise_variance, detector)).sum(dim=-1) / math.log(2)
+    return formulas.spectral_efficiency(*_streams(g, power, noise_variance, detector), detector)
 
 
 def capacity_equal(h: Tensor, noise_variance: Real, total_power: Real = 1.0) -> Tensor:
@@ -121,12 +92,8 @@ def capacity_equal(h: Tensor, noise_variance: Real, total_power: Real = 1.0) -> 
         h: `[..., N_r, N_t]`; unitary transforms at either end change nothing.
         noise_variance, total_power: `[...]`.
     """
-    h = matrix(h, "h")
-    snr = positive(total_power, "total_power") / positive(noise_variance, "noise_variance")
-    gram = h @ h.mH if h.shape[-2] <= h.shape[-1] else h.mH @ h
-    identity = torch.eye(gram.shape[-1], dtype=h.dtype, device=h.device)
-    determinant = torch.linalg.slogdet(identity + (snr / h.shape[-1])[..., None, None] * gram)
-    return determinant.logabsdet / math.log(2)
+    h, total = matrix(h, "h"), positive(total_power, "total_power")
+    return formulas.capacity_equal(h, positive(noise_variance, "noise_variance"), total)
 
 
 def capacity_waterfill(h: Tensor, noise_variance: Real, total_power: Real = 1.0) -> Tensor:
@@ -134,22 +101,20 @@ def capacity_waterfill(h: Tensor, noise_variance: Real, total_power: Real = 1.0)
     Capacity \\(\sum_i \log_2(1 + p_i \sigma_i^2/n_0)\\) in bit/s/Hz, `[...]`, p by water-filling over the squared singular
     values. The most that any scheme with this channel and this power can reach. Arguments as for `capacity_equal`.
     """
-    gains = torch.linalg.svdvals(matrix(h, "h")).square() / positive(noise_variance, "noise_variance")[..., None]
-    return torch.log1p(water_filling(gains, total_power) * gains).sum(dim=-1) / math.log(2)
+    gains = formulas.channel_gains(matrix(h, "h"), positive(noise_variance, "noise_variance"))
+    return formulas.capacity_waterfill(gains, positive(total_power, "total_power"))
 
 
 def dof_threshold(h: Tensor, tau_db: float = -30.0) -> Tensor:
     r"""Number of channels within `tau_db` of the strongest, \\(\#\{\sigma_i^2 > \sigma_1^2 10^{\tau/10}\}\\), `[...]`, int64."""
     if not (math.isfinite(tau_db) and tau_db < 0):
         raise ValueError(f"`tau_db` must be negative; got {tau_db}.")
-    values = torch.linalg.svdvals(matrix(h, "h"))
-    return (values.square() > values[..., :1].square() * 10 ** (tau_db / 10)).sum(dim=-1)
+    return formulas.dof_threshold(torch.linalg.svdvals(matrix(h, "h")), tau_db)
 
 
 def edof(h: Tensor) -> Tensor:
     r"""\\((tr\,HH^H)^2 / \|HH^H\|_F^2\\), `[...]`, between 1 and min(N_r, N_t); equal to it for equal channels."""
-    values = torch.linalg.svdvals(matrix(h, "h")).square()
-    return values.sum(dim=-1).square() / values.square().sum(dim=-1)
+    return formulas.edof(torch.linalg.svdvals(matrix(h, "h")))
 
 
 def dof_slope(h: Tensor, noise_variance: Real, total_power: Real = 1.0) -> Tensor:
@@ -157,6 +122,5 @@ def dof_slope(h: Tensor, noise_variance: Real, total_power: Real = 1.0) -> Tenso
     Slope of the water-filling capacity over \\(\log_2\\) SNR at this SNR, `[...]`: \\(P/\mu\\), \\(\mu\\) the water level
     (envelope theorem) [derived].
     """
-    gains = torch.linalg.svdvals(matrix(h, "h")).square() / positive(noise_variance, "noise_variance")[..., None]
-    power = water_filling(gains, total_power)
-    return positive(total_power, "total_power") / (power[..., 0] + 1 / gains[..., 0])
+    gains = formulas.channel_gains(matrix(h, "h"), positive(noise_variance, "noise_variance"))
+    return formulas.dof_slope(gains, positive(total_power, "total_power"))

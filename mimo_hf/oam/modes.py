@@ -2,19 +2,19 @@
 
 import math
 import warnings
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from . import formulas
 from .checks import Real, count, matrix, real
 from .geometry import LinkGeometry
 
 
 def signed_modes(num_elements: int) -> Tensor:
     """Signed mode numbers in the order of FFT indices, `[N]`: 8 gives 0, 1, 2, 3, -4, -3, -2, -1."""
-    count(num_elements, "num_elements", minimum=2)
-    index = torch.arange(num_elements)
-    return torch.where(index < (num_elements + 1) // 2, index, index - num_elements)
+    return formulas.signed_modes(count(num_elements, "num_elements", minimum=2))
 
 
 def nyquist_mode(num_elements: int) -> int | None:
@@ -65,42 +65,34 @@ def matched_channel(g: Tensor) -> Tensor:
     num_rx, num_tx = g.shape[-2:]
     if num_rx == num_tx:
         return g
-    modes = signed_modes(min(num_rx, num_tx)).to(g.device)
+    modes = formulas.signed_modes(min(num_rx, num_tx)).to(g.device)
     return g[..., (modes % num_rx)[:, None], (modes % num_tx)[None, :]]
-
-
-def _diagonal_energy(g: Tensor) -> Tensor:
-    diagonal = matrix(g, "g", square=True).diagonal(dim1=-2, dim2=-1)
-    return diagonal.real.square() + diagonal.imag.square()
-
-
-def _energy(g: Tensor) -> Tensor:
-    return g.real.square() + g.imag.square()
 
 
 def mode_purity(g: Tensor) -> Tensor:
     r"""Share of transmitted mode l that arrives as mode l, \\(|G_{ll}|^2 / \sum_q |G_{ql}|^2\\), `[..., N]`."""
-    return _diagonal_energy(g) / _energy(g).sum(dim=-2)
+    return formulas.mode_purity(matrix(g, "g", square=True))
 
 
 def isr_db(g: Tensor) -> Tensor:
     """Inter-mode energy over wanted energy of a modal channel in dB, `[...]`. Minus infinity where it is diagonal."""
-    wanted = _diagonal_energy(g).sum(dim=-1)
-    # Summed without the diagonal: a difference would drown weak interference in rounding.
-    others = _energy(g) * (1 - torch.eye(g.shape[-1], dtype=wanted.dtype, device=g.device))
-    return 10 * torch.log10(others.sum(dim=(-2, -1)) / wanted)
+    return formulas.isr_db(matrix(g, "g", square=True))
 
 
 def circulant_part(h: Tensor) -> Tensor:
     """The circulant matrix nearest to H in the Frobenius norm, `[..., N, N]`."""
-    diagonal = modal_channel(matrix(h, "h", square=True)).diagonal(dim1=-2, dim2=-1)
+    return _circulant(matrix(h, "h", square=True))
+
+
+def _circulant(h: Tensor) -> Tensor:
+    diagonal = modal_channel(h).diagonal(dim1=-2, dim2=-1)
     return torch.fft.fft(torch.fft.ifft(torch.diag_embed(diagonal), dim=-2, norm="ortho"), dim=-1, norm="ortho")
 
 
 def noncirculance(h: Tensor) -> Tensor:
     r"""\\(\|H - circ(H)\|_F / \|H\|_F\\), `[...]`, between 0 (circulant) and 1."""
     h = matrix(h, "h", square=True)
-    return torch.linalg.matrix_norm(h - circulant_part(h)) / torch.linalg.matrix_norm(h)
+    return torch.linalg.matrix_norm(h - _circulant(h)) / torch.linalg.matrix_norm(h)
 
 
 def bessel_j(order: int, x: Real) -> Tensor:
@@ -115,22 +107,24 @@ def bessel_j(order: int, x: Real) -> Tensor:
     if isinstance(order, bool) or not isinstance(order, int):
         raise TypeError(f"`order` must be an integer; got {order!r}.")
     x = real(x, "x")
-    largest = float(x.detach().abs().max()) if x.numel() else 0.0
-    num_points = math.ceil(abs(order) + largest + 41)
-    tau = 2 * math.pi / num_points * torch.arange(num_points, dtype=x.dtype, device=x.device)
-    return (x[..., None] * tau.sin() - order * tau).cos().mean(dim=-1)
+    return formulas.bessel_j(order, x, float(x.detach().abs().max()) if x.numel() else 0.0)
 
 
 def bessel_first_maximum(order: int) -> float:
     r"""\\(j'_{l,1}\\), where J_l has its first maximum (l ≥ 1): 1.8412, 3.0542, 4.2012, ..."""
-    count(order, "order")
+    return _first_maximum(count(order, "order"))
+
+
+@cache
+def _first_maximum(order: int) -> float:
     low, high = float(order), order + 2 * order ** (1 / 3)
     while high - low > 1e-13 * high:
-        middle = torch.tensor((low + high) / 2, dtype=torch.float64)
-        if float(bessel_j(order - 1, middle) - bessel_j(order + 1, middle)) > 0:
-            low = float(middle)
+        middle = (low + high) / 2
+        x = torch.tensor(middle, dtype=torch.float64)
+        if float(formulas.bessel_j(order - 1, x, middle) - formulas.bessel_j(order + 1, x, middle)) > 0:
+            low = middle
         else:
-            high = float(middle)
+            high = middle
     return (low + high) / 2
 
 
@@ -159,7 +153,7 @@ def aligned_eigenvalues(link: LinkGeometry, aliases: bool = True) -> Tensor:
         last = math.ceil(largest) + 40
         orders = range(-last, last + 1)
     else:
-        orders = signed_modes(num).tolist()
+        orders = formulas.signed_modes(num).tolist()
         if largest > num / 2:
             warnings.warn(
                 f"the single Bessel term is invalid at x = {largest:.3g} > N/2 = {num / 2:g}: aliases are as strong.",
@@ -169,7 +163,7 @@ def aligned_eigenvalues(link: LinkGeometry, aliases: bool = True) -> Tensor:
     sums: list[Tensor] = [torch.zeros((), dtype=torch.complex128, device=x.device)] * num
     for p in orders:
         phase = p * (delta + math.pi / 2)
-        sums[p % num] = sums[p % num] + bessel_j(p, x) * torch.complex(phase.cos(), phase.sin())
+        sums[p % num] = sums[p % num] + formulas.bessel_j(p, x, largest) * torch.complex(phase.cos(), phase.sin())
     slant, wavenumber = link.slant_distance_m, link.wavenumber
     common = -(wavenumber * slant).remainder(2 * math.pi)
     scale = num * link.wavelength_m / (4 * math.pi * link.distance_m)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .channel import los_channel
-from .checks import Real, choice, count, positive
-from .detectors import JOINT_DETECTORS, mmse, unbiased, zf
+from . import formulas
+from .channel import free_space
+from .checks import Real, choice, count, matrix, positive
+from .detectors import JOINT_DETECTORS, separable
 from .dish import effective_ring_radii
-from .geometry import UCA, LinkGeometry, TensorMap, UCAGrid
-from .metrics import capacity_waterfill, sinr, spectral_efficiency
-from .modes import modal_channel, signed_modes
-from .power import equal_power, water_filling
+from .geometry import LinkGeometry, TensorMap, UCAGrid, altered
+from .modes import modal_channel
 
 OEM_DETECTORS = ("zf", "mmse", "svd", "joint_zf", "joint_mmse")
 ASSUMPTIONS = ("exact", "block_circulant")
@@ -68,7 +67,7 @@ class OEMLink:
         """The channel between modes of UCAs, `[..., L, N_r, L, N_t]`, as `mode_blocks` orders it."""
         tx, rx = grids(self.link)
         if self.focal_length_m is None:
-            return mode_blocks(los_channel(self.link), rx.num_ucas, tx.num_ucas)
+            return _in_modes(free_space(self.link), rx.num_ucas, tx.num_ucas)
         wavelength = self.link.wavelength_m
         radii = effective_ring_radii(tx.uca, wavelength, self.focal_length_m, dish_radius_m=self.dish_radius_m)
         return effective_ring(self.link, radii)
@@ -77,7 +76,7 @@ class OEMLink:
         """Channel of conventional MIMO with one element in the centre of every UCA, `[..., N_r, N_t]`."""
         tx, rx = grids(self.link)
         ends = (Points(tx.centers_m()), Points(rx.centers_m()))
-        return los_channel(LinkGeometry(*ends, self.link.pose, wavelength_m=self.link.wavelength_m))
+        return free_space(altered(self.link, tx=ends[0], rx=ends[1]))
 
 
 def mode_blocks(h: Tensor, num_rx_ucas: int, num_tx_ucas: int) -> Tensor:
@@ -96,6 +95,10 @@ def mode_blocks(h: Tensor, num_rx_ucas: int, num_tx_ucas: int) -> Tensor:
     ):
         if size % count(num, name):
             raise ValueError(f"`{name}` must divide the number of elements {size}; got {num}.")
+    return _in_modes(h, num_rx_ucas, num_tx_ucas)
+
+
+def _in_modes(h: Tensor, num_rx_ucas: int, num_tx_ucas: int) -> Tensor:
     pairs = h.unflatten(-1, (num_tx_ucas, -1)).unflatten(-3, (num_rx_ucas, -1)).transpose(-3, -2)
     return modal_channel(pairs).permute(*range(h.dim() - 2), -2, -4, -1, -3)
 
@@ -106,19 +109,35 @@ def _check(blocks: Tensor) -> Tensor:
     return blocks
 
 
+def _finite(blocks: Tensor) -> Tensor:
+    return matrix(_check(blocks), "blocks")
+
+
 def flatten_blocks(blocks: Tensor) -> Tensor:
     """One matrix `[..., L * N_r, L * N_t]`, modes outside and UCAs inside."""
-    return _check(blocks).flatten(-4, -3).flatten(-2, -1)
+    return _flat(_check(blocks))
+
+
+def _flat(blocks: Tensor) -> Tensor:
+    return blocks.flatten(-4, -3).flatten(-2, -1)
 
 
 def per_mode_channels(blocks: Tensor) -> Tensor:
     r"""\\(G_l\\), from all transmit UCAs to all receive UCAs in mode l at both ends, `[..., L, N_r, N_t]`."""
-    return _check(blocks).diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+    return _own(_check(blocks))
+
+
+def _own(blocks: Tensor) -> Tensor:
+    return blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
 def block_circulant_part(blocks: Tensor) -> Tensor:
     """The blocks without everything that leads from one mode to another; same shape."""
-    same_mode = torch.eye(_check(blocks).shape[-2], dtype=torch.bool, device=blocks.device)
+    return _same_mode(_check(blocks))
+
+
+def _same_mode(blocks: Tensor) -> Tensor:
+    same_mode = torch.eye(blocks.shape[-2], dtype=torch.bool, device=blocks.device)
     return blocks * same_mode[:, None, :, None]
 
 
@@ -135,9 +154,13 @@ def oem_water_filling(blocks: Tensor, noise_variance: Real, total_power: Real = 
     Returns:
         power and gains \\(\sigma_{l,i}^2/n_0\\), both `[..., L, min(N_r, N_t)]`.
     """
-    values = torch.linalg.svdvals(per_mode_channels(blocks))
-    gains = values.square() / positive(noise_variance, "noise_variance")[..., None, None]
-    return water_filling(gains.flatten(-2), total_power).unflatten(-1, gains.shape[-2:]), gains
+    noise, total = positive(noise_variance, "noise_variance"), positive(total_power, "total_power")
+    return _filled(_finite(blocks), noise, total)
+
+
+def _filled(blocks: Tensor, noise: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    gains = formulas.channel_gains(_own(blocks), noise[..., None])
+    return formulas.water_filling(gains.flatten(-2), total).unflatten(-1, gains.shape[-2:]), gains
 
 
 def oem_spectral_efficiency(
@@ -167,18 +190,26 @@ def oem_spectral_efficiency(
     choice(assume, "assume", ASSUMPTIONS)
     if power == "waterfill" and detector != "svd":
         raise ValueError(f"`power='waterfill'` needs the streams of `detector='svd'`; got detector={detector!r}.")
-    num_modes, _, _, num_tx = _check(blocks).shape[-4:]
-    used = block_circulant_part(blocks) if assume == "block_circulant" else blocks
+    if detector in ("zf", "joint_zf"):
+        separable(_check(blocks)[..., 0, :, 0, :])
+    noise, total = positive(noise_variance, "noise_variance"), positive(total_power, "total_power")
+    return efficiency(_finite(blocks), noise, total, detector, power, assume)
+
+
+def efficiency(blocks: Tensor, noise: Tensor, total: Tensor, detector: str, power: str, assume: str) -> Tensor:
+    """`oem_spectral_efficiency` of what is checked."""
+    num_modes, _, _, num_tx = blocks.shape[-4:]
+    used = _same_mode(blocks) if assume == "block_circulant" else blocks
 
     if detector.startswith("joint_"):
-        share = equal_power(num_modes * num_tx, total_power)
-        result = spectral_efficiency(flatten_blocks(used), share, noise_variance, detector.removeprefix("joint_"))
+        share = formulas.equal_power(num_modes * num_tx, total).to(blocks.device)
+        result = formulas.spectral_efficiency(_flat(used), share, noise, detector.removeprefix("joint_"))
     else:
-        through, share = _streams(used, noise_variance, total_power, detector, power)
+        through, share = _streams(used, noise, total, detector, power)
         # A stream that is not detected (N_t > N_r) has no row; `sinr` wants one for each.
-        result = torch.log2(1 + sinr(through, share, noise_variance)).sum(dim=-1)
+        result = torch.log2(1 + formulas.sinr(through, share, noise)).sum(dim=-1)
     if assume == "block_circulant":
-        _warn_above_capacity(result, blocks, noise_variance, total_power)
+        _warn_above_capacity(result, blocks, noise, total)
     return result
 
 
@@ -199,50 +230,50 @@ def joint_detect(
     """
     choice(detector, "detector", JOINT_DETECTORS)
     num_modes, _, _, num_tx = _check(blocks).shape[-4:]
-    share = equal_power(num_modes * num_tx, total_power).to(blocks.device)
+    share = formulas.equal_power(num_modes * num_tx, positive(total_power, "total_power")).to(blocks.device)
     if received.dim() < 3 or received.shape[-3:-1] != blocks.shape[-4:-2]:
         raise ValueError(
             f"`received` must be [..., {blocks.shape[-4]}, {blocks.shape[-3]}, T], as `blocks` says; got "
             f"{list(received.shape)}."
         )
-    g = flatten_blocks(blocks) * share.sqrt()[..., None, :]
-    filters = zf(g) if detector == "zf" else unbiased(mmse(g, noise_variance), g)
+    g = _flat(_finite(blocks)) * share.sqrt()[..., None, :]
+    noise = positive(noise_variance, "noise_variance") if detector == "mmse" else formulas.ONE
+    filters = formulas.detection_filters(separable(g) if detector == "zf" else g, noise, detector)
     return (filters @ received.flatten(-3, -2)).unflatten(-2, (num_modes, num_tx))
 
 
-def _streams(
-    blocks: Tensor, noise_variance: Real, total_power: Real, detector: str, power: str
-) -> tuple[Tensor, Tensor]:
+def _streams(blocks: Tensor, noise: Tensor, total: Tensor, detector: str, power: str) -> tuple[Tensor, Tensor]:
     """The channel from streams to detector outputs with unit-norm filters `[..., L * S, L * S]`, and its power."""
-    own = per_mode_channels(blocks)
+    own = _own(blocks)
     num_modes, _, num_tx = own.shape[-3:]
-    noise = positive(noise_variance, "noise_variance")[..., None]
     if detector == "svd":
         u, _, vh = torch.linalg.svd(own, full_matrices=False)
         filters, precoder = u.mH, vh.mH
     else:
-        share = positive(total_power, "total_power")[..., None] / (num_modes * num_tx)
-        filters = zf(own) if detector == "zf" else mmse(own, noise / share)
+        share = total[..., None] / (num_modes * num_tx)
+        filters = (
+            torch.linalg.pinv(own) if detector == "zf" else formulas.mmse(own, noise[..., None] / share.to(noise))
+        )
         filters = filters / torch.linalg.vector_norm(filters, dim=-1, keepdim=True)
         precoder = torch.eye(num_tx, dtype=own.dtype, device=own.device).expand(*own.shape[:-2], num_tx, num_tx)
 
     # filters [l, i, m] · blocks [l, m, k, n] · precoder [k, n, j]
     through = torch.einsum("...lim,...lmkn,...knj->...likj", filters, blocks, precoder)
     if power == "waterfill":
-        share = oem_water_filling(blocks, noise_variance, total_power)[0].flatten(-2)
+        share = _filled(blocks, noise, total)[0].flatten(-2)
     else:
-        share = equal_power(num_modes * precoder.shape[-1], total_power)
-    return flatten_blocks(through), share
+        share = formulas.equal_power(num_modes * precoder.shape[-1], total).to(blocks.device)
+    return _flat(through), share
 
 
-def _warn_above_capacity(promised: Tensor, blocks: Tensor, noise_variance: Real, total_power: Real):
-    capacity = capacity_waterfill(flatten_blocks(blocks), noise_variance, total_power)
+def _warn_above_capacity(promised: Tensor, blocks: Tensor, noise: Tensor, total: Tensor):
+    capacity = formulas.capacity_waterfill(formulas.channel_gains(_flat(blocks), noise), total)
     ratio = float((promised / capacity).detach().max())
     if ratio > 1 + 1e-9:
         warnings.warn(
             f"what assume='block_circulant' promises exceeds the capacity of this channel ({ratio:.3g} times): the "
             "inter-mode blocks that it leaves out carry energy, so that the assumption is not physical here.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -266,32 +297,27 @@ def effective_ring(link: LinkGeometry, radii_m: Tensor, num_samples: int | None 
         raise ValueError(
             f"`radii_m` must be [..., {num_modes // 2 + 1}], one for each |mode|; got {list(radii_m.shape)}."
         )
-    radii_m = positive(radii_m, "radii_m")
-    orders = signed_modes(num_modes).abs()
-
-    blocks: dict[tuple[int, int], Tensor] = {}
-    for rx_order in range(num_modes // 2 + 1):
-        for tx_order in range(num_modes // 2 + 1):
-            ends = [
-                _with_ring(tx, num_samples, radii_m[..., tx_order]),
-                _with_ring(rx, num_samples, radii_m[..., rx_order]),
-            ]
-            between = los_channel(LinkGeometry(ends[0], ends[1], link.pose, wavelength_m=link.wavelength_m))
-            blocks[rx_order, tx_order] = mode_blocks(between, rx.num_ucas, tx.num_ucas)
-
-    signed = signed_modes(num_modes).tolist()
+    each = positive(radii_m, "radii_m").unbind(dim=-1)
+    tx_rings, rx_rings = ([_with_ring(end, num_samples, radius) for radius in each] for end in (tx, rx))
+    blocks = [
+        [_in_modes(free_space(altered(link, tx=sent, rx=got)), rx.num_ucas, tx.num_ucas) for sent in tx_rings]
+        for got in rx_rings
+    ]
+    signed = formulas.signed_modes(num_modes).tolist()
     rows = []
-    for rx_mode, rx_order in zip(signed, orders.tolist(), strict=True):
+    for rx_mode in signed:
         row = [
-            blocks[rx_order, tx_order][..., rx_mode % num_samples, :, tx_mode % num_samples, :]
-            for tx_mode, tx_order in zip(signed, orders.tolist(), strict=True)
+            blocks[abs(rx_mode)][abs(tx_mode)][..., rx_mode % num_samples, :, tx_mode % num_samples, :]
+            for tx_mode in signed
         ]
         rows.append(torch.stack(row, dim=-2))
     return torch.stack(rows, dim=-4) * (num_modes / num_samples)
 
 
 def _with_ring(grid: UCAGrid, num_samples: int, radius_m: Tensor) -> UCAGrid:
-    return UCAGrid(UCA(num_samples, radius_m, grid.uca.phase0_rad), grid.rows, grid.columns, grid.pitch_m)
+    changed = altered(grid, uca=altered(grid.uca, num_elements=num_samples, radius_m=radius_m))
+    changed.refuse_overlap()
+    return changed
 
 
 class Points:

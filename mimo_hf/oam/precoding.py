@@ -68,15 +68,15 @@ def bepre(source: LinkGeometry | Tensor, method: str | None = None) -> BePre:
     """
     if isinstance(source, LinkGeometry):
         method = choice(method or "geom", "method", BEPRE_METHODS)
-        return _svd(los_channel(source)) if method == "svd" else _diagonal(source, method)
+        return of_channel(los_channel(source)) if method == "svd" else of_geometry(source, method)
     if choice(method or "svd", "method", BEPRE_METHODS) != "svd":
         raise ValueError(
             f"`method={method!r}` is computed from angles and lengths: pass a LinkGeometry, not a matrix."
         )
-    return _svd(matrix(source, "source"))
+    return of_channel(matrix(source, "source"))
 
 
-def _diagonal(link: LinkGeometry, method: str) -> BePre:
+def of_geometry(link: LinkGeometry, method: str) -> BePre:
     rx_ramp, tx_ramp = link.rx_ramp(), -link.tx_ramp()
     if method == "angle":
         slant = link.slant_distance_m[..., None]
@@ -106,7 +106,7 @@ def mode_order(num_elements: int) -> Tensor:
     return signed % num_elements
 
 
-def _svd(h: Tensor) -> BePre:
+def of_channel(h: Tensor) -> BePre:
     u, _, vh = torch.linalg.svd(h)
     # Row l of P U^H is the singular vector given to mode l.
     receive, transmit = torch.empty_like(u), torch.empty_like(vh)

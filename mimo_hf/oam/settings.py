@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 if TYPE_CHECKING:
-    from .geometry import LinkGeometry
+    from .geometry import LinkGeometry, Pose
 
 DEFAULT_WAVELENGTH_M = 0.01
 SNR_REFERENCES = ("siso", "tx", "frobenius")
@@ -135,18 +135,33 @@ class LinkConfig(_Checked):
     snr_reference: str = setting("siso", SNR_REFERENCE, choices=SNR_REFERENCES)
     power: str = setting("equal", "Power over the modes.", choices=POWERS)
 
-    def link(self, believed: bool = False) -> "LinkGeometry":
-        """The link; `believed`: with `angle_error_deg` added to the tilt, as the transmitter and receiver take it."""
-        from .geometry import UCA, LinkGeometry, Pose
+    def link(self) -> "LinkGeometry":
+        from .geometry import UCA, LinkGeometry
 
-        tilt = self.tilt_deg + self.angle_error_deg if believed else self.tilt_deg
-        angles = (self.off_axis_deg, self.azimuth_deg, tilt, self.tilt_azimuth_deg, self.spin_deg)
         return LinkGeometry(
-            UCA(self.num_tx, self.radius_tx_m),
-            UCA(self.num_rx, self.radius_rx_m),
-            Pose.from_angles(self.distance_m, *(angle * (math.pi / 180) for angle in angles)),
-            **wave(self),
+            UCA(self.num_tx, self.radius_tx_m), UCA(self.num_rx, self.radius_rx_m), self._pose(0.0), **wave(self)
         )
+
+    def believed(self, link: "LinkGeometry") -> "LinkGeometry":
+        """The link, with `angle_error_deg` added to the tilt, as the transmitter and receiver take it."""
+        from .geometry import altered
+
+        if isinstance(self.angle_error_deg, int | float) and not self.angle_error_deg:
+            return link
+        pose = self._pose(self.angle_error_deg).map_tensors(lambda tensor, _: tensor.to(link.wavelength_m.device))
+        return altered(link, pose=pose)
+
+    def _pose(self, error_deg: float) -> "Pose":
+        from .geometry import Pose
+
+        angles = (
+            self.off_axis_deg,
+            self.azimuth_deg,
+            self.tilt_deg + error_deg,
+            self.tilt_azimuth_deg,
+            self.spin_deg,
+        )
+        return Pose.from_angles(self.distance_m, *(angle * (math.pi / 180) for angle in angles))
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .channel import los_channel
-from .checks import Real, choice, count, real
+from . import formulas
+from .channel import free_space, warn_of_float32
+from .checks import Real, choice, count, positive, real
 from .geometry import LinkGeometry
-from .metrics import capacity_equal, capacity_waterfill, noise_variance, spectral_efficiency
 from .modes import matched_channel, modal_channel
-from .power import equal_power, water_filling
-from .precoding import bepre
-from .settings import POWERS
+from .precoding import of_channel, of_geometry
+from .settings import POWERS, SNR_REFERENCES
 
 SCHEMES = ("plain", "bepre_angle", "bepre_geom", "bepre_svd", "mmse", "capacity_equal", "capacity_waterfill")
 
@@ -49,11 +48,14 @@ def simulate_link(
     Returns:
         a tensor `[...]` for each scheme.
     """
-    link.rings()
+    tx, rx = link.rings()
     for scheme in schemes:
         choice(scheme, "schemes", SCHEMES)
     choice(power, "power", POWERS)
     snr_db = real(snr_db, "snr_db").to(link.wavelength_m.device)
+    choice(snr_reference, "reference", SNR_REFERENCES)
+    if dtype == torch.complex64:
+        warn_of_float32(link)
     believed = link if believed is None else believed
     count(max_bytes, "max_bytes")
     shapes = {"link": link.batch_shape, "believed": believed.batch_shape, "snr_db": snr_db.shape}
@@ -62,7 +64,11 @@ def simulate_link(
     except RuntimeError:
         seen = ", ".join(f"`{name}` {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"batch shapes must broadcast; got {seen}.") from None
-    num_rx, num_tx = link.rx.num_elements, link.tx.num_elements
+    # That of a mean channel differs by the distances of single elements alone.
+    positive(formulas.noise_variance(snr_db, "tx" if snr_reference == "tx" else "siso", link, None), "noise_variance")
+    # Rings whose enclosing spheres do not touch have no common point, which settles nearly every link.
+    apart = bool((link.distance_m.detach() > (tx.radius_m + rx.radius_m).detach() * (1 + 1e-6)).all())
+    num_rx, num_tx = rx.num_elements, tx.num_elements
     # Complex matrices alive at a time: a few of the link itself, and what a decomposition allocates.
     largest = max(1, max_bytes // (16 * 12 * num_rx * num_tx))
     total, done = max(1, math.prod(shape)), 0
@@ -82,7 +88,7 @@ def simulate_link(
                 parts.append(evaluate(mapped, other, cut(snr_db, 0), part))
             return {scheme: torch.cat([part[scheme] for part in parts], dim=axis) for scheme in schemes}
 
-        results = _evaluate(link, believed, snr_db, schemes, snr_reference, power, dtype)
+        results = _evaluate(link, believed, snr_db, schemes, snr_reference, power, dtype, apart)
         done += math.prod(shape)
         if progress is not None:
             progress(done, total)
@@ -112,25 +118,27 @@ def _evaluate(
     snr_reference: str,
     power: str,
     dtype: torch.dtype,
+    apart: bool,
 ) -> dict[str, Tensor]:
-    h = los_channel(link, dtype=dtype)
-    noise = noise_variance(snr_db, snr_reference, link=link, h=h)
+    h = free_space(link, dtype, apart=apart)
+    own = formulas.noise_variance(snr_db, snr_reference, link, h)
+    noise = own.double()
     results = {}
     for scheme in schemes:
         if scheme == "capacity_equal":
-            results[scheme] = capacity_equal(h, noise)
+            results[scheme] = formulas.capacity_equal(h, noise)
         elif scheme == "capacity_waterfill":
-            results[scheme] = capacity_waterfill(h, noise)
+            results[scheme] = formulas.capacity_waterfill(formulas.channel_gains(h, noise))
         else:
-            if scheme.startswith("bepre_"):
-                method = scheme.removeprefix("bepre_")
-                effective = bepre(h if method == "svd" else believed, method).apply(h)
-            else:
+            method = scheme.removeprefix("bepre_")
+            if method in ("plain", "mmse"):
                 effective = h
+            else:
+                effective = (of_channel(h) if method == "svd" else of_geometry(believed, method)).apply(h)
             g = matched_channel(modal_channel(effective))
             if power == "equal":
-                share = equal_power(g.shape[-1]).to(g.device)
+                share = formulas.equal_power(g.shape[-1]).to(g.device)
             else:
-                share = water_filling(g.diagonal(dim1=-2, dim2=-1).abs().square() / noise[..., None])
-            results[scheme] = spectral_efficiency(g, share, noise, "mmse" if scheme == "mmse" else "mode")
+                share = formulas.water_filling((g.diagonal(dim1=-2, dim2=-1).abs().square() / own[..., None]).double())
+            results[scheme] = formulas.spectral_efficiency(g, share, noise, "mmse" if scheme == "mmse" else "mode")
     return results

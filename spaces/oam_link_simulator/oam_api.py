@@ -11,10 +11,10 @@ from typing import Any, get_args, get_type_hints
 import gradio as gr
 from oam_turns import in_turn
 
-from mimo_hf.oam.cli import as_json
 from mimo_hf.oam.comparisons import run_dof, run_oem
 from mimo_hf.oam.config import LinkConfig, OEMConfig, Result
 from mimo_hf.oam.experiments import run_ber, run_field, run_simulate, run_sweep
+from mimo_hf.oam.forms import as_json
 
 MAX_ELEMENTS, MAX_STEPS, MAX_PIXELS, MAX_BITS, MAX_OEM_ELEMENTS = 32, 1001, 128, 4_000_000, 128
 # What an integer may be, whatever the endpoint; experiments ask for more, such as at least two elements.

@@ -7,10 +7,10 @@ from oam_charts import Curve, bars, columns, curves, figure
 from oam_settings import SWEEPS, Settings
 from oam_views import NAMES, note
 
-from mimo_hf.oam.cli import as_csv
 from mimo_hf.oam.comparisons import run_dof, run_oem
 from mimo_hf.oam.config import Result
 from mimo_hf.oam.experiments import run_sweep
+from mimo_hf.oam.forms import as_csv
 
 
 def _lines(result: Result, settings: Settings) -> list[Curve]:

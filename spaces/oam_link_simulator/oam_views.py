@@ -28,10 +28,10 @@ from mimo_hf.oam import (
     water_filling,
 )
 from mimo_hf.oam.ber import ls_estimate
-from mimo_hf.oam.cli import as_csv
 from mimo_hf.oam.config import Result
 from mimo_hf.oam.detectors import detection_filters
 from mimo_hf.oam.experiments import detected_channel, precoded_channel, run_ber, run_field, run_simulate
+from mimo_hf.oam.forms import as_csv
 from mimo_hf.oam.presets import PRESETS
 
 NAMES = {

@@ -1,10 +1,6 @@
 """`mimo-hf oam simulate|sweep|dof|oem|ber|field`: the experiments from the command line, as text, JSON, CSV and pictures."""
 
 import argparse
-import csv
-import io
-import json
-import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,7 +14,6 @@ from .settings import EXPERIMENTS, allowed, fits, is_list, kind, settings_of
 if TYPE_CHECKING:
     from .config import Result
 
-MAX_TEXT_ROWS = 100
 EXAMPLES = {
     "simulate": "  mimo-hf oam simulate --freq-ghz 60 --distance-m 30 --tilt-deg 3\n"
     "  mimo-hf oam simulate --num-tx 16 --num-rx 16 --json",
@@ -57,7 +52,11 @@ def add_oam_commands(commands: Any, kit: Any) -> None:
 
 def _add_setting(parser: argparse.ArgumentParser, declared: Field, kit: Any) -> None:
     given: Any = declared.default
-    default = "" if given is None else f" (default: {','.join(map(_cell, given)) if is_list(declared) else given})"
+    default = (
+        ""
+        if given is None
+        else f" (default: {','.join(f'{entry:g}' for entry in given) if is_list(declared) else given})"
+    )
     text = declared.metadata["help"]
     if declared.name == "seed":
         kit.shared(parser, "--seed", text.removesuffix(".") + default + ".", default=argparse.SUPPRESS)
@@ -117,6 +116,7 @@ def run(kit: Any, args: argparse.Namespace) -> int:
     with kit.stage("importing torch"):
         from . import comparisons, experiments
         from .checks import usable_device
+        from .forms import as_csv, as_json, as_text
 
         usable_device(args.device)
     functions: dict[str, Callable[..., Result]] = {
@@ -165,53 +165,3 @@ def _settings(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     if link.freq_ghz is not None and link.wavelength_m is not None:
         raise ValueError("--freq-ghz can't be given together with --wavelength-m: each follows from the other.")
     return link, options
-
-
-def _plain(value: Any) -> Any:
-    """The value without NaN and infinity, which JSON does not know."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value
-
-
-def as_json(result: "Result") -> str:
-    return json.dumps(_plain(result.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def as_csv(result: "Result") -> str:
-    """The table under header lines `# key=value`."""
-    out = io.StringIO()
-    out.write(f"# experiment={result.experiment}\n")
-    for key, value in {**result.parameters, **result.summary}.items():
-        out.write(f"# {key}={json.dumps(_plain(value), ensure_ascii=False)}\n")
-    for note in result.notes:
-        out.write(f"# {note}\n")
-    writer = csv.DictWriter(out, list(result.rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.rows)
-    return out.getvalue()
-
-
-def as_text(result: "Result") -> str:
-    """The table in aligned columns, then the summary and the notes."""
-    shown = result.rows[:MAX_TEXT_ROWS]
-    table = [list(result.rows[0]), *([_cell(value) for value in row.values()] for row in shown)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    if len(result.rows) > len(shown):
-        lines.append(f"({len(result.rows) - len(shown)} more rows: use --csv)")
-    lines.append("")
-    for key, value in result.summary.items():
-        entries = value.items() if isinstance(value, dict) else [("", value)]
-        for name, entry in entries:
-            cells = ", ".join(_cell(part) for part in entry) if isinstance(entry, list) else _cell(entry)
-            lines.append(f"{key} {name}".strip() + f": {cells}")
-    return "\n".join([*lines, *result.notes]) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
