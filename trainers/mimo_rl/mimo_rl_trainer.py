@@ -190,12 +190,16 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         self._metrics[mode]["reward/errors"].append(float(self._errors.in_last_call))
         return self._rewards
 
+    def _generate_round(self, inputs) -> dict[str, Any]:
+        """One generation of these rows by TRL; a batch may be made of several."""
+        return super()._generate_and_score_completions(inputs)
+
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
+            return self._generate_round(inputs)
         sampler = self.sampler
         if sampler is None:
-            batch = super()._generate_and_score_completions(inputs)
+            batch = self._generate_round(inputs)
             self._errors.check_something_was_scored([self._rewards])
             return batch
 
@@ -217,7 +221,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
                 pooled = torch.tensor([sampler.in_pool(index) for index in indices])
                 from_pool += int(pooled.sum())
                 inputs = self._rows(indices, columns)
-            batch = super()._generate_and_score_completions(inputs)
+            batch = self._generate_round(inputs)
             if self.args.carry_surplus:
                 self._add_old_log_probs(batch)
             rewards.append(self._rewards)
@@ -270,7 +274,7 @@ class DynamicSamplingGRPOTrainer(GRPOTrainer):
         elif stats.selected < needed:
             self._handle_short_batch(needed - stats.selected, needed)
         engine.prepare(batch_tasks)
-        batch = super()._generate_and_score_completions(self._rows([task.prompt for task in batch_tasks], columns))
+        batch = self._generate_round(self._rows([task.prompt for task in batch_tasks], columns))
         equal = ~torch.tensor(informative).repeat_interleave(self.num_generations)
         batch["advantages"][equal.to(batch["advantages"].device)] = 0
         return batch

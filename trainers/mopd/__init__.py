@@ -1,1 +1,16 @@
-"""MOPD (arXiv 2601.02780, 4.4): one student learns from many teachers, one a domain, on its own answers."""
+"""Multi-teacher on-policy distillation (MiMo-V2-Flash, arXiv 2601.02780, section 4.4): one student, a teacher a domain."""
+
+from typing import TYPE_CHECKING
+
+from ...lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .mopd_config import MOPDConfig
+    from .mopd_trainer import MOPDTrainer
+    from .teachers import LoraTeacher
+
+__getattr__, __dir__ = lazy_names(
+    __name__, {"LoraTeacher": "teachers", "MOPDConfig": "mopd_config", "MOPDTrainer": "mopd_trainer"}
+)
+
+__all__ = ["LoraTeacher", "MOPDConfig", "MOPDTrainer"]

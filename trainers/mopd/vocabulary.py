@@ -1,0 +1,72 @@
+"""Whether a teacher's tokens are the student's."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoTokenizer
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "A teacher with other tokens needs another method: see TRL's GOLD trainer (trl.experimental.gold)."
+
+
+class Vocabulary(NamedTuple):
+    """
+    Attributes:
+        size: rows of the head.
+        tokens: ids by token; None where no tokenizer is known.
+        owner: for error messages.
+    """
+
+    size: int
+    tokens: dict[str, int] | None
+    owner: str
+
+    @classmethod
+    def of_teacher(cls, model: Any, name: str) -> "Vocabulary":
+        """`model`: without its adapters' wrapper. Its tokenizer is looked for in the folder that it was loaded from."""
+        folder = Path(getattr(model.config, "_name_or_path", "") or "?")
+        tokens = None
+        if any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+            tokens = AutoTokenizer.from_pretrained(folder).get_vocab()
+        return cls(model.get_output_embeddings().weight.shape[0], tokens, f"the teacher {name!r}")
+
+
+def common_size(student: Vocabulary, teacher: Vocabulary, name: str, estimator: str) -> int:
+    """
+    The number of tokens that both have, the first ones of each.
+
+    Raises:
+        ValueError: a token has another id, or the sizes differ and nothing shows that only the padding does.
+    """
+    if student.tokens is not None and teacher.tokens is not None and student.tokens != teacher.tokens:
+        differing = sorted(
+            token
+            for token in student.tokens.keys() | teacher.tokens.keys()
+            if student.tokens.get(token) != teacher.tokens.get(token)
+        )
+        raise ValueError(
+            f"The tokenizer of the teacher {name!r} must be the student's; {len(differing)} tokens differ, such as "
+            f"{differing[0]!r} (student {student.tokens.get(differing[0])}, teacher {teacher.tokens.get(differing[0])}). {REMEDY}"
+        )
+    if student.size == teacher.size:
+        return student.size
+    smaller = min(student.size, teacher.size)
+    known = student.tokens is not None and teacher.tokens is not None
+    if not known or max(student.tokens.values()) >= smaller:  # type: ignore[union-attr]
+        raise ValueError(
+            f"The vocabulary of the teacher {name!r} must be the student's; got {teacher.size} and {student.size} tokens, and no "
+            f"equal tokenizers that show that only their padding differs. {REMEDY}"
+        )
+    if estimator == "sampled":  # each log-probability is over its model's own table
+        return teacher.size
+    logger.warning(
+        "The tables of the student and the teacher %s are padded to %d and %d tokens: both distributions are taken over the "
+        "first %d.",
+        name,
+        student.size,
+        teacher.size,
+        smaller,
+    )
+    return smaller
