@@ -62,6 +62,8 @@ class Domains:
         if isinstance(feature, ClassLabel):
             self._labels = feature.names
         if isinstance(dataset, Dataset):
+            if len(dataset):
+                self.index({self.column: dataset[0][self.column]}, title)  # lists and the like have no unique values
             unique = dataset.unique(self.column)
             for value in unique:
                 self.index({self.column: value}, title)

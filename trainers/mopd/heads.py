@@ -61,7 +61,7 @@ class Head:
 
     def chunks(self, positions: int) -> Iterator[slice]:
         rows = max(1, CHUNK // self.vocab_size)
-        for start in range(0, positions, rows):
+        for start in range(0, max(positions, 1), rows):  # one, without positions, where there are none
             yield slice(start, min(start + rows, positions))
 
 

@@ -121,8 +121,8 @@ class Host:
         return f"{own} {fingerprint(get_peft_model_state_dict(self.model, adapter_name=adapter))}"
 
     def has_trained_adapter(self) -> bool:
-        """Whether leaving the active adapter out would change what the model says."""
-        if not isinstance(self.model, PeftModel):
+        """Whether it is a student that leaving its own adapter out would change."""
+        if not self.is_student:
             return False
         weights = get_peft_model_state_dict(self.model, adapter_name=self.model.active_adapter)
         closed = [value for key, value in weights.items() if "lora_B" in key or "lora_embedding_B" in key]

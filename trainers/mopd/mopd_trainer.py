@@ -142,7 +142,9 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
             max_inflight=max_inflight,
         )
         student = Student(self.model, self._tokenizer, initial)
-        self.pool = TeacherPool(teachers, student, self.args, self.accelerator)
+        # Loading an adapter draws numbers; the training's own are the same whatever its teachers are.
+        with torch.random.fork_rng():
+            self.pool = TeacherPool(teachers, student, self.args, self.accelerator)
         self.pool.check_servers()
         self._scale = RunningScale(len(self.pool.names)) if self.args.domain_normalize else None
 
