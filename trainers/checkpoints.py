@@ -5,12 +5,14 @@ import errno
 import json
 import logging
 import os
+import random
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
@@ -136,6 +138,24 @@ def load_rows(checkpoint: str, what: str, rank: int, device: torch.device) -> An
 
 def _file_of_process(what: str, rank: int) -> str:
     return f"mimo_{what}_{rank}.pt"
+
+
+def random_states() -> dict[str, Any]:
+    """Where all generators that a training draws from stand."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002  the one that libraries draw from
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002  as above
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -71,7 +71,9 @@ class Domains:
                 present = {self.index({self.column: value}, title) for value in unique}
                 for index, name in enumerate(self.names):
                     if index not in present:
-                        logger.warning("The teacher %s is never used: no row of `train_dataset` is of its domain.", name)
+                        logger.warning(
+                            "The teacher %s is never used: no row of `train_dataset` is of its domain.", name
+                        )
 
     def index(self, row: Mapping[str, Any], title: str = "a batch") -> int:
         """The place of this row's teacher in `names`."""
@@ -174,7 +176,7 @@ class QuotaSampler(Sampler):
             yield from (rows[index] for index in order)
 
 
-def check_quota(quota: Mapping[str, float], names: Sequence[str], rows: Sequence[Sequence[int]]) -> list[float]:
+def check_quota(quota: Any, names: Sequence[str], rows: Sequence[Sequence[int]]) -> list[float]:
     """The share of each domain, in the order of `names`."""
     unknown = quota.keys() - set(names)
     if unknown:
@@ -184,7 +186,9 @@ def check_quota(quota: Mapping[str, float], names: Sequence[str], rows: Sequence
         )
     for name, own in zip(names, rows, strict=True):
         if quota.get(name, 0) > 0 and not own:
-            raise ValueError(f"`domain_quota` gives {name!r} a share of {quota[name]}, and `train_dataset` has no row of it.")
+            raise ValueError(
+                f"`domain_quota` gives {name!r} a share of {quota[name]}, and `train_dataset` has no row of it."
+            )
         if quota.get(name, 0) == 0 and own:
             logger.warning("`domain_quota` gives %s no share: its %d rows are never drawn.", name, len(own))
     return [quota.get(name, 0.0) for name in names]

@@ -55,5 +55,8 @@ def differences(checkpoint: str, teachers: Mapping[str, Mapping[str, Any]]) -> l
         else:
             fields = [key for key in sorted(before[name].keys() | teachers[name].keys()) if key != "source"]
             changed = [key for key in fields if before[name].get(key) != teachers[name].get(key)]
-            found += [f"{name!r} has {key} {teachers[name].get(key)!r} instead of {before[name].get(key)!r}" for key in changed]
+            found += [
+                f"{name!r} has {key} {teachers[name].get(key)!r} instead of {before[name].get(key)!r}"
+                for key in changed
+            ]
     return found

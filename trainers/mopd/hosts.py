@@ -209,7 +209,9 @@ def _check_adapter(config: Any, path: str, name: str, model: Any) -> None:
         )
     head = next((key for key, module in model.named_modules() if module is model.get_output_embeddings()), "lm_head")
     targets = config.target_modules
-    on_head = isinstance(targets, list | set | tuple) and any(head.split(".")[-1] == key.split(".")[-1] for key in targets)
+    on_head = isinstance(targets, list | set | tuple) and any(
+        head.split(".")[-1] == key.split(".")[-1] for key in targets
+    )
     if getattr(config, "modules_to_save", None) or on_head:
         what = f"modules_to_save={config.modules_to_save}" if config.modules_to_save else f"an adapter on {head!r}"
         raise ValueError(

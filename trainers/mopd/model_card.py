@@ -16,6 +16,7 @@ def add_teachers(card: Path, teachers: Mapping[str, Mapping[str, Any]], args: MO
         f"| {name} | {teacher['kind']} | {_shown(teacher)} | {teacher.get('fingerprint') or ''} |"
         for name, teacher in teachers.items()
     ]
+    settings = f"`kl_estimator={args.kl_estimator!r}`, `orm_alpha={args.orm_alpha}`"
     card.write_text(
         "\n".join(
             [
@@ -23,8 +24,7 @@ def add_teachers(card: Path, teachers: Mapping[str, Mapping[str, Any]], args: MO
                 "",
                 HEADING,
                 "",
-                f"Each prompt was scored by the teacher of its domain (`kl_estimator={args.kl_estimator!r}`, "
-                f"`orm_alpha={args.orm_alpha}`).",
+                f"Each prompt was scored by the teacher of its domain ({settings}).",
                 "",
                 "| domain | kind | teacher | fingerprint of its weights |",
                 "|---|---|---|---|",

@@ -89,6 +89,9 @@ class MOPDConfig(MiMoRLConfig):
         loss_aggregation (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"` (equation 7) averages over the tokens of a completion, then over completions; `"token"` over all
             tokens of the batch.
+        router_replay (`bool`, *optional*, defaults to `False`):
+            Whether a student with experts keeps, in all updates from a batch, the experts that its routers chose for the
+            batch under the policy that generated it (R3). Takes one more forward pass a batch.
 
         > Parameters that control the teachers
 
@@ -113,7 +116,7 @@ class MOPDConfig(MiMoRLConfig):
             Not read.
     """
 
-    _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["domain_quota", "domain_weights"]
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "domain_quota", "domain_weights"]
 
     num_generations: int | None = field(
         default=1,
@@ -199,9 +202,14 @@ class MOPDConfig(MiMoRLConfig):
             "choices": AGGREGATIONS,
         },
     )
-    teacher_dtype: str = field(
-        default="auto", metadata={"help": "Dtype in which teachers are loaded from a path."}
+    router_replay: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether a student with experts keeps, in all updates from a batch, the experts that its routers chose "
+            "for the batch under the policy that generated it (R3). Takes one more forward pass a batch."
+        },
     )
+    teacher_dtype: str = field(default="auto", metadata={"help": "Dtype in which teachers are loaded from a path."})
     teacher_offload: str = field(
         default="none",
         metadata={
@@ -216,9 +224,7 @@ class MOPDConfig(MiMoRLConfig):
     teacher_server_timeout: float = field(
         default=60.0, metadata={"help": "Seconds to wait for an answer of a teacher behind a server."}
     )
-    teacher_server_concurrency: int = field(
-        default=4, metadata={"help": "Requests to one server at a time."}
-    )
+    teacher_server_concurrency: int = field(default=4, metadata={"help": "Requests to one server at a time."})
     allow_teacher_change: bool = field(
         default=False,
         metadata={"help": "Whether a checkpoint may be resumed with other teachers than it was trained with."},
@@ -256,6 +262,11 @@ class MOPDConfig(MiMoRLConfig):
                 "`adv_clip` bounds the log-ratio of the sampled token, which only `kl_estimator='sampled'` uses; got "
                 f"{self.kl_estimator!r}. Leave `adv_clip` out."
             )
+        if self.router_replay and self.carry_surplus:
+            raise ValueError(
+                "`router_replay` keeps the experts of the policy that generated a batch, and `carry_surplus` brings in rows of an "
+                "earlier one: leave one of the two out."
+            )
         self._check_rewards_have_a_use()
         self._check_shares("domain_quota", self.domain_quota)
         self._check_shares("domain_weights", self.domain_weights)
@@ -266,7 +277,7 @@ class MOPDConfig(MiMoRLConfig):
         if self.num_generations != 1:
             yield
             return
-        eval_generations = self.num_generations_eval
+        eval_generations = getattr(self, "num_generations_eval", None)
         self.num_generations, self.num_generations_eval = 2, eval_generations or 1
         self.per_device_train_batch_size *= 2
         if self.generation_batch_size is not None:
@@ -287,7 +298,7 @@ class MOPDConfig(MiMoRLConfig):
                 raise ValueError(f"`{name}` is not read by MOPD; got {value!r}. Leave it out: {remedy}.")
 
     def _check_rewards_have_a_use(self):
-        if self.orm_alpha and self.num_generations < 2:
+        if self.orm_alpha and self.num_generations is not None and self.num_generations < 2:
             raise ValueError(
                 "`orm_alpha` above 0 compares the rewards of a prompt's completions: set `num_generations` to 2 or more; "
                 f"got {self.num_generations}."
@@ -308,7 +319,9 @@ class MOPDConfig(MiMoRLConfig):
             raise ValueError(f"`{name}` must map domains to finite numbers of at least 0; got {shares!r}.")
         if name == "domain_quota":
             if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
-                raise ValueError(f"The shares of `domain_quota` must sum to 1; got {shares!r}, {sum(shares.values())}.")
+                raise ValueError(
+                    f"The shares of `domain_quota` must sum to 1; got {shares!r}, {sum(shares.values())}."
+                )
             if self.dynamic_sampling or self.easy_pool_alpha:
                 raise ValueError(
                     "`domain_quota` fills batches from the data set's order, and `dynamic_sampling` and "

@@ -1,5 +1,7 @@
 """One student, a teacher a domain: MiMo-V2-Flash's multi-teacher on-policy distillation inside TRL's trainer."""
 
+import contextlib
+import copy
 import logging
 import textwrap
 from collections.abc import Mapping
@@ -9,10 +11,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import create_model_from_path
 
+from ..checkpoints import random_states, set_random_states
 from ..mimo_rl.mimo_rl_trainer import DynamicSamplingGRPOTrainer
 from ..rollout.engine_rollout import GenerateFn
 from .domains import Domains, QuotaSampler, check_quota, check_streams
@@ -22,12 +26,36 @@ from .hosts import PREFIX
 from .losses import RunningScale, aggregate, importance_weights, sampled_term, support_reverse_kl
 from .model_card import add_teachers
 from .mopd_config import MOPDConfig
-from .pool import LocalTeacher, Student, TeacherPool
+from .pool import LocalTeacher, RemoteTeacher, Student, TeacherPool
+from .routing_replay import RoutingReplay, stacked
 from .scoring import NO_TOKEN, score_rows
+from .server_teacher import TeacherError
 from .statistics import DomainStatistics
 from .teachers import check_estimator, check_teachers, initial_copy, needs_a_copy
 
 logger = logging.getLogger(__name__)
+
+
+class _LastStep(TrainerCallback):
+    """What generating a batch changes and a checkpoint holds, as it was after the last step: random numbers and draws of prompts."""
+
+    def __init__(self, trainer: "MOPDTrainer"):
+        self.trainer = trainer
+        self.kept: tuple[Any, ...] | None = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        self.kept = random_states(), copy.deepcopy(trainer._sampling_state()), trainer._carried
+
+    def restore(self) -> bool:
+        """Whether there was a step to go back to."""
+        if self.kept is None:
+            return False
+        random, sampling, carried = self.kept
+        set_random_states(random)
+        self.trainer._load_sampling_state(sampling)
+        self.trainer._carried, self.trainer._carried_groups = carried, sampling["carried_groups"]
+        return True
 
 
 def no_reward(completions, **columns) -> list[float]:
@@ -103,8 +131,10 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         if args is not None and not isinstance(args, MOPDConfig):
             raise TypeError(f"`args` must be a MOPDConfig; got {type(args).__name__}.")
         if isinstance(reward_funcs, Mapping):
-            raise TypeError("`reward_funcs` must be reward functions; got a mapping. Give teachers by name: `teachers={...}`.")
-        check_teachers(teachers)
+            raise TypeError(
+                "`reward_funcs` must be reward functions; got a mapping. Give teachers by name: `teachers={...}`."
+            )
+        teachers = check_teachers(teachers)
         settings = args or MOPDConfig("tmp", use_cpu=True)
         check_estimator(teachers, settings)
         self._has_rewards = reward_funcs is not None
@@ -146,6 +176,10 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         with torch.random.fork_rng():
             self.pool = TeacherPool(teachers, student, self.args, self.accelerator)
         self.pool.check_servers()
+        if any(isinstance(teacher, RemoteTeacher) for teacher in self.pool.teachers):
+            self._last_step = _LastStep(self)
+            self.add_callback(self._last_step)
+        self._replay = RoutingReplay(student.causal_lm) if self.args.router_replay else None
         self._scale = RunningScale(len(self.pool.names)) if self.args.domain_normalize else None
 
     # Data
@@ -170,6 +204,8 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         return self._train_sampler
 
     def _generate_round(self, inputs):
+        if self._replay is not None:
+            self._replay.clear()
         batch = super()._generate_round(inputs)
         batch["domain_idx"] = self._domains.indices(inputs).to(self.accelerator.device)
         if self._has_rewards:
@@ -183,17 +219,51 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         for index, name in enumerate(self.pool.names):
             own = rewards[scored & (domains == index)]
             if len(own):
-                self._metrics["train" if self.model.training else "eval"][f"mopd/{name}/reward"].append(own.mean().item())
+                self._metrics["train" if self.model.training else "eval"][f"mopd/{name}/reward"].append(
+                    own.mean().item()
+                )
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         if not self._has_rewards:
-            for name in [name for name in self._metrics[mode] if name.startswith("reward") or name == "frac_reward_zero_std"]:
+            for name in [
+                name for name in self._metrics[mode] if name.startswith("reward") or name == "frac_reward_zero_std"
+            ]:
                 del self._metrics[mode][name]
-        with DomainStatistics.timed(self._metrics[mode]):
+        with DomainStatistics.timed(self._metrics[mode]), self._saved_if_a_teacher_fails():
             batch |= score_rows(self.pool, batch, self.accelerator)
+        if self._replay is not None and self.model.training:
+            batch["routed_experts"] = self._routes(self._replay, batch)
         return batch
+
+    @contextlib.contextmanager
+    def _saved_if_a_teacher_fails(self):
+        """A server that is down ends the training, with a checkpoint of all steps that are done."""
+        try:
+            yield
+        except TeacherError as error:
+            done = self.state.global_step
+            between_steps = self._step == done * self.args.gradient_accumulation_steps
+            can_save = self.model.training and between_steps and self.accelerator.num_processes == 1
+            if not can_save or not self._last_step.restore():
+                raise
+            self._save_checkpoint(self.model, trial=None)
+            raise TeacherError(
+                f"{error} The {done} steps that are done were saved: resume with `resume_from_checkpoint=True` when the teacher "
+                "answers again."
+            ) from error
+
+    def _routes(self, replay: RoutingReplay, batch: Mapping[str, Tensor]) -> Tensor:
+        """Which experts the policy that generated the batch chooses for it, `[B, L, routers, k]`."""
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        without_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), without_checkpoints, replay.record() as chosen:
+            self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, batch["completion_ids"].size(1), self.args.per_device_train_batch_size
+            )
+        return stacked(chosen, len(ids))
 
     # Loss
 
@@ -203,6 +273,8 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
             mask = mask * inputs["tool_mask"]
         needs_states = self.args.kl_estimator != "sampled"
         causal_lm = self.pool.student.causal_lm
+        if self._replay is not None and "routed_experts" in inputs:
+            self._replay.replay(inputs["routed_experts"])
         with last_hidden_states(causal_lm) as states:
             log_probs, entropies, aux_loss = self._get_per_token_logps_and_entropies(
                 model,
@@ -227,7 +299,7 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
             per_token = per_token - self.args.orm_alpha * inputs["advantages"].unsqueeze(1) * log_probs
         loss = self._aggregate(per_token * weights.value, mask, inputs)
         if self.aux_loss_enabled:
-            loss = loss + self.aux_loss_coef * aux_loss / self._accumulation
+            loss = loss + self.router_aux_loss_coef * aux_loss / self._accumulation
         self._log_loss(inputs, gap, weights.outside, entropies, mask)
         return loss
 
@@ -354,7 +426,7 @@ def _refuse_images(datasets: Mapping[str, Any]) -> None:
             )
 
 
-def _factors(weights: Mapping[str, float] | None, names: list[str]) -> Tensor:
+def _factors(weights: Any, names: list[str]) -> Tensor:
     weights = weights or {}
     unknown = weights.keys() - set(names)
     if unknown:

@@ -116,7 +116,7 @@ class TeacherPool:
                 teacher.client.check(self.args.temperature, top_k, self.student.vocabulary.size)
 
     def _teacher(self, name: str, spec: Any) -> Teacher:
-        key = spec if isinstance(spec, str) else id(spec)
+        key: Any = spec if isinstance(spec, str) else id(spec)
         if isinstance(spec, LoraTeacher):
             key = (spec.path, spec.base if isinstance(spec.base, str) else id(spec.base))
         if key not in self._made:

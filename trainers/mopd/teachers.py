@@ -31,7 +31,8 @@ class LoraTeacher:
     base: "str | PreTrainedModel" = STUDENT
 
 
-def check_teachers(teachers: Any) -> None:
+def check_teachers(teachers: Any) -> Mapping[str, Any]:
+    """The teachers, if that is what they are."""
     if not isinstance(teachers, Mapping) or not teachers:
         raise ValueError(
             "`teachers` must map domains to teachers, such as {'math': 'org/math-model', 'chat': 'self'}; got "
@@ -49,6 +50,7 @@ def check_teachers(teachers: Any) -> None:
                 f"The teacher {name!r} must be a model, the path of one, LoraTeacher(path), the address of a server "
                 f"('http://...') or 'self'; got {spec!r}."
             )
+    return teachers
 
 
 def check_estimator(teachers: Mapping[str, Any], args: MOPDConfig) -> None:

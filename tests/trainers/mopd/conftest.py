@@ -32,14 +32,18 @@ def far_model(seed, **changes):
     return model
 
 
-def build(output_dir, teachers=None, rows=None, reward=None, model=None, eval_dataset=None, peft_config=None, **options):
+def build(
+    output_dir, teachers=None, rows=None, reward=None, model=None, eval_dataset=None, peft_config=None, **options
+):
     from mimo_hf.trainers.mopd import MOPDConfig, MOPDTrainer
 
     settings = helpers.SMALL | {"num_generations": 1} | options
     return MOPDTrainer(
         helpers.make_model() if model is None else model,
         reward,
-        MOPDConfig(str(output_dir / options.pop("output", "")), **{k: v for k, v in settings.items() if k != "output"}),
+        MOPDConfig(
+            str(output_dir / options.pop("output", "")), **{k: v for k, v in settings.items() if k != "output"}
+        ),
         make_rows() if rows is None else rows,
         eval_dataset,
         processing_class=helpers.make_tokenizer(),
@@ -71,7 +75,12 @@ def save_adapter(tmp_path):
         import torch
         from peft import LoraConfig, get_peft_model
 
-        settings = {"r": 2, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3, "task_type": "CAUSAL_LM"} | settings
+        settings = {
+            "r": 2,
+            "target_modules": ["q_proj", "v_proj"],
+            "lora_dropout": 0.3,
+            "task_type": "CAUSAL_LM",
+        } | settings
         wrapped = get_peft_model(helpers.make_model() if base is None else base, LoraConfig(**settings))
         torch.manual_seed(seed)
         with torch.no_grad():

@@ -73,7 +73,8 @@ def test_tokens_outside_the_bounds_are_discarded_and_the_bounds_belong_to_the_in
     below, above = math.nextafter(0.5, 0) * (1 - 1e-12), 4.0 * (1 + 1e-12)
     weights = weights_of([below, 0.5, 1.0, 4.0, above], "mask")
     assert weights.value[0].tolist() == pytest.approx([0, 0.5, 1, 4, 0], abs=1e-15)
-    assert weights.value[0, 0] == 0 and weights.value[0, 4] == 0
+    assert weights.value[0, 0] == 0
+    assert weights.value[0, 4] == 0
     assert weights.outside[0].tolist() == [True, False, False, False, True]
 
 

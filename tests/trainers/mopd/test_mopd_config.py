@@ -46,7 +46,7 @@ def config(**options):
     ],
 )
 def test_bad_options_are_named_with_their_value_and_a_remedy(options, words):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".+") as caught:
         config(**options)
     assert [word for word in words if word not in str(caught.value)] == []
 
@@ -67,12 +67,12 @@ def test_one_generation_takes_any_batch(rows):
 def test_one_generation_with_a_batch_of_its_own_for_generating():
     args = config(per_device_train_batch_size=3, generation_batch_size=9)
     assert (args.steps_per_generation, args.generation_batch_size) == (3, 9)
-    with pytest.raises(ValueError, match="generation_batch_size"):
+    with pytest.raises(ValueError, match=r"generation_batch_size"):
         config(per_device_train_batch_size=3, generation_batch_size=8)
 
 
 def test_several_generations_still_have_to_fit():
-    with pytest.raises(ValueError, match="num_generations"):
+    with pytest.raises(ValueError, match=r"num_generations"):
         config(per_device_train_batch_size=3, num_generations=2)
 
 
@@ -85,10 +85,18 @@ def test_a_command_line_sets_every_option(tmp_path):
     ).split()
     line += ["--domain_quota", '{"a": 0.25, "b": 0.75}', "--domain_weights", '{"a": 2}']
     (args,) = HfArgumentParser(MOPDConfig).parse_args_into_dataclasses(line)
-    own = {field.name for field in dataclasses.fields(MOPDConfig)} & {word[2:] for word in line if word.startswith("--")}
+    own = {field.name for field in dataclasses.fields(MOPDConfig)} & {
+        word[2:] for word in line if word.startswith("--")
+    }
     assert args.domain_quota == {"a": 0.25, "b": 0.75}
     assert args.domain_weights == {"a": 2}
-    assert (args.kl_estimator, args.kl_top_k, args.is_mode, args.is_low, args.is_high) == ("topk", 7, "truncate", 0.2, 3)
+    assert (args.kl_estimator, args.kl_top_k, args.is_mode, args.is_low, args.is_high) == (
+        "topk",
+        7,
+        "truncate",
+        0.2,
+        3,
+    )
     assert (args.orm_alpha, args.num_generations, args.domain_column) == (0.3, 4, "skill")
     assert len(own) >= 20
 

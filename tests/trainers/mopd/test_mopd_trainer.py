@@ -23,7 +23,8 @@ def test_the_student_as_its_own_teacher_has_no_gradient(make_mopd, estimator):
     assert abs(entry["loss"]) < 1e-7
     assert entry["grad_norm"] < 1e-6
     if estimator == "sampled":
-        assert entry["loss"] == 0 and entry["grad_norm"] == 0
+        assert entry["loss"] == 0
+        assert entry["grad_norm"] == 0
         assert all(torch.equal(before[name], value) for name, value in trainer.model.named_parameters())
 
 
@@ -66,10 +67,18 @@ def distillation_gradient(tmp_path, model, teacher, tokenizer, batch):
     from trl import DistillationConfig, DistillationTrainer
 
     args = DistillationConfig(
-        str(tmp_path / "trl"), beta=1.0, use_cpu=True, bf16=False, report_to=[], gradient_checkpointing=False, max_completion_length=5
+        str(tmp_path / "trl"),
+        beta=1.0,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        gradient_checkpointing=False,
+        max_completion_length=5,
     )
     rows = Dataset.from_dict({"prompt": ["solve 1"] * 8})
-    theirs = DistillationTrainer(model=model, teacher_model=teacher, args=args, train_dataset=rows, processing_class=tokenizer)
+    theirs = DistillationTrainer(
+        model=model, teacher_model=teacher, args=args, train_dataset=rows, processing_class=tokenizer
+    )
     theirs.model.train()
     theirs.model.zero_grad()
     loss = theirs.compute_loss(theirs.model, dict(batch))
@@ -124,13 +133,21 @@ def test_a_second_pass_uses_the_policy_of_now(make_mopd):
 
     def recording(inputs, gap, outside, entropies, mask):
         log_probs = inputs["teacher_per_token_logps"] - gap
-        seen.append((log_probs.clone(), inputs["old_per_token_logps"].clone(), inputs["teacher_per_token_logps"].clone(), mask.bool()))
+        seen.append(
+            (
+                log_probs.clone(),
+                inputs["old_per_token_logps"].clone(),
+                inputs["teacher_per_token_logps"].clone(),
+                mask.bool(),
+            )
+        )
         log_loss(inputs, gap, outside, entropies, mask)
 
     trainer._log_loss = recording
     trainer.train()
     (first, old, teacher, mask), (second, old_again, teacher_again, _) = seen
-    assert torch.equal(old, old_again) and torch.equal(teacher, teacher_again)
+    assert torch.equal(old, old_again)
+    assert torch.equal(teacher, teacher_again)
     torch.testing.assert_close(first[mask], old[mask], rtol=0, atol=1e-6)
     assert (second - old)[mask].abs().max() > 1e-3
 
@@ -139,7 +156,8 @@ def test_tokens_outside_the_bounds_are_counted_and_get_no_gradient(make_mopd):
     trainer = make_mopd(num_iterations=2, max_steps=2, learning_rate=0.5, is_low=0.999, is_high=1.001)
     trainer.train()
     dropped = [entry["mopd/a/is_dropped"] for entry in trainer.state.log_history if "mopd/a/is_dropped" in entry]
-    assert dropped[0] == 0 and dropped[1] > 0.5
+    assert dropped[0] == 0
+    assert dropped[1] > 0.5
 
 
 def test_microbatches_add_up_to_a_batch(make_mopd, far_model):
@@ -180,7 +198,7 @@ def test_padding_and_masked_tokens_do_not_count(make_mopd, estimator):
 
 
 def test_alpha_needs_rewards(make_mopd):
-    with pytest.raises(ValueError, match="orm_alpha=0.5.*reward_funcs"):
+    with pytest.raises(ValueError, match=r"orm_alpha=0.5.*reward_funcs"):
         make_mopd(orm_alpha=0.5, num_generations=4)
 
 
@@ -195,9 +213,10 @@ def test_weights_of_domains_scale_their_term(make_mopd):
     only_b = first_gradient(make_mopd(domain_weights={"a": 0, "c": 0}))
     none = first_gradient(make_mopd(domain_weights={"a": 0, "b": 0, "c": 0}))
     twice = first_gradient(make_mopd(domain_weights={"a": 0, "b": 2, "c": 0}))
-    assert not none.any() and only_b.any()
+    assert not none.any()
+    assert only_b.any()
     torch.testing.assert_close(twice, 2 * only_b, rtol=1e-5, atol=1e-8)
-    with pytest.raises(ValueError, match="domain_weights.*'z'.*'a', 'b', 'c'"):
+    with pytest.raises(ValueError, match=r"domain_weights.*'z'.*'a', 'b', 'c'"):
         make_mopd(domain_weights={"z": 1})
 
 
@@ -208,9 +227,9 @@ def test_quotas_are_kept_in_every_batch(make_mopd, generated_batches):
 
 
 def test_quotas_are_checked_against_the_data(make_mopd, make_rows, caplog):
-    with pytest.raises(ValueError, match="domain_quota.*'z'"):
+    with pytest.raises(ValueError, match=r"domain_quota.*'z'"):
         make_mopd(domain_quota={"z": 1.0})
-    with pytest.raises(ValueError, match="'c' a share of 0.5"):
+    with pytest.raises(ValueError, match=r"'c' a share of 0.5"):
         make_mopd(rows=make_rows(domains=("a", "b")), domain_quota={"a": 0.5, "c": 0.5})
     make_mopd(domain_quota={"a": 0.5, "b": 0.5})
     assert "gives c no share: its 8 rows" in caplog.text
@@ -220,7 +239,9 @@ def test_quotas_are_checked_against_the_data(make_mopd, make_rows, caplog):
 def test_evaluation_has_the_same_metrics(make_mopd, make_rows, estimator):
     trainer = make_mopd(eval_dataset=make_rows(6), kl_estimator=estimator, kl_top_k=4)
     metrics = trainer.evaluate()
-    assert {"eval_loss", "eval_mopd/a/reverse_kl", "eval_mopd/reverse_kl"} <= set(metrics) | set(trainer.state.log_history[-1])
+    assert {"eval_loss", "eval_mopd/a/reverse_kl", "eval_mopd/reverse_kl"} <= set(metrics) | set(
+        trainer.state.log_history[-1]
+    )
 
 
 def test_without_rewards_the_log_has_none(make_mopd):
@@ -241,8 +262,10 @@ def test_the_card_names_every_teacher(make_mopd, save_adapter, tmp_path):
     trainer = make_mopd({"a": path, "b": "self", "c": "self"}, peft_config=LORA, save_strategy="steps", save_steps=3)
     trainer.train()
     card = Path(trainer.args.output_dir, "README.md").read_text()
-    assert "2601.02780" in card and card.count("## Teachers") == 1
-    assert "| a | adapter | `ta` |" in card and "| b | self | `self` |" in card
+    assert "2601.02780" in card
+    assert card.count("## Teachers") == 1
+    assert "| a | adapter | `ta` |" in card
+    assert "| b | self | `self` |" in card
     assert str(tmp_path) not in card
 
 
@@ -297,9 +320,9 @@ def test_other_teachers_are_not_resumed_with_unless_asked(make_mopd, far_model, 
     trainer = make_mopd(save_strategy="steps", save_steps=3)
     trainer.train()
     others = {"a": far_model(9), "b": far_model(2), "c": far_model(3)}
-    with pytest.raises(ValueError, match="'a' has fingerprint.*allow_teacher_change"):
+    with pytest.raises(ValueError, match=r"'a' has fingerprint.*allow_teacher_change"):
         make_mopd(others, max_steps=4).train(resume_from_checkpoint=str(checkpoint(trainer, 3)))
-    with pytest.raises(ValueError, match="'b' is missing"):
+    with pytest.raises(ValueError, match=r"'b' is missing"):
         make_mopd({"a": far_model(1), "c": far_model(3)}, default_teacher="a", max_steps=4).train(
             resume_from_checkpoint=str(checkpoint(trainer, 3))
         )
@@ -320,13 +343,13 @@ def test_teachers_that_only_lie_elsewhere_are_the_same(make_mopd, far_model, tmp
 
 
 def test_a_mapping_by_position_is_sent_to_teachers(make_mopd):
-    with pytest.raises(TypeError, match="teachers="):
+    with pytest.raises(TypeError, match=r"teachers="):
         make_mopd(reward={"a": "self"})
 
 
 def test_images_are_refused(make_mopd, make_rows):
     rows = make_rows().add_column("image", [None] * 24)
-    with pytest.raises(NotImplementedError, match="train_dataset.*'image'"):
+    with pytest.raises(NotImplementedError, match=r"train_dataset.*'image'"):
         make_mopd(rows=rows)
 
 
@@ -340,3 +363,90 @@ def test_columns_may_be_removed(make_mopd):
     trainer = make_mopd(remove_unused_columns=True)
     trainer.train()
     assert len(losses(trainer)) == 3
+
+
+class Unreliable:
+    """A teacher behind a server that breaks down at its n-th request; it scores every token alike."""
+
+    def __init__(self, fails_at=None):
+        self.calls, self.fails_at = 0, fails_at
+
+    def describe(self):
+        return {"kind": "server", "source": "http://127.0.0.1:1", "model": "m"}
+
+    def check(self, temperature, top_k, vocab_size):
+        pass
+
+    def score(self, sequences, prompt_lengths, temperature, top_k=0):
+        from mimo_hf.trainers.mopd.server_teacher import Scores, TeacherError
+
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise TeacherError("http://127.0.0.1:1 does not answer.")
+        counts = [len(ids) - length for ids, length in zip(sequences, prompt_lengths, strict=True)]
+        return [Scores([-0.1 * (1 + place) for place in range(count)], [[]] * count, [[]] * count) for count in counts]
+
+
+@pytest.fixture
+def unreliable(monkeypatch):
+    def use(client):
+        monkeypatch.setattr("mimo_hf.trainers.mopd.pool.ServerTeacher", lambda url, **options: client)
+        return client
+
+    return use
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "per_device_train_batch_size": 4},
+        {
+            "reward": count_digits,
+            "orm_alpha": 0.5,
+            "num_generations": 4,
+            "dynamic_sampling": True,
+            "easy_pool_alpha": 0.3,
+        },
+    ],
+    ids=["plain", "several steps a generation", "drawn prompts"],
+)
+def test_when_a_server_breaks_down_nothing_is_lost(make_mopd, unreliable, weights, assert_same_weights, options):
+    from mimo_hf.trainers.mopd.server_teacher import TeacherError
+
+    teachers = {"a": "http://127.0.0.1:1", "b": "self", "c": "self"}
+    steps = 6 if "steps_per_generation" in options else 4
+    settings = {"max_steps": steps} | options
+    unreliable(Unreliable())
+    straight = make_mopd(teachers, output="straight", **settings)
+    straight.train()
+    unreliable(Unreliable(fails_at=3))
+    broken = make_mopd(teachers, output="broken", **settings)
+    with pytest.raises(TeacherError, match=r"does not answer.*saved.*resume_from_checkpoint=True"):
+        broken.train()
+    unreliable(Unreliable())
+    resumed = make_mopd(teachers, output="broken", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(weights(straight), weights(resumed))
+
+
+def test_a_server_that_breaks_down_before_the_first_step_leaves_nothing(make_mopd, unreliable):
+    from mimo_hf.trainers.mopd.server_teacher import TeacherError
+
+    unreliable(Unreliable(fails_at=1))
+    trainer = make_mopd({"a": "http://127.0.0.1:1", "b": "self", "c": "self"})
+    with pytest.raises(TeacherError, match=r"does not answer.$"):
+        trainer.train()
+    assert list(Path(trainer.args.output_dir).glob("checkpoint-*")) == []
+
+
+def test_what_a_server_says_is_what_tokens_are_distilled_towards(make_mopd, unreliable):
+    unreliable(Unreliable())
+    trainer = make_mopd({"a": "http://127.0.0.1:1", "b": "self", "c": "self"})
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[index] for index in range(6)])
+    count = int(batch["completion_mask"][0].sum())
+    expected = [-0.1 * (1 + place) for place in range(count)] + [0.0] * (batch["completion_mask"].shape[1] - count)
+    assert batch["teacher_per_token_logps"][0].tolist() == pytest.approx(expected)
+    assert batch["teacher_is_top1"][0].isnan().all()
+    assert not batch["teacher_is_top1"][1].isnan().any()

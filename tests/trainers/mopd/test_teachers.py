@@ -69,7 +69,9 @@ def merged(folder, helpers_model):
 
 def test_adapters_score_as_models_that_they_are_merged_into(make_mopd, make_model, save_adapter):
     paths = [save_adapter(name, seed) for seed, name in enumerate(("ta", "tb"))]
-    trainer = make_mopd({"a": paths[0], "b": LoraTeacher(paths[1]), "c": "self"}, peft_config=LORA, gradient_checkpointing=True)
+    trainer = make_mopd(
+        {"a": paths[0], "b": LoraTeacher(paths[1]), "c": "self"}, peft_config=LORA, gradient_checkpointing=True
+    )
     assert len(trainer.pool._hosts) == 1
     batch = generated(trainer)
     assert_scored_by(batch, [merged(paths[0], make_model()), merged(paths[1], make_model()), make_model()])
@@ -115,7 +117,8 @@ def test_scoring_leaves_the_student_as_it_was(make_mopd, save_adapter):
     generated(trainer)
     assert state(trainer.model) == before
     trainable = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
-    assert trainable and all(".default." in name for name in trainable)
+    assert trainable
+    assert all(".default." in name for name in trainable)
 
 
 def test_scoring_leaves_the_student_as_it_was_when_it_fails(make_mopd, save_adapter, monkeypatch):
@@ -135,7 +138,8 @@ def test_training_moves_no_teacher_and_gives_it_no_gradient(make_mopd, save_adap
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
     moved = [name for name, value in trainer.model.named_parameters() if not torch.equal(before[name], value)]
-    assert moved and all(".default." in name for name in moved)
+    assert moved
+    assert all(".default." in name for name in moved)
     named = {id(value): name for name, value in trainer.model.named_parameters()}
     held = [named[id(value)] for group in trainer.optimizer.param_groups for value in group["params"]]
     assert all(".default." in name for name in held)
@@ -168,7 +172,7 @@ def test_offloaded_teachers_give_the_same_training(make_mopd, estimator, weights
 
 
 def test_other_sizes_of_vocabulary_are_refused_by_name(make_mopd, far_model):
-    with pytest.raises(ValueError, match="'b'.*20 and 18 tokens.*GOLD"):
+    with pytest.raises(ValueError, match=r"'b'.*20 and 18 tokens.*GOLD"):
         make_mopd({"a": far_model(1), "b": far_model(2, vocab_size=20), "c": far_model(3)})
 
 
@@ -181,12 +185,16 @@ def save_with_tokenizer(model, tokenizer, folder):
 def test_another_order_of_tokens_is_refused_by_name(make_mopd, far_model, make_tokenizer, tmp_path):
     words = [*map(str, range(9, -1, -1)), "yes", "no", "maybe", "solve", "#"]
     path = save_with_tokenizer(far_model(2), make_tokenizer(words), tmp_path / "other")
-    with pytest.raises(ValueError, match="tokenizer of the teacher 'b'.*10 tokens differ.*'0' .student 3, teacher 12.*GOLD"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer of the teacher 'b'.*10 tokens differ.*'0' .student 3, teacher 12.*GOLD"
+    ):
         make_mopd({"a": far_model(1), "b": path, "c": far_model(3)})
 
 
 @pytest.mark.parametrize("estimator", ["sampled", "full", "topk", "topk_teacher"])
-def test_a_table_that_only_has_more_padding_is_taken(make_mopd, far_model, make_tokenizer, tmp_path, estimator, caplog):
+def test_a_table_that_only_has_more_padding_is_taken(
+    make_mopd, far_model, make_tokenizer, tmp_path, estimator, caplog
+):
     path = save_with_tokenizer(far_model(2, vocab_size=23), make_tokenizer(), tmp_path / "padded")
     trainer = make_mopd({"a": far_model(1), "b": path, "c": far_model(3)}, kl_estimator=estimator, kl_top_k=40)
     with caplog.at_level(logging.WARNING):
@@ -206,20 +214,20 @@ def test_a_table_that_only_has_more_padding_is_taken(make_mopd, far_model, make_
     ],
 )
 def test_adapters_that_change_the_head_are_refused(make_mopd, save_adapter, settings, words):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".+") as caught:
         make_mopd({"a": "self", "b": save_adapter("tb", 0, **settings), "c": "self"}, peft_config=LORA)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_adapters_for_another_shape_are_refused(make_mopd, make_model, save_adapter):
     path = save_adapter("tb", 0, make_model(hidden_size=32, num_attention_heads=4, num_key_value_heads=2))
-    with pytest.raises(ValueError, match="'b' does not fit.*hidden_size 16.*base="):
+    with pytest.raises(ValueError, match=r"'b' does not fit.*hidden_size 16.*base="):
         make_mopd({"a": "self", "b": path, "c": "self"}, peft_config=LORA)
 
 
 def test_adapters_for_more_layers_are_refused(make_mopd, make_model, save_adapter):
     path = save_adapter("tb", 0, make_model(num_hidden_layers=2))
-    with pytest.raises(ValueError, match="'b' has weights.*layers.1.*base="):
+    with pytest.raises(ValueError, match=r"'b' has weights.*layers.1.*base="):
         make_mopd({"a": "self", "b": path, "c": "self"}, peft_config=LORA)
 
 
@@ -231,12 +239,13 @@ def test_an_adapter_for_a_base_of_another_name_is_told(make_mopd, save_adapter, 
     model.config._name_or_path = "org/this-base"
     model.__dict__.pop("forward", None)
     make_mopd({"a": path, "b": path, "c": path}, model=model)
-    assert "org/other-base" in caplog.text and "org/this-base" in caplog.text
+    assert "org/other-base" in caplog.text
+    assert "org/this-base" in caplog.text
 
 
 def test_a_student_whose_own_adapter_saves_modules_shares_its_base_with_nobody(make_mopd, save_adapter):
     own = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
-    with pytest.raises(ValueError, match="student's adapter has modules_to_save.*lm_head.*base="):
+    with pytest.raises(ValueError, match=r"student's adapter has modules_to_save.*lm_head.*base="):
         make_mopd({"a": save_adapter("ta", 0), "b": "self", "c": "self"}, peft_config=own)
 
 
@@ -260,16 +269,16 @@ def test_no_teachers_at_all_is_named(make_model, tokenizer, tmp_path, make_rows)
 
     args = MOPDConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[])
     for teachers in (None, {}):
-        with pytest.raises(ValueError, match="`teachers` must map domains to teachers"):
+        with pytest.raises(ValueError, match=r"`teachers` must map domains to teachers"):
             MOPDTrainer(make_model(), None, args, make_rows(), processing_class=tokenizer, teachers=teachers)
 
 
 def test_a_peft_model_as_a_teacher_is_sent_to_lora_teacher(make_mopd, make_model):
-    with pytest.raises(TypeError, match="'a'.*LoraTeacher"):
+    with pytest.raises(TypeError, match=r"'a'.*LoraTeacher"):
         make_mopd({"a": get_peft_model(make_model(), LORA), "b": "self", "c": "self"})
 
 
 @pytest.mark.parametrize("estimator", ["full", "topk"])
 def test_a_server_is_not_asked_for_what_it_does_not_give(make_mopd, estimator):
-    with pytest.raises(ValueError, match="kl_estimator.*'b'.*'topk_teacher'"):
+    with pytest.raises(ValueError, match=r"kl_estimator.*'b'.*'topk_teacher'"):
         make_mopd({"a": "self", "b": "http://127.0.0.1:9", "c": "self"}, kl_estimator=estimator)
