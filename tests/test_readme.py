@@ -94,7 +94,7 @@ PLACES = {"path/to/this/folder": "published", "path/or/id": "dense"}
 THEN = {
     "README.md": "assert trainer.state.global_step == 2",
     "trainers/README.md": "assert generator.state.global_step >= 1\n"
-    "import os\nassert set(os.listdir('outputs')) == {'rl', 'engine', 'judge', 'generate'}",
+    "import os\nassert set(os.listdir('outputs')) == {'rl', 'engine', 'judge', 'generate', 'mopd'}",
 }
 
 

@@ -17,6 +17,9 @@ _HOME = {
     "DynamicSamplingGRPOTrainer": "mimo_rl.mimo_rl_trainer",
     "JudgeRLVRConfig": "judge_rlvr.judge_rlvr_config",
     "JudgeRLVRTrainer": "judge_rlvr.judge_rlvr_trainer",
+    "LoraTeacher": "mopd.teachers",
+    "MOPDConfig": "mopd.mopd_config",
+    "MOPDTrainer": "mopd.mopd_trainer",
     "MiMoRLConfig": "mimo_rl.mimo_rl_config",
     "PromptSampler": "rollout.prompt_sampler",
     "SeamlessRollout": "rollout.seamless",
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from .judge_rlvr.judge_rlvr_trainer import JudgeRLVRTrainer
     from .mimo_rl.mimo_rl_config import MiMoRLConfig
     from .mimo_rl.mimo_rl_trainer import DynamicSamplingGRPOTrainer
+    from .mopd.mopd_config import MOPDConfig
+    from .mopd.mopd_trainer import MOPDTrainer
+    from .mopd.teachers import LoraTeacher
     from .rollout.prompt_sampler import PromptSampler
     from .rollout.seamless import SeamlessRollout
     from .sampling import sample_responses
@@ -74,6 +80,9 @@ __all__ = [
     "DynamicSamplingGRPOTrainer",
     "JudgeRLVRConfig",
     "JudgeRLVRTrainer",
+    "LoraTeacher",
+    "MOPDConfig",
+    "MOPDTrainer",
     "MiMoRLConfig",
     "PromptSampler",
     "SeamlessRollout",

@@ -16,7 +16,8 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 def subclasses():
     for module in pkgutil.walk_packages(mimo_hf.trainers.__path__, "mimo_hf.trainers."):
         for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and value.__module__ == module.name and upstream(value) is not object:
+            ours = isinstance(value, type) and value.__module__ == module.name
+            if ours and upstream(value).__module__.split(".")[0] in ("trl", "transformers"):
                 yield value
 
 

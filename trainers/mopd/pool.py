@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
+from accelerate.utils import is_peft_model
 from transformers import PreTrainedModel
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path
@@ -66,7 +66,7 @@ class Student(NamedTuple):
 
     @property
     def causal_lm(self) -> Any:
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return self.model.get_base_model() if is_peft_model(self.model) else self.model
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -134,7 +134,7 @@ class TeacherPool:
             description = {"kind": "adapter", "source": spec.path, "fingerprint": file_fingerprint(spec.path)}
         elif isinstance(spec, str) and spec == SELF:
             host = self._host(STUDENT)
-            adapter = host.copy_adapter(host.model.active_adapter, name) if host.has_trained_adapter() else None
+            adapter = host.copy_of_own_adapter(name)
             description = {"kind": "self", "source": SELF, "fingerprint": host.fingerprint(adapter)}
         else:
             host = self._host(spec)
@@ -211,7 +211,7 @@ def _is_sharded(accelerator: Any) -> bool:
     )
 
 
-def _check_student_shares_its_base(model: PeftModel) -> None:
+def _check_student_shares_its_base(model: Any) -> None:
     active = model.peft_config[model.active_adapter]
     if getattr(active, "modules_to_save", None):
         raise ValueError(

@@ -120,9 +120,14 @@ def _ask(
         scores["teacher_per_token_logps"][place] = torch.tensor(answer.logps)
         if not wanted or not completion:
             continue
-        ids = torch.tensor([[*top[:wanted], token] for top, token in zip(answer.top_ids, completion, strict=True)])
-        values = [[*top[:wanted], own] for top, own in zip(answer.top_logps, answer.logps, strict=True)]
+        ids = torch.full((len(completion), wanted + 1), NO_TOKEN)
+        values = torch.zeros(len(completion), wanted + 1)
+        for place_in_row, (top, top_values) in enumerate(zip(answer.top_ids, answer.top_logps, strict=True)):
+            count = min(wanted, len(top))  # fewer where the vocabulary has fewer
+            ids[place_in_row, :count] = torch.tensor(top[:count])
+            values[place_in_row, :count] = torch.tensor(top_values[:count])
+        ids[:, -1], values[:, -1] = torch.tensor(completion), torch.tensor(answer.logps)
         # A server's table may be padded beyond the student's.
         ids = without_repeats(ids).masked_fill(ids >= size, NO_TOKEN)
-        scores["teacher_top_ids"][(*place, slice(0, ids.shape[-1]))] = ids.to(scores["teacher_top_ids"].device)
-        scores["teacher_top_logps"][(*place, slice(0, ids.shape[-1]))] = torch.tensor(values)
+        scores["teacher_top_ids"][place] = ids.to(scores["teacher_top_ids"].device)
+        scores["teacher_top_logps"][place] = values.to(scores["teacher_top_logps"].device)

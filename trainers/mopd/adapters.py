@@ -1,0 +1,127 @@
+"""Adapters as frozen teachers inside one model (PEFT)."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+try:
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+except ImportError as error:
+    raise ImportError("Teachers that are adapters need PEFT: pip install 'mimo-hf[peft]'") from error
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "teacher_"  # of what teachers are called in the model: checkpoints are without them
+
+
+def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
+    """
+    Loads an adapter as a frozen teacher.
+
+    Returns:
+        The model, wrapped where it was not, and what the adapter is called in it.
+
+    Raises:
+        ValueError: the adapter is not for this model, or changes what the fused projection of the head does not read.
+    """
+    called = f"{PREFIX}{name}"
+    config = PeftConfig.from_pretrained(path)
+    causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
+    _check_adapter(config, path, name, causal_lm)
+    remedy = f"it says that it is for {config.base_model_name_or_path!r}. Pass its own base: LoraTeacher({path!r}, base=...)."
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(path, called, is_trainable=False)
+        else:
+            model = PeftModel.from_pretrained(model, path, called, is_trainable=False)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The adapter {path!r} of the teacher {name!r} does not fit the model that it is loaded into ({_shape(causal_lm)}); "
+            f"{remedy} ({error})"
+        ) from error
+    # PEFT only warns of weights that found no place.
+    placed = get_peft_model_state_dict(model, adapter_name=called)
+    missing = sorted(set(load_peft_weights(path, device="cpu")) - set(placed))
+    if missing:
+        raise ValueError(
+            f"The adapter {path!r} of the teacher {name!r} has weights that the model it is loaded into has no place for, such as "
+            f"{missing[0]!r}; {remedy}"
+        )
+    return model, called
+
+
+def copy_active(model: PeftModel, name: str) -> str:
+    """A frozen copy of the active adapter as it is now; returns what it is called."""
+    called, active = f"{PREFIX}{name}", model.active_adapter
+    weights = {key: value.clone() for key, value in get_peft_model_state_dict(model, adapter_name=active).items()}
+    config = copy.deepcopy(model.peft_config[active])
+    if getattr(config, "init_lora_weights", True) is not True:
+        config.init_lora_weights = True  # others, such as PiSSA's, change the base model
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.add_adapter(called, config)
+    set_peft_model_state_dict(model, weights, called)
+    model.set_adapter(active)
+    for key, parameter in model.named_parameters():
+        if f".{called}." in key:
+            parameter.requires_grad_(False)
+    for parameter, required in flags:
+        parameter.requires_grad_(required)
+    return called
+
+
+@contextlib.contextmanager
+def only(model: PeftModel, adapter: str | None) -> Iterator[None]:
+    """This adapter alone, or none. It may change which parameters require a gradient."""
+    if adapter is None:
+        with model.disable_adapter():
+            yield
+        return
+    active = model.active_adapter
+    model.set_adapter(adapter, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(active)
+
+
+def active_changes_nothing(model: PeftModel) -> bool:
+    """Whether the active adapter is as good as none: LoRA's second factors are all 0."""
+    weights = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    second = [value for key, value in weights.items() if "lora_B" in key or "lora_embedding_B" in key]
+    return bool(second) and not any(bool(value.any()) for value in second)
+
+
+def weights_of(model: PeftModel, adapter: str) -> dict[str, Any]:
+    return get_peft_model_state_dict(model, adapter_name=adapter)
+
+
+def _check_adapter(config: Any, path: str, name: str, model: Any) -> None:
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"The adapter {path!r} of the teacher {name!r} must change weights, as LoRA does; got {config.peft_type}, which "
+            "puts tokens in front of the prompt. Merge it into a model of its own."
+        )
+    head = next((key for key, module in model.named_modules() if module is model.get_output_embeddings()), "lm_head")
+    targets = config.target_modules
+    on_head = isinstance(targets, list | set | tuple) and any(
+        head.split(".")[-1] == key.split(".")[-1] for key in targets
+    )
+    if getattr(config, "modules_to_save", None) or on_head:
+        what = f"modules_to_save={config.modules_to_save}" if config.modules_to_save else f"an adapter on {head!r}"
+        raise ValueError(
+            f"The adapter {path!r} of the teacher {name!r} has {what}, which scoring by the shared model would pass over. Merge "
+            "it (merge_and_unload) and give the merged model as the teacher."
+        )
+    base = getattr(model.config, "_name_or_path", "") or ""
+    said = config.base_model_name_or_path or ""
+    if base and said and base.rstrip("/").split("/")[-1] != said.rstrip("/").split("/")[-1]:
+        logger.warning(
+            "The adapter %s of the teacher %s says that it is for %s, and is loaded into %s.", path, name, said, base
+        )
+
+
+def _shape(model: Any) -> str:
+    config = model.config.get_text_config()
+    return f"{type(model).__name__}, hidden_size {config.hidden_size}, {config.num_hidden_layers} layers"
