@@ -29,7 +29,7 @@ class Vocabulary(NamedTuple):
         folder = Path(getattr(model.config, "_name_or_path", "") or "?")
         tokens = None
         if any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-            tokens = AutoTokenizer.from_pretrained(folder).get_vocab()  # nosec B615  a folder on this machine
+            tokens = AutoTokenizer.from_pretrained(folder).get_vocab()  # nosec B615  # a folder on this machine
         return cls(model.get_output_embeddings().weight.shape[0], tokens, f"the teacher {name!r}")
 
 
