@@ -14,7 +14,7 @@ from .heads import Head
 from .hosts import Host
 from .mopd_config import MOPDConfig
 from .server_teacher import ServerTeacher
-from .teachers import SELF, STUDENT, LoraTeacher, as_spec, is_address
+from .teachers import SELF, STUDENT, LoraTeacher, as_spec, is_address, is_client
 from .vocabulary import Vocabulary, common_size
 
 
@@ -38,9 +38,9 @@ class LocalTeacher(NamedTuple):
 
 
 class RemoteTeacher(NamedTuple):
-    """A teacher behind a server."""
+    """A teacher behind a server, or a scheduler."""
 
-    client: ServerTeacher
+    client: Any  # with the methods of ServerTeacher
 
     @property
     def description(self) -> dict[str, Any]:
@@ -88,6 +88,7 @@ class TeacherPool:
     def __init__(self, specs: Mapping[str, Any], student: Student, args: MOPDConfig, accelerator: Any):
         self.args = args
         self.student = student
+        self.vocabulary = student.vocabulary
         self.is_sharded = _is_sharded(accelerator)
         self._check_sharding()
         self.names = list(specs)
@@ -113,7 +114,7 @@ class TeacherPool:
         top_k = self.args.kl_top_k if self.args.kl_estimator == "topk_teacher" else 0
         for teacher, _ in self.distinct():
             if isinstance(teacher, RemoteTeacher):
-                teacher.client.check(self.args.temperature, top_k, self.student.vocabulary.size)
+                teacher.client.check(self.args.temperature, top_k, self.vocabulary.size)
 
     def _teacher(self, name: str, spec: Any) -> Teacher:
         key: Any = spec if isinstance(spec, str) else id(spec)
@@ -127,6 +128,8 @@ class TeacherPool:
         if is_address(spec):
             timeout_s, concurrency = self.args.teacher_server_timeout, self.args.teacher_server_concurrency
             return RemoteTeacher(ServerTeacher(spec, timeout_s=timeout_s, concurrency=concurrency))
+        if is_client(spec):
+            return RemoteTeacher(spec)
         adapter: str | None = None
         if isinstance(spec, LoraTeacher):
             host = self._host(spec.base)
@@ -144,7 +147,7 @@ class TeacherPool:
             if getattr(config, "_commit_hash", None):
                 description["revision"] = config._commit_hash
         own = Vocabulary.of_teacher(host.causal_lm, name)
-        size = common_size(self.student.vocabulary, own, name, self.args.kl_estimator)
+        size = common_size(self.vocabulary, own, name, self.args.kl_estimator)
         return LocalTeacher(host, adapter, size, description | {"vocab_size": own.size})
 
     def _host(self, base: Any) -> Host:

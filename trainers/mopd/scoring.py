@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .heads import top_tokens
 from .pool import LocalTeacher, RemoteTeacher, TeacherPool
+from .server_teacher import TeacherError
 
 NO_TOKEN = -1  # in `teacher_top_ids`
 
@@ -113,8 +114,16 @@ def _ask(
     completions = [batch["completion_ids"][row][batch["completion_mask"][row].bool()].tolist() for row in rows]
     wanted = pool.args.kl_top_k if "teacher_top_ids" in scores else 0
     sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    answers = teacher.client.score(sequences, [len(prompt) for prompt in prompts], pool.args.temperature, wanted)
-    size = pool.student.vocabulary.size
+    if not sequences:
+        return
+    lengths = [len(prompt) for prompt in prompts]
+    try:
+        answers = teacher.client.score(sequences, lengths, pool.args.temperature, wanted)
+    except TeacherError:
+        raise
+    except Exception as error:  # whatever a client of another make raises ends the training alike
+        raise TeacherError(f"The teacher {teacher.description['source']!r} does not score: {error!r}.") from error
+    size = pool.vocabulary.size
     for row, completion, answer in zip(rows.tolist(), completions, answers, strict=True):
         place = (row, slice(0, len(completion)))
         scores["teacher_per_token_logps"][place] = torch.tensor(answer.logps)

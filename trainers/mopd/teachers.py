@@ -46,16 +46,17 @@ def check_teachers(teachers: Any) -> Mapping[str, Any]:
             raise TypeError(
                 f"The teacher {name!r} must not be a PeftModel: give LoraTeacher(path, base), or merge it (merge_and_unload)."
             )
-        if not isinstance(spec, os.PathLike | str | LoraTeacher | PreTrainedModel) or spec == "":
+        known = isinstance(spec, os.PathLike | str | LoraTeacher | PreTrainedModel) or is_client(spec)
+        if not known or (isinstance(spec, str) and not spec):
             raise TypeError(
                 f"The teacher {name!r} must be a model, the path of one, LoraTeacher(path), the address of a server "
-                f"('http://...') or 'self'; got {spec!r}."
+                f"('http://...'), 'self', or have the methods of ServerTeacher; got {spec!r}."
             )
     return teachers
 
 
 def check_estimator(teachers: Mapping[str, Any], args: MOPDConfig) -> None:
-    servers = [name for name, spec in teachers.items() if is_address(spec)]
+    servers = [name for name, spec in teachers.items() if is_address(spec) or is_client(spec)]
     if servers and args.kl_estimator in ("full", "topk"):
         raise ValueError(
             f"`kl_estimator={args.kl_estimator!r}` needs a teacher's probabilities of any token, which a server does not give; "
@@ -74,6 +75,11 @@ def as_spec(spec: Any) -> Any:
 
 def is_address(spec: Any) -> bool:
     return isinstance(spec, str) and spec.startswith(("http://", "https://"))
+
+
+def is_client(spec: Any) -> bool:
+    """Whether it answers as `ServerTeacher` does, such as a scheduler's teacher."""
+    return all(callable(getattr(spec, name, None)) for name in ("score", "check", "describe"))
 
 
 def needs_a_copy(teachers: Mapping[str, Any], student: Any, peft_config: Any) -> bool:
