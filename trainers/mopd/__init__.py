@@ -7,10 +7,17 @@ from ...lazy import lazy_names
 if TYPE_CHECKING:
     from .mopd_config import MOPDConfig
     from .mopd_trainer import MOPDTrainer
+    from .pool import TeacherPool
     from .teachers import LoraTeacher
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"LoraTeacher": "teachers", "MOPDConfig": "mopd_config", "MOPDTrainer": "mopd_trainer"}
+    __name__,
+    {
+        "LoraTeacher": "teachers",
+        "MOPDConfig": "mopd_config",
+        "MOPDTrainer": "mopd_trainer",
+        "TeacherPool": "pool",
+    },
 )
 
-__all__ = ["LoraTeacher", "MOPDConfig", "MOPDTrainer"]
+__all__ = ["LoraTeacher", "MOPDConfig", "MOPDTrainer", "TeacherPool"]

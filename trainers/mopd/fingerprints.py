@@ -29,15 +29,16 @@ def model_fingerprint(model: nn.Module) -> str:
     return fingerprint({name.replace("base_layer.", ""): parameter for name, parameter in own.items()})
 
 
-def file_fingerprint(folder: str) -> str | None:
+def file_sha256(folder: str) -> str | None:
     """Of an adapter's weights; None for one that is not in a local folder."""
     for path in sorted(Path(folder).glob("adapter_model.*")):
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     return None
 
 
 def write_manifest(folder: Path, teachers: Mapping[str, Any]) -> None:
-    (folder / MANIFEST).write_text(json.dumps({"teachers": teachers}, indent=2) + "\n", encoding="utf-8")
+    """Of each domain, what its teacher is."""
+    (folder / MANIFEST).write_text(json.dumps(teachers, indent=2) + "\n", encoding="utf-8")
 
 
 def differences(checkpoint: str, teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -45,7 +46,7 @@ def differences(checkpoint: str, teachers: Mapping[str, Mapping[str, Any]]) -> l
     path = Path(checkpoint, MANIFEST)
     if not path.is_file():
         return []
-    before = json.loads(path.read_text(encoding="utf-8"))["teachers"]
+    before = json.loads(path.read_text(encoding="utf-8"))
     found = []
     for name in sorted(before.keys() | teachers.keys()):
         if name not in teachers:

@@ -13,7 +13,7 @@ def add_teachers(card: Path, teachers: Mapping[str, Mapping[str, Any]], args: MO
     """Appends a table of the teachers to the card that TRL wrote."""
     text = card.read_text(encoding="utf-8").split(HEADING)[0].rstrip()
     rows = [
-        f"| {name} | {teacher['kind']} | {_shown(teacher)} | {teacher.get('fingerprint') or ''} |"
+        f"| {name} | {teacher['kind']} | {_shown(teacher)} | {(teacher.get('sha256') or teacher.get('fingerprint') or '')[:16]} |"
         for name, teacher in teachers.items()
     ]
     settings = f"`kl_estimator={args.kl_estimator!r}`, `orm_alpha={args.orm_alpha}`"
@@ -26,7 +26,7 @@ def add_teachers(card: Path, teachers: Mapping[str, Mapping[str, Any]], args: MO
                 "",
                 f"Each prompt was scored by the teacher of its domain ({settings}).",
                 "",
-                "| domain | kind | teacher | fingerprint of its weights |",
+                "| domain | kind | teacher | weights |",
                 "|---|---|---|---|",
                 *rows,
                 "",

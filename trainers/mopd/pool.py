@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path
 
-from .fingerprints import file_fingerprint
+from .fingerprints import file_sha256
 from .heads import Head
 from .hosts import Host
 from .mopd_config import MOPDConfig
@@ -134,7 +134,7 @@ class TeacherPool:
         if isinstance(spec, LoraTeacher):
             host = self._host(spec.base)
             adapter = host.add_adapter(spec.path, name)
-            description = {"kind": "adapter", "source": spec.path, "fingerprint": file_fingerprint(spec.path)}
+            description = {"kind": "adapter", "source": spec.path, "sha256": file_sha256(spec.path)}
         elif isinstance(spec, str) and spec == SELF:
             host = self._host(STUDENT)
             adapter = host.copy_of_own_adapter(name)
@@ -143,7 +143,7 @@ class TeacherPool:
             host = self._host(spec)
             config = host.causal_lm.config
             source = spec if isinstance(spec, str) else getattr(config, "_name_or_path", "") or type(spec).__name__
-            description = {"kind": "model", "source": source, "fingerprint": host.fingerprint(None)}
+            description = {"kind": "local", "source": source, "fingerprint": host.fingerprint(None)}
             if getattr(config, "_commit_hash", None):
                 description["revision"] = config._commit_hash
         own = Vocabulary.of_teacher(host.causal_lm, name)

@@ -1,5 +1,6 @@
 """The training as a whole: against TRL's distillation, against rewards that must not matter, across checkpoints."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -311,9 +312,12 @@ def test_checkpoints_hold_no_teacher(make_mopd, save_adapter):
     for folder in (checkpoint(trainer, 3), Path(trainer.args.output_dir)):
         assert (folder / "adapter_model.safetensors").is_file()
         assert list(folder.glob("teacher_*")) == []
-    manifest = json.loads((checkpoint(trainer, 3) / "mopd_manifest.json").read_text())["teachers"]
+    manifest = json.loads((checkpoint(trainer, 3) / "mopd_manifest.json").read_text())
     assert {name: entry["kind"] for name, entry in manifest.items()} == {"a": "adapter", "b": "adapter", "c": "self"}
-    assert manifest["a"]["fingerprint"] != manifest["b"]["fingerprint"]
+    for name in "ab":
+        file = Path(teachers[name], "adapter_model.safetensors")
+        assert manifest[name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert (manifest[name]["source"], manifest[name]["vocab_size"]) == (teachers[name], 18)
 
 
 def test_other_teachers_are_not_resumed_with_unless_asked(make_mopd, far_model, caplog):

@@ -15,7 +15,10 @@ def scheduler():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_scheduled_teachers_train_as_models_do(make_mopd, far_model, scheduler, weights, temperature):
-    first, second = far_model(1), far_model(2)  # made here: seeding in the scheduler's thread would disturb the training
+    first, second = (
+        far_model(1),
+        far_model(2),
+    )  # made here: seeding in the scheduler's thread would disturb the training
     pool = TeacherPool(
         scheduler,
         {"first": lambda: first, "second": lambda: second},
