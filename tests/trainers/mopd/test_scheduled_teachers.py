@@ -5,10 +5,13 @@ import torch
 
 from mimo_hf.scheduler import ActionScheduler, SchedulerConfig
 from mimo_hf.scheduler.services.teachers import TeacherPool
+from mimo_hf.scheduler.sharing.owner import ADDRESS_VARIABLE, LOCK_VARIABLE
 
 
 @pytest.fixture
-def scheduler():
+def scheduler(tmp_path, monkeypatch):
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
     with ActionScheduler(SchedulerConfig(cpu_cores=1, cpu_enforce="count", gpu_bytes=100)) as scheduler:
         yield scheduler
 
