@@ -1,6 +1,6 @@
 """
-Every setting of the experiments, declared once: name, type, range, default, unit, help. No torch here: the command line
-reads the declarations to parse and to explain, and the functions and the Space read the same ones.
+Every setting of the experiments, declared once: name, type, range, default, unit, label, help. No torch here: the command
+line reads the declarations to parse and to explain, and the functions, the Space's controls and its API read the same ones.
 
 Numbers are plain, angles in degrees, frequencies in GHz. A value out of range is refused when the settings are made.
 """
@@ -30,14 +30,26 @@ def setting(
     help: str,
     unit: str = "",
     *,
+    label: str = "",
+    symbol: str = "",
+    slider: tuple[float, float] | tuple[float, float, float] | None = None,
     above: float | None = None,
     least: float | None = None,
     below: float | None = None,
     most: float | None = None,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
+    """
+    A declaration.
+
+    Args:
+        label, symbol: what a control or an axis calls it, and papers.
+        slider: ends of what the Space lets one set, and the step of a slider; a field to type into without a step.
+        above, least, below, most, choices: what is allowed at all.
+    """
     bounds = {"above": above, "least": least, "below": below, "most": most}
-    return field(default=default, metadata={"help": help, "unit": unit, "choices": choices, **bounds})
+    named = {"help": help, "unit": unit, "label": label, "symbol": symbol, "slider": slider}
+    return field(default=default, metadata={**named, "choices": choices, **bounds})
 
 
 def kind(declared: Field) -> type:
@@ -61,6 +73,22 @@ def allowed(declared: Field) -> str:
     bounds = [f"{word} {limits[name]:.15g}" for name, word in words.items() if limits[name] is not None]
     what = "a whole number" if kind(declared) is int else "a finite number"
     return f"{what} {' and '.join(bounds)}".strip()
+
+
+def shown_unit(declared: Field) -> str:
+    return declared.metadata["unit"].replace("deg", "°")
+
+
+def labelled(declared: Field) -> str:
+    """As an axis of a picture names it, with its unit: `tilt (°)`."""
+    unit = shown_unit(declared)
+    return declared.metadata["label"] + (f" ({unit})" if unit else "")
+
+
+def described(declared: Field) -> str:
+    """Its meaning, its unit, and what it may be, as the API says it."""
+    unit = f" in {declared.metadata['unit']}" if declared.metadata["unit"] else ""
+    return f"{declared.metadata['help'].removesuffix('.')}{unit}: {allowed(declared)}."
 
 
 def fits(declared: Field, value: Any) -> bool:
@@ -104,36 +132,94 @@ def _check(declared: Field, value: Any) -> None:
         raise ValueError(f"`{name}` must be {allowed(declared)}; got {value!r}.")
 
 
-FREQ_GHZ = ("Carrier frequency, instead of the wavelength.", "GHz")
-WAVELENGTH_M = (f"Wavelength; {DEFAULT_WAVELENGTH_M} where no frequency is given.", "m")
-DISTANCE_M = ("Distance between the centres of both ends.", "m")
-TILT_DEG = ("Tilt of the receiver.", "deg")
-SNR_DB = ("Signal-to-noise ratio.", "dB")
 SNR_REFERENCE = (
     "What the SNR refers to: one pair of elements (siso), the transmit power (tx), the mean energy (frobenius)."
 )
+
+
+def _freq_ghz() -> Any:
+    help = "Carrier frequency, instead of the wavelength."
+    return setting(None, help, "GHz", label="carrier frequency", slider=(0.1, 1000), above=0)
+
+
+def _wavelength_m() -> Any:
+    help = f"Wavelength; {DEFAULT_WAVELENGTH_M} where no frequency is given."
+    return setting(None, help, "m", label="wavelength", symbol="λ", above=0)
+
+
+def _distance_m(default: float) -> Any:
+    help = "Distance between the centres of both ends."
+    return setting(default, help, "m", label="distance", symbol="D", slider=(0.001, 100_000), above=0)
+
+
+def _tilt_deg(most: float) -> Any:
+    return setting(0.0, "Tilt of the receiver.", "deg", label="tilt", symbol="α", slider=(0, most, 0.5))
+
+
+def _snr_db() -> Any:
+    return setting(20.0, "Signal-to-noise ratio.", "dB", label="SNR", slider=(-20, 60, 1))
+
+
+def _snr_reference() -> Any:
+    return setting("siso", SNR_REFERENCE, label="SNR refers to", choices=SNR_REFERENCES)
+
+
+def _seed(of: str) -> Any:
+    return setting(0, f"Here: {of}.", label="seed", slider=(0, 1_000_000, 1), least=0, most=MAX_SEED)
 
 
 @dataclass(frozen=True)
 class LinkConfig(_Checked):
     """One link between two UCAs. Lengths in metres, angles in degrees as in `Pose.from_angles`."""
 
-    freq_ghz: float | None = setting(None, *FREQ_GHZ, above=0)
-    wavelength_m: float | None = setting(None, *WAVELENGTH_M, above=0)
-    num_tx: int = setting(8, "Elements of the transmit ring.", least=2)
-    num_rx: int = setting(8, "Elements of the receive ring.", least=2)
-    radius_tx_m: float = setting(0.5, "Radius of the transmit ring.", "m", above=0)
-    radius_rx_m: float = setting(0.5, "Radius of the receive ring.", "m", above=0)
-    distance_m: float = setting(50.0, *DISTANCE_M, above=0)
-    off_axis_deg: float = setting(0.0, "Angle of the receiver off the transmit axis.", "deg")
-    azimuth_deg: float = setting(0.0, "Azimuth of that angle.", "deg")
-    tilt_deg: float = setting(0.0, *TILT_DEG)
-    tilt_azimuth_deg: float = setting(0.0, "Azimuth towards which it is tilted.", "deg")
-    spin_deg: float = setting(0.0, "Spin of the receiver about its own normal.", "deg")
-    angle_error_deg: float = setting(0.0, "Error of the tilt that BePre by angle and geom believe.", "deg")
-    snr_db: float = setting(20.0, *SNR_DB)
-    snr_reference: str = setting("siso", SNR_REFERENCE, choices=SNR_REFERENCES)
-    power: str = setting("equal", "Power over the modes.", choices=POWERS)
+    freq_ghz: float | None = _freq_ghz()
+    wavelength_m: float | None = _wavelength_m()
+    num_tx: int = setting(
+        8, "Elements of the transmit ring.", label="transmit elements", symbol="Nₜ", slider=(2, 32, 1), least=2
+    )
+    num_rx: int = setting(
+        8, "Elements of the receive ring.", label="receive elements", symbol="Nᵣ", slider=(2, 32, 1), least=2
+    )
+    radius_tx_m: float = setting(
+        0.5, "Radius of the transmit ring.", "m", label="radius of the transmit ring", symbol="Rₜ", above=0
+    )
+    radius_rx_m: float = setting(
+        0.5, "Radius of the receive ring.", "m", label="radius of the receive ring", symbol="Rᵣ", above=0
+    )
+    distance_m: float = _distance_m(50.0)
+    off_axis_deg: float = setting(
+        0.0,
+        "Angle of the receiver off the transmit axis.",
+        "deg",
+        label="off-axis angle",
+        symbol="θ",
+        slider=(0, 60, 0.5),
+    )
+    azimuth_deg: float = setting(
+        0.0, "Azimuth of that angle.", "deg", label="azimuth", symbol="ϑ", slider=(-180, 180, 5)
+    )
+    tilt_deg: float = _tilt_deg(80)
+    tilt_azimuth_deg: float = setting(
+        0.0, "Azimuth towards which it is tilted.", "deg", label="tilt azimuth", symbol="γ", slider=(-180, 180, 5)
+    )
+    spin_deg: float = setting(
+        0.0,
+        "Spin of the receiver about its own normal.",
+        "deg",
+        label="spin",
+        symbol="ψ₀",
+        slider=(-180, 180, 1),
+    )
+    angle_error_deg: float = setting(
+        0.0,
+        "Error of the tilt that BePre by angle and geom believe.",
+        "deg",
+        label="angle error",
+        slider=(0, 5, 0.01),
+    )
+    snr_db: float = _snr_db()
+    snr_reference: str = _snr_reference()
+    power: str = setting("equal", "Power over the modes.", label="power over modes", choices=POWERS)
 
     def link(self) -> "LinkGeometry":
         from .geometry import UCA, LinkGeometry
@@ -168,21 +254,32 @@ class LinkConfig(_Checked):
 class OEMConfig(_Checked):
     """Two equal grids of UCAs. A focal length puts every UCA into a dish."""
 
-    freq_ghz: float | None = setting(None, *FREQ_GHZ, above=0)
-    wavelength_m: float | None = setting(None, *WAVELENGTH_M, above=0)
-    rows: int = setting(2, "Rows of UCAs at each end.", least=1)
-    columns: int = setting(2, "Columns of UCAs at each end.", least=1)
-    num_elements: int = setting(8, "Elements of each UCA.", least=2)
-    radius_m: float = setting(0.1, "Radius of each UCA.", "m", above=0)
-    pitch_m: float = setting(0.3, "Spacing of neighbouring UCAs, at least twice the radius.", "m", above=0)
-    distance_m: float = setting(5.0, *DISTANCE_M, above=0)
-    tilt_deg: float = setting(0.0, *TILT_DEG)
-    focal_length_m: float | None = setting(
-        None, "Focal length of a dish at every UCA; no dish without it.", "m", above=0
+    freq_ghz: float | None = _freq_ghz()
+    wavelength_m: float | None = _wavelength_m()
+    rows: int = setting(2, "Rows of UCAs at each end.", label="rows of UCAs", slider=(1, 4, 1), least=1)
+    columns: int = setting(2, "Columns of UCAs at each end.", label="columns of UCAs", slider=(1, 4, 1), least=1)
+    num_elements: int = setting(
+        8, "Elements of each UCA.", label="elements of each UCA", symbol="N", slider=(2, 16, 1), least=2
     )
-    dish_radius_m: float | None = setting(None, "Radius of the dish, to be warned of truncated modes.", "m", above=0)
-    snr_db: float = setting(20.0, *SNR_DB)
-    snr_reference: str = setting("siso", SNR_REFERENCE, choices=SNR_REFERENCES)
+    radius_m: float = setting(0.1, "Radius of each UCA.", "m", label="radius of each UCA", symbol="R", above=0)
+    pitch_m: float = setting(
+        0.3, "Spacing of neighbouring UCAs, at least twice the radius.", "m", label="pitch", above=0
+    )
+    distance_m: float = _distance_m(5.0)
+    tilt_deg: float = _tilt_deg(60)
+    focal_length_m: float | None = setting(
+        None,
+        "Focal length of a dish at every UCA; no dish without it.",
+        "m",
+        label="focal length of dishes",
+        slider=(0.001, 1000),
+        above=0,
+    )
+    dish_radius_m: float | None = setting(
+        None, "Radius of the dish, to be warned of truncated modes.", "m", label="radius of the dish", above=0
+    )
+    snr_db: float = _snr_db()
+    snr_reference: str = _snr_reference()
 
     def link(self) -> "LinkGeometry":
         from .geometry import UCA, LinkGeometry, Pose, UCAGrid
@@ -206,17 +303,10 @@ def wave(config: LinkConfig | OEMConfig) -> dict[str, Any]:
 
 def axis_label(name: str) -> str:
     """A number of the link as an axis of a picture names it, with its unit: `SNR (dB)`."""
-    unit = LinkConfig.__dataclass_fields__[name].metadata["unit"]
-    stem = name.removesuffix(f"_{unit.lower()}")
-    words = {
-        "freq": "carrier frequency",
-        "snr": "SNR",
-        "radius_tx": "radius of the transmit ring",
-        "radius_rx": "radius of the receive ring",
-    }
-    return f"{words.get(stem, stem.replace('_', ' '))} ({unit.replace('deg', '°')})"
+    return labelled(LinkConfig.__dataclass_fields__[name])
 
 
+ANY = (-100_000.0, 100_000.0)
 SWEEPABLE = tuple(f.name for f in fields(LinkConfig) if f.type in (float, float | None))
 
 
@@ -229,10 +319,10 @@ class NoOptions:
 class SweepOptions(_Checked):
     """`param` runs from `start` to `stop` in `num` steps. All three must be given, by a preset or one by one."""
 
-    param: str = setting(None, f"What changes: {', '.join(SWEEPABLE)}.", choices=SWEEPABLE)
-    start: float = setting(None, "First value, in the unit of what changes.")
-    stop: float = setting(None, "Last value, in the unit of what changes.")
-    num: int = setting(61, "Number of values.", least=2, most=MAX_STEPS)
+    param: str = setting(None, f"What changes: {', '.join(SWEEPABLE)}.", label="sweep", choices=SWEEPABLE)
+    start: float = setting(None, "First value, in the unit of what changes.", label="from", slider=ANY)
+    stop: float = setting(None, "Last value, in the unit of what changes.", label="to", slider=ANY)
+    num: int = setting(61, "Number of values.", label="points", slider=(2, 401, 1), least=2, most=MAX_STEPS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -251,7 +341,7 @@ class DofOptions(_Checked):
         (0.0, 0.5, 0.9), "Correlations of neighbours in the Kronecker channels, with commas.", least=0, below=1
     )
     num_draws: int = setting(500, "Kronecker channels to average over.", least=2)
-    seed: int = setting(0, "Here: the Kronecker channels.", least=0, most=MAX_SEED)
+    seed: int = _seed("the Kronecker channels")
 
 
 @dataclass(frozen=True)
@@ -259,18 +349,22 @@ class BEROptions(_Checked):
     snrs_db: tuple[float, ...] = setting(
         (0.0, 4.0, 8.0, 12.0, 16.0, 20.0), "Signal-to-noise ratios, with commas.", "dB"
     )
-    order: int = setting(4, "Points of the constellation: QPSK, 16-QAM or 64-QAM.", choices=ORDERS)
+    order: int = setting(4, "Points of the constellation: QPSK, 16-QAM or 64-QAM.", label="QAM order", choices=ORDERS)
     num_symbols: int = setting(10_000, "Symbols on each mode for each channel estimate.", least=1)
-    precoding: str = setting("plain", "BePre at the transmitter.", choices=PRECODINGS)
-    detector: str = setting("mode", "Detection of each mode by itself, or of all together.", choices=DETECTORS)
-    pilot_snr_db: float | None = setting(None, "Energy of the pilots; without it the channel is known.", "dB")
+    precoding: str = setting("plain", "BePre at the transmitter; plain: none.", label="BePre", choices=PRECODINGS)
+    detector: str = setting(
+        "mode", "Detection of each mode by itself, or of all together.", label="detector", choices=DETECTORS
+    )
+    pilot_snr_db: float | None = setting(
+        None, "Energy of the pilots; without it the channel is known.", "dB", label="pilot SNR", slider=(-20, 80)
+    )
     num_channels: int = setting(1, "Independent channel estimates.", least=1)
-    seed: int = setting(0, "Here: symbols, noise and estimates.", least=0, most=MAX_SEED)
+    seed: int = _seed("symbols, noise and estimates")
 
 
 @dataclass(frozen=True)
 class FieldOptions(_Checked):
-    mode: int = setting(1, "Mode, signed or as index 0..N-1.")
+    mode: int = setting(1, "Mode, signed or as index 0..N-1.", label="mode", symbol="l", slider=(-16, 16, 1))
     extent_m: float | None = setting(None, "Side of the plane; four radii without it.", "m", above=0)
     num_pixels: int = setting(128, "Pixels along a side.", least=2, most=MAX_PIXELS)
 

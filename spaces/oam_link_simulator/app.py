@@ -15,7 +15,7 @@ if str(FOLDER) not in sys.path:
 import gradio as gr  # noqa: E402  after the lines above
 import oam_rates  # noqa: E402  after the lines above
 import oam_views  # noqa: E402  after the lines above
-from oam_api import ENDPOINTS  # noqa: E402  after the lines above
+from oam_api import endpoints  # noqa: E402  after the lines above
 from oam_settings import CONTROLS, SWEEPS, Settings, from_values  # noqa: E402  after the lines above
 from oam_turns import in_turn  # noqa: E402  after the lines above
 
@@ -64,18 +64,18 @@ COPY_LINK = "() => { navigator.clipboard && navigator.clipboard.writeText(window
 def make_control(name: str, start: Settings) -> gr.components.Component:
     """The component of one setting: a choice, a slider where there is a step, a number field otherwise."""
     meta, value = CONTROLS[name], getattr(start, name)
-    common = {"value": value, "label": meta["label"], "info": meta["info"], "elem_id": f"oam-{name.replace('_', '-')}"}
-    if meta["many"]:
+    common = {"value": value, "label": meta.label, "info": meta.info, "elem_id": f"oam-{name.replace('_', '-')}"}
+    if meta.many:
         return gr.CheckboxGroup(
-            [(oam_views.NAMES[key], key) for key in meta["choices"]], **common | {"value": list(value)}
+            [(oam_views.NAMES[key], key) for key in meta.choices], **common | {"value": list(value)}
         )
     if name == "sweep":
-        return gr.Dropdown([(label, key) for key, (label, *_) in SWEEPS.items()], **common)
-    if meta["choices"]:
+        return gr.Dropdown([(CONTROLS[key].label, key) for key in SWEEPS], **common)
+    if meta.choices:
         kind = gr.Dropdown if name == "preset" else gr.Radio
-        return kind(list(meta["choices"]), **common)
-    if meta["step"]:
-        slider = gr.Slider(meta["low"], meta["high"], step=meta["step"], **common)
+        return kind(list(meta.choices), **common)
+    if meta.step:
+        slider = gr.Slider(*meta.range, step=meta.step, **common)
         slider.preprocess = _as_typed
         return slider
     return gr.Number(**common)
@@ -124,7 +124,7 @@ def build_demo() -> gr.Blocks:
         outputs = [*controls.values(), *pages.values(), tabs, tab, about, problem, link]
         show = _shower(controls, pages, tabs, tab, about, problem, link)
         _events(demo, controls, items, tab, show, outputs, link, copy)
-        for endpoint in ENDPOINTS:
+        for endpoint in endpoints():
             gr.api(endpoint, api_name=endpoint.__name__, concurrency_id="oam", concurrency_limit=1)
     return demo.queue(default_concurrency_limit=1, max_size=MAX_WAITING)
 
@@ -173,7 +173,7 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
             updates[tabs] = gr.Tabs(selected=settings.tab)
             for name, control in controls.items():
                 value = getattr(settings, name)
-                updates[control] = list(value) if CONTROLS[name]["many"] else value
+                updates[control] = list(value) if CONTROLS[name].many else value
         try:
             if settings.tab in pages:
                 updates[pages[settings.tab]] = VIEWS[settings.tab](settings)
@@ -207,7 +207,7 @@ def _events(demo, controls, items, tab, show, outputs, link, copy):
 
     def swept(tab_name: str, *values: Any) -> dict:
         given = dict(zip(NAMES, values, strict=True))
-        _, given["sweep_start"], given["sweep_stop"] = SWEEPS[given["sweep"]]
+        given["sweep_start"], given["sweep_stop"] = SWEEPS[given["sweep"]]
         ends = {controls[name]: given[name] for name in ("sweep_start", "sweep_stop")}
         return {**ends, **changed(tab_name, *(given[name] for name in NAMES))}
 

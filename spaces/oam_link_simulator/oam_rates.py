@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from oam_charts import Curve, bars, columns, curves, figure
-from oam_settings import SWEEPS, Settings
+from oam_settings import CONTROLS, Settings
 from oam_views import NAMES, note
 
 from mimo_hf.oam.comparisons import run_dof, run_oem
@@ -27,7 +27,7 @@ def efficiency(settings: Settings) -> str:
     if start == stop:
         raise ValueError(f"The sweep needs two different ends; got {start:g} twice.")
     swept = run_sweep(config, settings.sweep, min(start, stop), max(start, stop), num)
-    label = SWEEPS[settings.sweep][0]
+    label = CONTROLS[settings.sweep].label
     name = label.rpartition(" (")[0]
     gap = [row["plain"] / max(row["capacity_waterfill"], 1e-300) for row in swept.rows]
     low = min(range(num), key=lambda i: gap[i])

@@ -69,18 +69,18 @@ def test_every_setting_comes_back_from_its_link():
     for name, meta in CONTROLS.items():
         if name == "preset":
             continue
-        if meta["many"]:
+        if meta.many:
             changed[name] = ("plain", "mmse")
-        elif meta["choices"]:
-            changed[name] = meta["choices"][-2]
+        elif meta.choices:
+            changed[name] = meta.choices[-2]
         else:
-            changed[name] = 3 if meta["step"] == 1 else 2.25
+            changed[name] = 3 if meta.step == 1 else 2.25
     settings = Settings(preset="counter-edfors", **changed)
     assert Settings.from_query(query_of(settings)) == (settings, [])
 
 
 def test_query_keys_are_unique():
-    keys = [meta["key"] for meta in CONTROLS.values()]
+    keys = [meta.key for meta in CONTROLS.values()]
     assert len(keys) == len(set(keys))
 
 
@@ -355,10 +355,10 @@ def test_a_whole_number_may_be_written_with_a_point(client):
 
 
 def test_every_integer_of_every_endpoint_has_bounds():
-    for endpoint in oam_api.ENDPOINTS:
+    for endpoint in oam_api.endpoints():
         hints = typing.get_type_hints(endpoint)
         integers = [name for name, hint in hints.items() if hint is int]
-        assert set(integers) <= set(oam_api.INTEGERS), endpoint.__name__
+        assert set(integers) <= set(oam_api.CAPS), endpoint.__name__
 
 
 def test_nothing_can_be_uploaded_and_the_queue_is_bounded(client, oam_url):
