@@ -12,12 +12,13 @@ from .hub.kernels_command import add_kernels_command
 from .oam.command import add_oam_commands
 from .scheduler.command import add_schedule_commands
 from .trainers.judge_rlvr.command_line import add_judge_rlvr_command
+from .trainers.mopd.command import add_teacher_commands
 
 DEMO_CHECKPOINT = "mimo-v2-flash"
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141
 
 WHY_FLOAT32 = (
-    "Number format of the weights while decoding. In 16 bits, a forward pass over several tokens can round differently from "
+    "Number format of the weights. In 16 bits, a forward pass over several tokens can round differently from "
     "one token at a time: where two tokens are nearly tied, MTP may then choose the other."
 )
 
@@ -76,6 +77,7 @@ def command_parser() -> kit.Parser:
     for add_commands in (add_kernels_command, add_oam_commands, add_schedule_commands):
         add_commands(commands, kit)
     add_judge_rlvr_command(commands, kit.add_command)
+    add_teacher_commands(commands, kit, _register)
     _add_completion(commands)
     return parser
 
@@ -368,6 +370,12 @@ def _space(args: argparse.Namespace) -> int:
 
     launch(args.name, port=args.port, host=args.host)
     return 0
+
+
+def _register() -> None:
+    from . import register
+
+    register()
 
 
 def _completion(args: argparse.Namespace) -> int:

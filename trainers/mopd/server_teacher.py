@@ -101,7 +101,7 @@ class ServerTeacher:
         if vocab_size is not None and top_k > vocab_size:
             raise ValueError(f"`top_k` must be at most the vocabulary's size, {vocab_size}; got {top_k}.")
         self.describe()
-        probe = [token if vocab_size is None else token % vocab_size for token in PROBE]
+        probe = [token % (vocab_size or 16) for token in PROBE]
         raw = self.score([probe], [1], 1.0, max(top_k, 1))[0]
         if max(sum(map(math.exp, top)) for top in raw.top_logps) > 1.01:
             raise TeacherError(f"{self.url} gives probabilities that add up to more than one; {_NO_LOGITS}")

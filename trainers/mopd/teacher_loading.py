@@ -1,0 +1,70 @@
+"""Loads a teacher's checkpoint whole, or says what is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+
+def load_teacher(
+    path: str,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """
+    (model, tokenizer or None)
+
+    Args:
+        path: a checkpoint or adapter folder, or a model of the Hub.
+        dtype, attn_implementation, trust_remote_code: as of `from_pretrained`.
+
+    Raises:
+        ValueError: where it can't be loaded, or weights are missing, which transformers would fill with random numbers.
+    """
+    place = str(Path(path).expanduser()) if Path(path).expanduser().exists() else path
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {device} can't be used here: {_first_line(error)}") from None
+    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    common = {"trust_remote_code": trust_remote_code}
+    try:
+        # Whatever the Hub has now is what was asked for; code beside the weights runs only if that was asked for, too.
+        with _no_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(  # nosec B615
+                place, dtype=dtype, output_loading_info=True, **chosen, **common
+            )
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        raise ValueError(f"{path} can't be loaded: {_first_line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"{path} lacks {len(missing)} tensors of {type(model).__name__}, which would be random: {shown}."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **common)  # nosec B615
+    except (ValueError, OSError):
+        tokenizer = None
+    return model.to(device), tokenizer
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    were_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
