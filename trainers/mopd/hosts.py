@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
 from .fingerprints import fingerprint, model_fingerprint
 from .heads import Head, last_hidden_states
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether it is a `PeftModel`, without importing PEFT."""
+    return hasattr(model, "get_base_model") and hasattr(model, "peft_config")
 
 
 class Host:
@@ -47,7 +51,7 @@ class Host:
     @property
     def causal_lm(self) -> Any:
         """The model without its adapters' wrapper."""
-        return self.model.get_base_model() if is_peft_model(self.model) else self.model
+        return self.model.get_base_model() if has_adapters(self.model) else self.model
 
     @property
     def vocab_size(self) -> int:
@@ -97,7 +101,7 @@ class Host:
             self.model.to(device)
         try:
             self.model.eval()
-            if is_peft_model(self.model):
+            if has_adapters(self.model):
                 from .adapters import only
 
                 with only(self.model, adapter):

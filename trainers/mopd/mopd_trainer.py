@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -22,6 +21,7 @@ from ..rollout.engine_rollout import GenerateFn
 from .domains import Domains, QuotaSampler, check_quota, check_streams
 from .fingerprints import differences, write_manifest
 from .heads import Head, last_hidden_states, log_probs_of, reverse_kl, top_log_probs
+from .hosts import has_adapters
 from .losses import RunningScale, aggregate, importance_weights, sampled_term, support_reverse_kl
 from .model_card import add_teachers
 from .mopd_config import MOPDConfig
@@ -376,7 +376,7 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         return super()._sampling_state() | {"domain_scale": scale}
 
     def _save(self, output_dir=None, state_dict=None):
-        if not is_peft_model(self.model):
+        if not has_adapters(self.model):
             return super()._save(output_dir, state_dict)
         from .adapters import PREFIX
 

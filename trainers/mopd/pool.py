@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import is_peft_model
 from transformers import PreTrainedModel
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path
 
 from .fingerprints import file_sha256
 from .heads import Head
-from .hosts import Host
+from .hosts import Host, has_adapters
 from .mopd_config import MOPDConfig
 from .server_teacher import ServerTeacher
 from .teachers import SELF, STUDENT, LoraTeacher, as_spec, is_address, is_client
@@ -66,7 +65,7 @@ class Student(NamedTuple):
 
     @property
     def causal_lm(self) -> Any:
-        return self.model.get_base_model() if is_peft_model(self.model) else self.model
+        return self.model.get_base_model() if has_adapters(self.model) else self.model
 
     @property
     def vocabulary(self) -> Vocabulary:

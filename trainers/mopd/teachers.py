@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import is_peft_model
-from torch import nn
 from transformers import PreTrainedModel
 
+from .hosts import has_adapters
 from .mopd_config import MOPDConfig
 
 SELF = "self"
@@ -42,7 +41,7 @@ def check_teachers(teachers: Any) -> Mapping[str, Any]:
     for name, spec in teachers.items():
         if not isinstance(name, str) or not name:
             raise ValueError(f"A key of `teachers` must be the name of a domain; got {name!r}.")
-        if isinstance(spec, nn.Module) and is_peft_model(spec):
+        if has_adapters(spec):
             raise TypeError(
                 f"The teacher {name!r} must not be a PeftModel: give LoraTeacher(path, base), or merge it (merge_and_unload)."
             )
@@ -84,7 +83,7 @@ def is_client(spec: Any) -> bool:
 
 def needs_a_copy(teachers: Mapping[str, Any], student: Any, peft_config: Any) -> bool:
     """Whether a teacher is the student as it was at the start, and no adapter of the student can be left out to have it."""
-    if peft_config is not None or (isinstance(student, nn.Module) and is_peft_model(student)):
+    if peft_config is not None or has_adapters(student):
         return False
     specs = [as_spec(spec) for spec in teachers.values()]
     return any(_is(spec, SELF) or (isinstance(spec, LoraTeacher) and _is(spec.base, STUDENT)) for spec in specs)
