@@ -66,6 +66,7 @@ class ServerTeacher:
         self.url = self._connection.url
         self.model, self.concurrency = model, concurrency
         self._described: dict[str, Any] | None = None
+        self._vocab_size: int | None = None
 
     def __repr__(self) -> str:
         return f"ServerTeacher({self.url!r}, model={self.model!r})"
@@ -90,16 +91,16 @@ class ServerTeacher:
 
         Args:
             temperature, top_k: as `score` will be asked.
-            vocab_size: of the student; its last token must be known to the server.
+            vocab_size: of the student; its last token must be known to the server. From then on, `score` asks for no more tokens than
+                there are.
 
         Raises:
-            ValueError: for arguments that no server could serve.
+            ValueError: for a temperature or `top_k` that no server could serve.
             TeacherError: where the server is not there, gives no or too few log-probabilities, gives logits instead, knows fewer tokens,
                 or leaves the temperature out.
         """
         _check_request(temperature, top_k)
-        if vocab_size is not None and top_k > vocab_size:
-            raise ValueError(f"`top_k` must be at most the vocabulary's size, {vocab_size}; got {top_k}.")
+        self._vocab_size = vocab_size
         self.describe()
         probe = [token % (vocab_size or 16) for token in PROBE]
         raw = self.score([probe], [1], 1.0, max(top_k, 1))[0]
@@ -150,6 +151,7 @@ class ServerTeacher:
         if not asked:
             return scores
         model = self.describe()["model"]
+        top_k = min(top_k, self._vocab_size or top_k)
 
         def ask(part: list[_Row], stop: threading.Event) -> None:
             body = {

@@ -2,6 +2,7 @@
 
 import copy
 import queue
+import secrets
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -205,24 +206,23 @@ def head(model: Any, outputs: Any, states: torch.Tensor) -> torch.Tensor:
     """
     The logits, [positions, vocabulary] in float32, that the model makes of its trunk's last states, [positions, hidden].
 
-    The model's own forward makes them, with its scales and caps, given a trunk that answers with these states.
+    The model's own forward makes them, with its scales and caps, in a shallow copy whose trunk answers with these states: others may
+    use the model meanwhile.
     """
     answer = copy.copy(outputs)
-    answer.last_hidden_state = states[None]
-    own = vars(model.base_model)  # in which accelerate's hooks may have put a `forward` already
-    before = own.get("forward")
-    own["forward"] = lambda *arguments, **options: answer
-    try:
-        token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
-        return model(input_ids=token, use_cache=False, return_dict=True).logits[0].float()
-    finally:
-        own.pop("forward") if before is None else own.update(forward=before)
+    answer.last_hidden_state = states[None].to(model.get_output_embeddings().weight.device)
+    trunk, shell = copy.copy(model.base_model), copy.copy(model)
+    vars(trunk).update(forward=lambda *arguments, **options: answer, _forward_hooks={}, _forward_pre_hooks={})
+    vars(shell)["_modules"] = {**model._modules, model.base_model_prefix: trunk}
+    token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+    # Of the class: on the model itself, accelerate or TRL may have put another one.
+    return type(model).forward(shell, input_ids=token, use_cache=False, return_dict=True).logits[0].float()
 
 
 def choose(logits: torch.Tensor, sequence: Sequence) -> int:
     if sequence.temperature == 0:
         return int(logits.argmax())
-    generator = None
-    if sequence.seed is not None:
-        generator = torch.Generator(logits.device).manual_seed(sequence.seed)
+    # Never the global generator: a training may run in this process.
+    seed = secrets.randbits(63) if sequence.seed is None else sequence.seed
+    generator = torch.Generator(logits.device).manual_seed(seed)
     return int(torch.multinomial(logits.softmax(0), 1, generator=generator))

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import socket
 import threading
 import time
 import uuid
@@ -93,9 +94,10 @@ class TeacherServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops listening, lets the batch that runs end, and answers 503 to those who wait."""
+        """Stops listening, lets the batch that runs end, answers 503 to those who wait, and hangs up."""
         self._http.shutdown()
         self._http.server_close()
+        self._http.take_no_more()
         self.engine.close()
 
     # What is answered
@@ -279,10 +281,29 @@ class _HTTPServer(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: Any):
         if ":" in address[0]:
-            import socket
-
             self.address_family = socket.AF_INET6
+        self.is_closing = False
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def take_no_more(self) -> None:
+        """Of the clients that are connected: they get the answers that are due, and the end of the connection."""
+        self.is_closing = True
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("a client went away", exc_info=True)
@@ -295,6 +316,12 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # headers and body leave together
     disable_nagle_algorithm = True
     teacher: TeacherServer
+
+    def parse_request(self) -> bool:
+        if self.server.is_closing:  # type: ignore[attr-defined]
+            self.close_connection = True
+            return False
+        return super().parse_request()
 
     def do_GET(self) -> None:
         if self.path == "/health":

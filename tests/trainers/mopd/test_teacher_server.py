@@ -117,7 +117,6 @@ def test_scales_and_caps_behind_the_head_are_applied():
     for score, ids, length in zip(scores, SEQUENCES, LENGTHS, strict=True):
         right = direct(model, ids)
         assert score.logps == pytest.approx([right[p - 1, ids[p]].item() for p in range(length, len(ids))], abs=1e-4)
-    assert "forward" not in vars(model.model)
 
 
 def test_a_model_of_this_package(model):
@@ -147,12 +146,35 @@ def test_adapters_are_part_of_the_teacher():
     assert (right - plain).abs().max() > 1e-2
 
 
+def test_others_may_use_the_model_meanwhile(model):
+    right, seen = direct(model, SEQUENCES[0]), []
+
+    def use(module, inputs, output):
+        if not seen:
+            seen.append(None)
+            seen.append(direct(model, SEQUENCES[0]))
+
+    hook = model.lm_head.register_forward_hook(use)
+    teacher_engine.score(model, [Sequence(SEQUENCES[2], 2)])
+    hook.remove()
+    assert torch.equal(seen[1], right)
+
+
+def test_a_forward_that_others_have_put_on_the_model_is_passed_by():
+    model = make_model().eval()
+    right = direct(model, SEQUENCES[0])
+    model.forward = lambda **arguments: pytest.fail("not the model's own")
+    [(positions, _)] = teacher_engine.score(model, [Sequence(SEQUENCES[0], 0)])
+    assert [position.logp for position in positions] == pytest.approx(
+        [right[p - 1, SEQUENCES[0][p]].item() for p in range(1, 6)], abs=1e-4
+    )
+
+
 def test_a_model_is_given_back_as_it_was():
     model = make_model(attention_dropout=0.5).train()
     with serve_teacher(model):
         assert not model.training
     assert model.training
-    assert not any("forward" in vars(module) for module in model.modules())
 
 
 # Batches
@@ -296,6 +318,9 @@ def test_the_next_token_is_the_best_one_or_drawn(model, url):
     drawn = [token(temperature=100.0, seed=seed) for seed in range(12)]
     assert drawn == [token(temperature=100.0, seed=seed) for seed in range(12)]
     assert len(set(drawn)) > 3
+    before = torch.random.get_rng_state()
+    assert len({token(temperature=100.0) for _ in range(12)}) > 3
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_models_and_health(url):
@@ -397,6 +422,17 @@ def test_what_is_no_request_is_answered_in_the_same_form(url, request_, status, 
     assert words in answer["error"]["message"]
 
 
+def test_what_follows_a_refused_request_is_not_taken_for_another_one(url):
+    body = b"GET /health HTTP/1.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_a_slow_request_is_given_up(model, monkeypatch):
     monkeypatch.setattr(teacher_server._Handler, "timeout", 0.2)
     with (
@@ -460,6 +496,15 @@ def test_closing_answers_those_who_wait(model, monkeypatch):
         closing.result(30)
         assert runs.result(30).status_code == 200
         assert waits.result(30).status_code == 503
+
+
+def test_closing_hangs_up_on_clients_that_keep_their_connection(model):
+    with requests.Session() as session:
+        server = TeacherServer(model)
+        assert session.get(f"{server.url}/health", timeout=30).status_code == 200
+        server.close()
+        with pytest.raises(requests.ConnectionError):
+            session.get(f"{server.url}/health", timeout=30)
 
 
 def test_what_can_not_be_served_is_refused(model):
