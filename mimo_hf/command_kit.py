@@ -1,8 +1,8 @@
 """
 What every `mimo-hf` command is made of: its parser, the options that several share, its errors, what it writes.
 
-The rooms get this module as `kit` from `cli.py`, so that none of them imports it. An option that two commands have is
-declared once, in `SHARED`, or by one function that both call: it has one type and one meaning.
+A room's `command.py` has `add_commands(kit)`, which `cli.py` calls with a `Kit`: none imports this module. An option that two
+commands have is declared once, in `SHARED`, or by one function that both call: it has one type and one meaning.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +38,18 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **options):
         super().__init__(*args, **{**options, "allow_abbrev": False, "add_help": False})
         self._positionals.title = "arguments"
+        self.old_names: dict[str, str] = {}
         self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+
+    def parse_known_args(self, args=None, namespace=None):
+        return super().parse_known_args([self._todays(word) for word in args], namespace)
+
+    def _todays(self, word: str) -> str:
+        old, equals, value = word.partition("=")
+        if old not in self.old_names:
+            return word
+        say(f"{self.prog}: warning: {old} is now {self.old_names[old]}; the old name goes with the next release.")
+        return self.old_names[old] + equals + value
 
     def error(self, message: str):
         raise UsageError(self.prog, _plain_words(self, message), message.startswith("the following arguments"))
@@ -53,23 +65,6 @@ class Help(argparse.RawDescriptionHelpFormatter):
         if "(default" in action.help:
             return action.help
         return f"{action.help.removesuffix('.')} (default: {str(default).replace('%', '%%')})."
-
-
-def add_group(commands: Any, name: str, summary: str, metavar: str = "COMMAND") -> Any:
-    """A command that has sub-commands; gives what these are added to."""
-    parser = commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
-    parser.epilog = f"`{parser.prog} {metavar} --help` shows the options and examples of one."
-    return parser.add_subparsers(title="commands", metavar=metavar, required=True)
-
-
-def add_command(commands: Any, name: str, run: Callable[[Any], int], summary: str, examples: str) -> Parser:
-    """A command; `examples` are lines that begin with two spaces, and further paragraphs after an empty line."""
-    parser = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"examples:\n{examples}", formatter_class=Help
-    )
-    parser.set_defaults(run=run, prog=parser.prog)
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)  # errors with their traceback
-    return parser
 
 
 # Values
@@ -163,6 +158,7 @@ class _Renamed(argparse.Action):
 # Options. The first sentence of the help is the meaning, which is one for all commands.
 
 SHARED: dict[str, dict[str, Any]] = {
+    "--model": {"metavar": "PATH_OR_ID", "help": "A checkpoint folder, or a model of the Hub as OWNER/NAME."},
     "--json": {"action": "store_true", "help": "Print the result as JSON."},
     "--out": {"action": _WriteTo, "metavar": "PATH", "type": writable, "help": "Write the result to this file."},
     "--plot": {
@@ -198,8 +194,16 @@ def shared(parser: Any, option: str, more: str = "", **changes: Any) -> None:
     parser.add_argument(option, **{**declared, **changes, "help": help})
 
 
-def renamed(parser: Any, old: str, new: str) -> None:
-    """The option had another name, which is answered with the new one."""
+def renamed(parser: Any, old: str, new: str, is_read: bool = False) -> None:
+    """
+    The option had another name, which is answered with the new one.
+
+    Args:
+        is_read: for one release the old name still does its work, with a warning. `parser` then is a command's.
+    """
+    if is_read:
+        parser.old_names[old] = new
+        return
     parser.add_argument(
         old, dest=argparse.SUPPRESS, nargs="?", action=_Renamed, const=new, default=argparse.SUPPRESS,
         help=argparse.SUPPRESS,
@@ -354,8 +358,39 @@ def drawing() -> ModuleType:
     return drawing
 
 
+def register_models() -> None:
+    """Tells transformers of this package's models, for rooms that may not import them."""
+    from . import register
+
+    register()
+
+
 def as_json(content: Any) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write(args: argparse.Namespace, result: str, in_file: str | None = None) -> bool:
+    """
+    Writes to the file of --out, and prints with --json.
+
+    Args:
+        result: as JSON.
+        in_file: what the file holds, if that is something else.
+
+    Returns:
+        Whether it was printed, in place of what the command prints for people.
+    """
+    if args.out is not None:
+        args.out.write_text(result if in_file is None else in_file, encoding="utf-8")
+    if args.json:
+        sys.stdout.write(result)
+    return args.json
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines with columns of even width, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 @contextmanager
@@ -391,3 +426,39 @@ def stage(title: str) -> AbstractContextManager[None]:
     from .demo.terminal import stage
 
     return stage(title)
+
+
+# What a room is given
+
+
+class Kit:
+    """Where a room adds its commands, and all that they are made of."""
+
+    Number, Whole = Number, Whole
+    text, readable, writable = staticmethod(text), staticmethod(readable), staticmethod(writable)
+    shared, renamed = staticmethod(shared), staticmethod(renamed)
+    aligned, as_json, write = staticmethod(aligned), staticmethod(as_json), staticmethod(write)
+    register_models = staticmethod(register_models)
+    drawing, progress, stage = staticmethod(drawing), staticmethod(progress), staticmethod(stage)
+    say, visible = staticmethod(say), staticmethod(visible)
+    UsageError = UsageError
+
+    def __init__(self, commands: Any):
+        self._commands = commands
+
+    def group(self, name: str, summary: str, metavar: str = "COMMAND") -> "Kit":
+        """A command that has sub-commands; gives the kit that adds these."""
+        parser = self._commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
+        parser.epilog = f"`{parser.prog} {metavar} --help` shows the options and examples of one."
+        return Kit(parser.add_subparsers(title="commands", metavar=metavar, required=True))
+
+    def command(
+        self, name: str, run: Callable[["Kit", argparse.Namespace], int], summary: str, examples: str
+    ) -> Parser:
+        """A command; `examples` are lines that begin with two spaces, and further paragraphs after an empty line."""
+        parser = self._commands.add_parser(
+            name, help=summary, description=summary, epilog=f"examples:\n{examples}", formatter_class=Help
+        )
+        parser.set_defaults(run=partial(run, self), prog=parser.prog)
+        parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)  # errors with their traceback
+        return parser

@@ -10,5 +10,6 @@ moved(
     {
         name: f"mtp.{name}"
         for name in ("mtp_batch", "mtp_config", "mtp_generation", "mtp_statistics", "mtp_stopping", "mtp_trunk")
-    },
+    }
+    | {"hysparse.memory_command": "command"},
 )

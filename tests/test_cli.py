@@ -367,12 +367,12 @@ WRONG = [
     ("generate --model --prompt x", "--model needs a value"),
     ("hysparse", "give a command: memory"),
     ("hysparse memroy", "there is no command 'memroy'; did you mean memory?"),
-    ("hysparse memory", "--config must be given"),
-    ("hysparse memory --config hysparse-7b --context -4k", "--context must be numbers of tokens such as 4k,32768,1M"),
-    ("hysparse memory --config hysparse-7b --context 4K", "--context must be numbers of tokens"),
-    ("hysparse memory --config hysparse-7b --batch 0", "--batch must be a whole number of at least 1"),
-    ("hysparse memory --config hysparse-7b --dtype fp8", "--dtype is now --kv-cache-dtype"),
-    ("hysparse memory --config hysparse-7b --kv-cache-dtype int4", "--kv-cache-dtype must be one of fp8, bf16"),
+    ("hysparse memory", "--model must be given"),
+    ("hysparse memory --model hysparse-7b --context -4k", "--context must be numbers of tokens such as 4k,32768,1M"),
+    ("hysparse memory --model hysparse-7b --context 4K", "--context must be numbers of tokens"),
+    ("hysparse memory --model hysparse-7b --batch 0", "--batch must be a whole number of at least 1"),
+    ("hysparse memory --model hysparse-7b --dtype fp8", "--dtype is now --kv-cache-dtype"),
+    ("hysparse memory --model hysparse-7b --kv-cache-dtype int4", "--kv-cache-dtype must be one of fp8, bf16"),
     ("publish", "MODEL and OUT must be given"),
     ("publish here", "OUT must be given"),
     ("publish here there --upgrade there", "--upgrade FOLDER stands alone; leave out MODEL, OUT and --overwrite"),
@@ -448,7 +448,8 @@ def test_system_errors_are_sentences(tmp_path):
 
 
 # The options of judge-rlvr are the fields of TRL's parser, in TRL's names and style.
-LEAVES = {leaf.prog: leaf for leaf in command_kit.leaves(cli.command_parser()) if leaf.prog != "mimo-hf judge-rlvr"}
+LEAVES = {leaf.prog: leaf for leaf in command_kit.leaves(cli.command_parser())}
+JUDGE_RLVR = LEAVES.pop("mimo-hf judge-rlvr")
 
 
 def options_of(leaf):
@@ -466,6 +467,7 @@ def test_an_option_means_the_same_in_every_command():
             first = known.setdefault(name, (prog, found))
             assert found == first[1], f"{name} of `{prog}` and of `{first[0]}`"
     assert len(known) > 50
+    assert {name for name, _ in options_of(JUDGE_RLVR)} & known.keys() == {"-h", "--help"}
 
 
 def test_help_has_one_voice():
@@ -541,8 +543,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_a_failing_import_is_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "mimo_hf.demo.command", None)
-    assert "mimo_hf.demo.command" in refused(capsys, "generate", "--model", "some/model", "--prompt", "x")
+    monkeypatch.setitem(sys.modules, "mimo_hf.demo.run", None)
+    assert "mimo_hf.demo.run" in refused(capsys, "generate", "--model", "some/model", "--prompt", "x")
 
 
 def test_control_characters_of_a_message_are_written_out(capsys):
@@ -553,7 +555,7 @@ def test_an_interrupt_ends_quietly(monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mimo_hf.demo.command.run", interrupt)
+    monkeypatch.setattr("mimo_hf.demo.run.run", interrupt)
     assert generate("some/model", "--prompt", "x") == 130
     assert capsys.readouterr() == ("", "")
 

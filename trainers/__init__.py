@@ -59,7 +59,7 @@ moved(
         "engine_rollout": "rollout.engine_rollout", "group_batch": "rollout.group_batch", "prompt_sampler": "rollout.prompt_sampler",
         "seamless": "rollout.seamless", "mimo_rl_config": "mimo_rl.mimo_rl_config", "mimo_rl_trainer": "mimo_rl.mimo_rl_trainer",
         "sampling_rounds": "mimo_rl.sampling_rounds", "judge_rlvr_config": "judge_rlvr.judge_rlvr_config",
-        "judge_rlvr_options": "judge_rlvr.options", "judge_rlvr_pipeline": "judge_rlvr.pipeline",
+        "judge_rlvr.command_line": "judge_rlvr.command", "judge_rlvr_options": "judge_rlvr.options", "judge_rlvr_pipeline": "judge_rlvr.pipeline",
         "judge_rlvr_problems": "judge_rlvr.problems", "judge_rlvr_trainer": "judge_rlvr.judge_rlvr_trainer",
         "step_folder": "judge_rlvr.step_folder",
     },

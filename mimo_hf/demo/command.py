@@ -1,91 +1,105 @@
-"""What `mimo-hf demo` and `mimo-hf generate` do, step by step."""
+"""`mimo-hf demo` and `mimo-hf generate`: their options."""
 
-import gc
-import json
-from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+import argparse
 from pathlib import Path
+from typing import Any
 
-from .prompt import Prompt, first_tokens, held_out_prompt, read_beginning
-from .terminal import open_console, say, stage
+DEMO_CHECKPOINT = "mimo-v2-flash"
 
-OUTPUTS_DIFFER = 1
+WHY_FLOAT32 = (
+    "Number format of the weights. In 16 bits, a forward pass over several tokens can round differently from "
+    "one token at a time: where two tokens are nearly tied, MTP may then choose the other."
+)
 
 
-def run(args: Namespace, model: str | Path, held_out_is_unseen: bool = False) -> int:
-    """
-    Continues a text and compares, or only continues it with `--no-mtp`.
-
-    Args:
-        args: the options of `mimo-hf generate`.
-        model: folder or id of the checkpoint.
-        held_out_is_unseen: say that the model was trained without the held-out files.
-
-    Returns:
-        The exit code.
-    """
-    if not args.do_sample and (args.temperature or args.top_p):
-        raise ValueError("--temperature and --top-p need --do-sample; without it decoding is greedy.")
-    if args.no_mtp and (args.json or args.out or args.repeats > 1):
-        raise ValueError("--json, --out and --repeats measure plain against MTP decoding; leave out --no-mtp.")
-    file_text = None if args.file is None else read_beginning(args.file, args.prompt_tokens)
-    console = open_console(color=not args.no_color, record=args.svg is not None, silent=args.json)
-
-    with _no_garbage_collection():
-        with stage("importing torch and transformers"):
-            from .checkpoint import load, quiet, require_heads
-            from .comparison import Decoding, about_loops, circumstances, compare, continue_plainly, show
-
-        with stage("loading the checkpoint"):
-            checkpoint = load(model, args.dtype, args.device)
-    if not args.no_mtp:
-        require_heads(checkpoint)
-    if checkpoint.extra_heads:
-        say(f"warning: {checkpoint.name} has MTP tensors that are not used: {', '.join(checkpoint.extra_heads)}.")
-
-    with quiet():
-        if args.prompt is not None:
-            prompt = Prompt(args.prompt, "from --prompt")
-        elif file_text is not None:
-            text = first_tokens(file_text, checkpoint.tokenizer, args.prompt_tokens)
-            prompt = Prompt(text, f"the beginning of {args.file}")
-        else:
-            prompt = held_out_prompt(checkpoint.tokenizer, args.prompt_tokens, args.seed)
-            prompt.source += ", never seen by the model" if held_out_is_unseen else ""
-
-    decoding = Decoding(
-        max_new_tokens=args.max_new_tokens,
-        sample=args.do_sample,
-        temperature=args.temperature or 1.0,
-        top_p=args.top_p or 1.0,
-        seed=args.seed,
+def add_commands(kit: Any) -> None:
+    """Adds `demo` and `generate`."""
+    parser = kit.command(
+        "demo",
+        _demo,
+        "Continue text with the bundled MiMo-V2-Flash, plainly and with its MTP heads, and compare the two.",
+        "  mimo-hf demo\n"
+        "  mimo-hf demo --seed 3 --max-new-tokens 300\n"
+        "  mimo-hf demo --prompt 'def fibonacci(n):'\n"
+        "  mimo-hf demo --file setup.py --repeats 5 --out demo.json",
     )
-    if args.no_mtp:
-        continue_plainly(console, checkpoint, prompt, decoding)
-        return 0
+    _add_prompt_options(kit, parser)
+    _add_decoding_options(kit, parser)
+    parser.set_defaults(no_mtp=False)
 
-    comparison = compare(console, checkpoint, prompt, decoding, args.repeats)
-    show(console, comparison)
-    if not args.do_sample:
-        console.print(about_loops(comparison, Path(model).expanduser()), soft_wrap=True)
-    origin = {"command": args.command_line, "seed": args.seed, "prompt": prompt.source}
-    report = origin | circumstances(checkpoint) | {"decoding": decoding.arguments()} | comparison.to_dict()
-    content = json.dumps(report, indent=2) + "\n"
-    if args.json:
-        print(content, end="")
-    if args.out:
-        args.out.write_text(content, encoding="utf-8")
-    if args.svg:
-        console.save_svg(str(args.svg), title=args.command_line.partition(" --svg")[0])
-    return OUTPUTS_DIFFER if comparison.outputs_equal is False else 0
+    parser = kit.command(
+        "generate",
+        _generate,
+        "Continue text with any MiMo checkpoint, plainly and with its MTP heads, and compare the two.",
+        "  mimo-hf generate --model XiaomiMiMo/MiMo-V2-Flash --dtype bfloat16 --device cuda --prompt 'Once'\n"
+        "  mimo-hf generate --model ./my-checkpoint --file notes.txt --do-sample --temperature 0.8\n"
+        "  mimo-hf generate --model ./my-checkpoint --file notes.txt --no-mtp > continuation.txt",
+    )
+    kit.shared(parser, "--model", required=True)
+    parser.add_argument(
+        "--no-mtp", action="store_true", help="Decode plainly and print the continuation, nothing else on stdout."
+    )
+    _add_prompt_options(kit, parser)
+    _add_decoding_options(kit, parser)
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Imports make a million objects that stay; to look for garbage among them again and again takes a part of their time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+def _add_prompt_options(kit: Any, parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "prompt", "Without --prompt and --file: a file of Python's library, held out from training."
+    )
+    source = group.add_mutually_exclusive_group()
+    source.add_argument("--prompt", metavar="TEXT", type=kit.text, help="The text to continue.")
+    source.add_argument("--file", metavar="PATH", type=kit.readable, help="Continue the beginning of this file.")
+    group.add_argument(
+        "--prompt-tokens", metavar="N", type=kit.Whole(), default=128, help="How much of a file to read, at most."
+    )
+
+
+def _add_decoding_options(kit: Any, parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--max-new-tokens", metavar="N", type=kit.Whole(), default=160, help="Tokens to add, at most.")
+    group.add_argument(
+        "--do-sample", action="store_true", help="Sample. Two samples differ, so outputs are not compared."
+    )
+    kit.renamed(group, "--sample", "--do-sample")
+    group.add_argument("--temperature", metavar="X", type=kit.Number(above=0), help="With --do-sample (default: 1.0).")
+    group.add_argument(
+        "--top-p", metavar="X", type=kit.Number(above=0, most=1), help="With --do-sample (default: 1.0)."
+    )
+    kit.shared(group, "--seed", "Here: the samples, and the choice of a held-out text.")
+    kit.shared(group, "--device")
+    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help=WHY_FLOAT32)
+
+    group = parser.add_argument_group("result")
+    kit.shared(group, "--repeats", "The median counts.", default=1)
+    group.add_argument("--no-color", action="store_true", help="No colours, and no mark on accepted drafts.")
+    kit.shared(group, "--json")
+    kit.shared(group, "--out", endings=(".json",))
+    group.add_argument("--svg", metavar="PATH", type=kit.writable, help=argparse.SUPPRESS)
+
+
+def _demo(kit: Any, args: argparse.Namespace) -> int:
+    from ..hub.checkpoints import bundled
+    from .run import run
+
+    return run(kit, args, bundled(DEMO_CHECKPOINT), held_out_is_unseen=True)
+
+
+def _generate(kit: Any, args: argparse.Namespace) -> int:
+    _check_model(args.model)
+    from .run import run
+
+    return run(kit, args, args.model)
+
+
+def _check_model(name: str):
+    """What can be said of a checkpoint before torch is imported."""
+    from ..hub.checkpoints import HUB_ID, check_checkpoint
+
+    folder = Path(name).expanduser()
+    if folder.exists():
+        check_checkpoint(folder)
+    elif not HUB_ID.fullmatch(name):
+        raise ValueError(
+            f"--model {name} does not exist; give a checkpoint folder, or a model of the Hub as OWNER/NAME."
+        )

@@ -1,7 +1,6 @@
 """What the command line shows on a terminal: stages with a spinner, and tokens as `generate` makes them."""
 
 import io
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,6 @@ from rich.style import Style
 from ..command_kit import visible
 
 PICTURE_WIDTH = 100
-
-
-def say(message: str):
-    """A message of the program in one line on stderr."""
-    print(f"mimo-hf: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 class _Console(Console):

@@ -10,6 +10,7 @@ RUN = "training_run.json"  # what the training of a checkpoint found
 TINY = Path(__file__).parent / "tiny"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
 
 # By model type: how the names of an MTP head's tensors begin, and each tensor that it has (with its other names).
 _MTP: dict[str, tuple[str, list[tuple[str, ...]]]] = {

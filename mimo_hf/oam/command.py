@@ -5,7 +5,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import Field, fields
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .presets import preset, presets_of
@@ -27,14 +26,14 @@ EXAMPLES = {
 }
 
 
-def add_oam_commands(commands: Any, kit: Any) -> None:
-    """Adds `oam` with its sub-commands; `kit` is `mimo_hf.command_kit`. The options are the declared settings."""
-    experiments = kit.add_group(commands, "oam", "Simulate OAM radio links between circular arrays.", "EXPERIMENT")
+def add_commands(kit: Any) -> None:
+    """Adds `oam` with its sub-commands. The options are the declared settings."""
+    experiments = kit.group("oam", "Simulate OAM radio links between circular arrays.", "EXPERIMENT")
     for name, experiment in EXPERIMENTS.items():
         presets = presets_of(name)
         about = "\n".join(f"  {title}: {entry.about}" for title, entry in presets.items())
         examples = EXAMPLES[name] + (f"\n\npresets:\n{about}" if presets else "")
-        parser = kit.add_command(experiments, name, partial(run, kit), experiment.about, examples)
+        parser = experiments.command(name, run, experiment.about, examples)
         parser.set_defaults(experiment=name)
         for declared in settings_of(name):
             _add_setting(parser, declared, kit)

@@ -18,7 +18,7 @@ from .core.types import ElasticRange
 from .simulate.bounds import step_lower_bound_s
 from .simulate.export import chrome_trace, gantt, report_html, run_summary
 from .simulate.simulator import recorded, simulate
-from .simulate.trace import SAMPLE, Trace, TraceError, read_trace, write_trace
+from .simulate.trace import SAMPLE, Trace, TraceError, read_trace, trace_lines
 from .simulate.workloads import WORKLOADS, as_pods, with_noise
 
 DEFAULT_WORKLOAD = "coding"
@@ -54,11 +54,11 @@ COLUMNS = (
 MEASURES = ("act_mean_s", "act_p50_s", "act_p99_s", "queue_s", "exec_s")
 
 
-def add_schedule_commands(commands: Any, kit: Any) -> None:
-    """Adds `schedule` with its sub-commands; `kit` is `mimo_hf.command_kit`."""
-    jobs = kit.add_group(commands, "schedule", "Simulate and inspect the action scheduler.", "JOB")
+def add_commands(kit: Any) -> None:
+    """Adds `schedule` with its sub-commands."""
+    jobs = kit.group("schedule", "Simulate and inspect the action scheduler.", "JOB")
 
-    parser = _add(jobs, kit, "simulate", _simulate, "Run policies on a trace under a virtual clock.")
+    parser = _add(jobs, "simulate", _simulate, "Run policies on a trace under a virtual clock.")
     parser.add_argument(
         "trace",
         metavar="TRACE",
@@ -116,13 +116,13 @@ def add_schedule_commands(commands: Any, kit: Any) -> None:
         endings=(".json", ".jsonl"),
     )
 
-    parser = _add(jobs, kit, "replay", _replay, "Run a recorded trace in the simulator and compare completion times.")
+    parser = _add(jobs, "replay", _replay, "Run a recorded trace in the simulator and compare completion times.")
     parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace with submit_s, start_s and end_s.")
     _add_policy(parser, default=None)
     kit.shared(parser, "--json")
     kit.shared(parser, "--out", endings=(".json",))
 
-    parser = _add(jobs, kit, "report", _report, "Tables, a Gantt chart and a Perfetto trace of a run.")
+    parser = _add(jobs, "report", _report, "Tables, a Gantt chart and a Perfetto trace of a run.")
     parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace with start_s and end_s.")
     kit.shared(parser, "--json")
     kit.shared(parser, "--out", ".html is a page with table and chart.", endings=(".html", ".json"))
@@ -131,13 +131,13 @@ def add_schedule_commands(commands: Any, kit: Any) -> None:
         "--chrome", metavar="PATH", type=kit.writable, help="Write Chrome's trace format, for https://ui.perfetto.dev."
     )
 
-    parser = _add(jobs, kit, "check", _check, "Say what is wrong with a trace, line by line, and what is in it.")
+    parser = _add(jobs, "check", _check, "Say what is wrong with a trace, line by line, and what is in it.")
     parser.add_argument("trace", metavar="TRACE", type=kit.readable, help="A trace file.")
     kit.shared(parser, "--json")
 
 
-def _add(jobs: Any, kit: Any, name: str, work: Any, summary: str) -> argparse.ArgumentParser:
-    return kit.add_command(jobs, name, partial(_run, kit, work), summary, EXAMPLES[name])
+def _add(jobs: Any, name: str, work: Any, summary: str) -> argparse.ArgumentParser:
+    return jobs.command(name, partial(_run, work), summary, EXAMPLES[name])
 
 
 def _add_policy(parser: argparse.ArgumentParser, default: str | None):
@@ -151,10 +151,10 @@ def _add_policy(parser: argparse.ArgumentParser, default: str | None):
     )
 
 
-def _run(kit: Any, work: Any, args: argparse.Namespace) -> int:
+def _run(work: Any, kit: Any, args: argparse.Namespace) -> int:
     """Does the work. Many bad lines of a trace are told one by one; ValueError for what the user can put right."""
     try:
-        return work(args, kit)
+        return work(kit, args)
     except TraceError as error:
         if len(error.problems) == 1:
             raise ValueError(str(error).replace("`", "'")) from error  # `cores` of a trace is not the option --cores
@@ -228,7 +228,7 @@ def _quotas(trace: Trace, rate: float) -> dict[str, Quota]:
 # Jobs
 
 
-def _simulate(args: argparse.Namespace, kit: Any) -> int:
+def _simulate(kit: Any, args: argparse.Namespace) -> int:
     policies, counts = args.policy, args.cores or [None]
     as_trace = args.out is not None and args.out.suffix == ".jsonl"
     if as_trace and (len(policies), len(counts), args.pods) != (1, 1, None):
@@ -242,7 +242,7 @@ def _simulate(args: argparse.Namespace, kit: Any) -> int:
         )
     noisy = with_noise(trace, args.noise, args.seed) if args.noise else trace
     noisy.name = trace.name
-    rows = []
+    rows, in_file = [], None
     for cores in counts:
         nodes = trace.nodes if cores is None else {"local": {**next(iter(trace.nodes.values()), {}), "cpu": cores}}
         total = sum(int(node.get("cpu", 0)) for node in nodes.values())
@@ -256,7 +256,7 @@ def _simulate(args: argparse.Namespace, kit: Any) -> int:
             if as_trace:
                 run_as_trace = recorded(noisy, result)
                 run_as_trace.nodes, run_as_trace.header = dict(nodes), {**trace.header, "policy": policy}
-                write_trace(args.out, run_as_trace)
+                in_file = "".join(trace_lines(run_as_trace))
         if args.pods is not None:
             pods = {"local": {"pod": total // args.pods}}
             if total < args.pods:
@@ -272,13 +272,10 @@ def _simulate(args: argparse.Namespace, kit: Any) -> int:
                 )  # fmt: skip
             rows.append(_row(total, f"pods of {args.pods}", held.summary(), bound))
     content = kit.as_json({"trace": args.trace, "actions": len(trace.records), "runs": rows})
-    if args.out is not None and not as_trace:
-        args.out.write_text(content, encoding="utf-8")
-    if args.json:
-        sys.stdout.write(content)
+    if kit.write(args, content, in_file):
         return 0
     print(f"{len(trace.records)} actions; times in seconds, ACT = completion time of an action\n")
-    _print_table(rows, COLUMNS)
+    _print_table(kit, rows, COLUMNS)
     if as_trace:
         print(f"\nwrote {args.out}; `mimo-hf schedule report {args.out} --out run.html` draws it")
     return 0
@@ -290,18 +287,15 @@ def _row(cores: int, policy: str, summary: dict[str, Any], bound: float | None) 
     return {**row, "step_bound_s": "-" if bound is None else bound, "in_use": max(shares, default=0.0)}
 
 
-def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]):
-    cells = [list(columns), *([_cell(row[name]) for name in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+def _print_table(kit: Any, rows: list[dict[str, Any]], columns: tuple[str, ...]):
+    print("\n".join(kit.aligned([list(columns), *([_cell(row[name]) for name in columns] for row in rows)])))
 
 
 def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _replay(args: argparse.Namespace, kit: Any) -> int:
+def _replay(kit: Any, args: argparse.Namespace) -> int:
     trace = _load(args)
     if missing := [record for record in trace.records if record.submit_s is None]:
         raise ValueError(f"{trace.place(missing[0])}: replay needs submit_s of every action.")
@@ -322,40 +316,34 @@ def _replay(args: argparse.Namespace, kit: Any) -> int:
         rows.append({"run": f"simulated, {policy}", **{name: simulated[name] for name in MEASURES}})
         ratios.append(measured["act_mean_s"] / simulated["act_mean_s"] if simulated["act_mean_s"] else None)
     content = {"actions": len(trace.records), "elastic": elastic, "runs": rows, "recorded_over_simulated": ratios}
-    if args.out is not None:
-        args.out.write_text(kit.as_json(content), encoding="utf-8")
-    if args.json:
-        sys.stdout.write(kit.as_json(content))
+    if kit.write(args, kit.as_json(content)):
         return 0
     print(f"{len(trace.records)} actions, {elastic} of them elastic; times in seconds\n")
-    _print_table(rows, ("run", *MEASURES))
+    _print_table(kit, rows, ("run", *MEASURES))
     shown = ", ".join("none (no time passed)" if ratio is None else f"{ratio:.3f}" for ratio in ratios)
     print(f"\nrecorded ACT / simulated ACT: {shown}")
     return 0
 
 
-def _report(args: argparse.Namespace, kit: Any) -> int:
+def _report(kit: Any, args: argparse.Namespace) -> int:
     wants_page = args.out is not None and args.out.suffix.lower() == ".html"
     drawing = kit.drawing() if wants_page or args.plot is not None else None
     trace = _load(args)
     summary = run_summary(trace)
-    if args.out is not None:
-        page = report_html(trace, args.trace.name) if wants_page else kit.as_json(summary)
-        args.out.write_text(page, encoding="utf-8")
     if drawing is not None and args.plot is not None:
         drawing.save(gantt(trace), args.plot)
     if args.chrome is not None:
         args.chrome.write_text(json.dumps(chrome_trace(trace)), encoding="utf-8")
-    if args.json:
-        sys.stdout.write(kit.as_json(summary))
+    page = report_html(trace, args.trace.name) if wants_page else kit.as_json(summary)
+    if kit.write(args, kit.as_json(summary), page):
         return 0
-    _print_table([{"kind": kind, **row} for kind, row in summary.items()], ("kind", *summary["all"]))
+    _print_table(kit, [{"kind": kind, **row} for kind, row in summary.items()], ("kind", *summary["all"]))
     for path in filter(None, (args.out, args.plot, args.chrome)):
         print(f"wrote {path}")
     return 0
 
 
-def _check(args: argparse.Namespace, kit: Any) -> int:
+def _check(kit: Any, args: argparse.Namespace) -> int:
     problems: list[str] = []
     found: dict[str, Any] = {}
     try:

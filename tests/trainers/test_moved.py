@@ -13,7 +13,7 @@ from mimo_hf.trainers import JudgeRLVRConfig, MiMoRLConfig
 
 NAMES = {
     "engine_rollout": ("Generated", "rollout.engine_rollout"),
-    "judge_rlvr": ("command", "judge_rlvr.command_line"),
+    "judge_rlvr": ("main", "judge_rlvr.command"),
     "judge_rlvr_config": ("JudgeRLVRConfig", "judge_rlvr.judge_rlvr_config"),
     "judge_rlvr_options": ("JudgeRLVRPipelineConfig", "judge_rlvr.options"),
     "judge_rlvr_trainer": ("hand_over", "judge_rlvr.judge_rlvr_trainer"),

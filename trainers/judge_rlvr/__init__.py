@@ -23,11 +23,11 @@ _load, __dir__ = lazy_names(
         "run_judge_rlvr": "pipeline",
     },
 )
-_load_earlier = forward(__name__, f"{__name__}.command_line")  # what the module of this name held
+_load_earlier = forward(__name__, f"{__name__}.command")  # what the module of this name held
 
 
 def __getattr__(name: str):
-    return (_load_earlier if name in ("add_judge_rlvr_command", "command", "main") else _load)(name)
+    return (_load_earlier if name == "main" else _load)(name)
 
 
 __all__ = [

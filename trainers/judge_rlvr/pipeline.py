@@ -1,4 +1,4 @@
-"""The steps of JudgeRLVR's pipeline (see `command_line`): collect, build, judge, generate or mixed, eval."""
+"""The steps of JudgeRLVR's pipeline (see `command`): collect, build, judge, generate or mixed, eval."""
 
 import asyncio
 import copy

@@ -6,8 +6,6 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,9 @@ then, where the training runs:
   MOPDTrainer(..., teachers={"math": "http://127.0.0.1:8000"})"""
 
 
-def add_teacher_commands(commands: Any, kit: Any, register: Callable[[], None]) -> None:
-    """Adds `teacher serve`; `kit` is `mimo_hf.command_kit`, and `register` tells transformers of this package's models."""
-    jobs = kit.add_group(commands, "teacher", "Serve teachers of MOPD.")
-    parser = kit.add_command(jobs, "serve", partial(_serve, kit, register), SUMMARY, EXAMPLES)
+def add_commands(kit: Any) -> None:
+    """Adds `teacher serve`."""
+    parser = kit.group("teacher", "Serve teachers of MOPD.").command("serve", _serve, SUMMARY, EXAMPLES)
     parser.add_argument(
         "path", metavar="PATH_OR_ID", help="A checkpoint or adapter folder, or a model of the Hub as OWNER/NAME."
     )
@@ -57,14 +54,14 @@ def add_teacher_commands(commands: Any, kit: Any, register: Callable[[], None]) 
     parser.add_argument("--trust-remote-code", action="store_true", help="Run the code that lies beside the weights.")
 
 
-def _serve(kit: Any, register: Callable[[], None], args: argparse.Namespace) -> int:
+def _serve(kit: Any, args: argparse.Namespace) -> int:
     _check_path(args.path)
     _check_address(args.host, args.port)
     with kit.stage("loading the teacher"):
         from .teacher_loading import load_teacher
         from .teacher_server import TeacherServer
 
-        register()
+        kit.register_models()
         model, tokenizer = load_teacher(
             args.path,
             dtype=args.dtype or "auto",

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from mimo_hf import cli
+from mimo_hf.modeling.command import human_bytes
 from mimo_hf.modeling.hysparse import HySparseConfig
-from mimo_hf.modeling.hysparse.memory_command import human_bytes
 
 
 def memory(*options):
@@ -23,7 +23,7 @@ def refused(capsys, *options):
 
 
 def test_the_table_has_a_line_a_context_with_even_columns(capsys):
-    assert memory("--config", "hysparse-80b-a3b", "--context", "128,4k,32k", "--kv-cache-dtype", "fp8") == 0
+    assert memory("--model", "hysparse-80b-a3b", "--context", "128,4k,32k", "--kv-cache-dtype", "fp8") == 0
     output = capsys.readouterr()
     assert output.err == ""
     lines = [line for line in output.out.splitlines() if re.match(r" *(context|[\d,]+) ", line)]
@@ -46,45 +46,57 @@ def test_json_holds_the_numbers_of_the_published_sizes(tmp_path, capsys):
         tmp_path / "memory.json",
     )
     for name in (tmp_path, tmp_path / "config.json"):
-        assert memory("--config", name, *options) == 0
+        assert memory("--model", name, *options) == 0
         assert "6.72 GB" in capsys.readouterr().out
         found = json.loads((tmp_path / "memory.json").read_text())
-        assert found["command"].startswith("mimo-hf hysparse memory --config ")
+        assert found["command"].startswith("mimo-hf hysparse memory --model ")
         (row,) = found["rows"]
         assert row["context"] == 1 << 20
         assert round(row["hysparse_bytes"] / 1e9, 2) == 6.72
         assert round(row["hybrid_swa_bytes"] / 1e9, 2) == 12.09
 
 
+@pytest.mark.parametrize("typed", [["--config", "hysparse-7b"], ["--config=hysparse-7b"]])
+def test_the_old_name_of_the_model_still_works_and_says_the_new_one(capsys, typed):
+    assert memory("--model", "hysparse-7b", "--context", "4k") == 0
+    expected = capsys.readouterr().out
+    assert memory(*typed, "--context", "4k") == 0
+    assert capsys.readouterr() == (
+        expected,
+        "mimo-hf hysparse memory: warning: --config is now --model; the old name goes with the next release.\n",
+    )
+
+
 def test_a_batch_holds_as_much_as_its_sequences(tmp_path, capsys):
     sizes = []
     for batch in (1, 3):
-        assert memory("--config", "hysparse-7b", "--context", "5", "--batch", batch, "--out", tmp_path / "m.json") == 0
+        assert memory("--model", "hysparse-7b", "--context", "5", "--batch", batch, "--out", tmp_path / "m.json") == 0
         sizes.append(json.loads((tmp_path / "m.json").read_text())["rows"][0]["hysparse_bytes"])
     assert sizes[1] == 3 * sizes[0] == 3 * 36 * 5 * 8 * 256 * 2
 
 
 def test_what_can_not_be_is_refused_in_one_line(tmp_path, capsys):
-    assert "no such preset (hysparse-7b, hysparse-80b-a3b)" in refused(capsys, "--config", "hysparse-1t")
-    assert "no such configuration" in refused(capsys, "--config", tmp_path)
+    assert "no such preset (hysparse-7b, hysparse-80b-a3b)" in refused(capsys, "--model", "hysparse-1t")
+    assert "no such configuration" in refused(capsys, "--model", tmp_path)
+    assert "nobody/nothing is no folder here, and can't be loaded" in refused(capsys, "--model", "nobody/nothing")
     (tmp_path / "config.json").write_text("{")
-    assert "not JSON" in refused(capsys, "--config", tmp_path)
+    assert "not JSON" in refused(capsys, "--model", tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert "names no `model_type`" in refused(capsys, "--config", tmp_path)
+    assert "names no `model_type`" in refused(capsys, "--model", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert "'llama'" in refused(capsys, "--config", tmp_path)
+    assert "'llama'" in refused(capsys, "--model", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "hysparse", "sparse_topk_tokens": 100}')
-    assert "`sparse_topk_tokens=100`" in refused(capsys, "--config", tmp_path)
+    assert "`sparse_topk_tokens=100`" in refused(capsys, "--model", tmp_path)
 
 
 @pytest.mark.parametrize("context", ["", "0", "4K", "4k,", "-4k", "1.5k", "k"])
 def test_lengths_that_are_none_are_refused(capsys, context):
-    assert f"got {context!r}" in refused(capsys, "--config", "hysparse-7b", f"--context={context}")
-    assert f"got {context!r}" in refused(capsys, "--config", "hysparse-7b", "--context", context)
+    assert f"got {context!r}" in refused(capsys, "--model", "hysparse-7b", f"--context={context}")
+    assert f"got {context!r}" in refused(capsys, "--model", "hysparse-7b", "--context", context)
 
 
 def test_json_is_printed_in_place_of_the_table(capsys):
-    assert memory("--config", "hysparse-7b", "--context", "4k", "--json") == 0
+    assert memory("--model", "hysparse-7b", "--context", "4k", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["full_bytes"] == 4096 * 36 * 8 * 256 * 2
 
@@ -98,11 +110,11 @@ def test_json_is_printed_in_place_of_the_table(capsys):
     ],
 )
 def test_options_that_can_not_be_are_refused(capsys, options, named):
-    assert named in refused(capsys, "--config", "hysparse-7b", *options)
+    assert named in refused(capsys, "--model", "hysparse-7b", *options)
 
 
 def test_more_full_layers_than_layers_are_refused(capsys):
-    assert "`full_layers`" in refused(capsys, "--config", "hysparse-7b", "--hybrid-full-layers", 37)
+    assert "`full_layers`" in refused(capsys, "--model", "hysparse-7b", "--hybrid-full-layers", 37)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 
 from mimo_hf.trainers.checkpoints import write_whole
-from mimo_hf.trainers.judge_rlvr import command_line as judge_rlvr, pipeline as judge_rlvr_pipeline
+from mimo_hf.trainers.judge_rlvr import command as judge_rlvr, pipeline as judge_rlvr_pipeline
 from mimo_hf.trainers.judge_rlvr.step_folder import StepFolder, folder_lock
 
 REWARDS = """

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from trl import TrlParser
 
 from mimo_hf import cli
-from mimo_hf.trainers.judge_rlvr import command_line as judge_rlvr
+from mimo_hf.trainers.judge_rlvr import command as judge_rlvr
 from mimo_hf.trainers.judge_rlvr.options import JudgeRLVRPipelineConfig
 from mimo_hf.trainers.judge_rlvr.problems import load_problems
 
@@ -188,7 +188,7 @@ WRONG = {
     "--dataset_name FILE NEEDED --sandbox subprocess": "`sandbox` is no option of the trainer any more: it is the field `sandbox` of",
     "--dataset_name FILE NEEDED --sandbox-workers=3": "`sandbox_workers` is no option of the trainer any more",
     "--config FILE.yaml": "`code_reward_scheme` is no option of the trainer any more: it is the field `code_reward_scheme` of mimo_hf.rewards.",
-    "--config missing.yaml": "No such file or directory: 'missing.yaml'",
+    "--config missing.yaml": "missing.yaml does not exist",
 }
 
 
@@ -205,8 +205,8 @@ def test_wrong_input_is_one_line_before_torch_is_imported(tmp_path):
         for command in WRONG
     ]
     script = (
-        "import json, sys\nfrom mimo_hf.trainers.judge_rlvr.command_line import command\n"
-        "for words in json.loads(sys.argv[1]):\n    print(command(words), flush=True)\n"
+        "import json, sys\nfrom mimo_hf.cli import main\n"
+        "for words in json.loads(sys.argv[1]):\n    print(main(['judge-rlvr', *words]), flush=True)\n"
         "print(sorted({'torch', 'trl', 'transformers'} & set(sys.modules)))"
     )
     result = subprocess.run(
@@ -351,9 +351,9 @@ def test_prompts_in_a_file_a_model_without_thoughts_and_an_async_reward(
     ).split()
     try:
         # A wrong choice does not have to be undone by --restart: nothing was made by it.
-        assert judge_rlvr.command([*words, "--model_thinks", "True"]) == 2
+        assert cli.main(["judge-rlvr", *words, "--model_thinks", "True"]) == 2
         assert "set `--model_thinks False`" in capsys.readouterr().err.splitlines()[-1]
-        assert judge_rlvr.command(words) == 0
+        assert cli.main(["judge-rlvr", *words]) == 0
     finally:
         sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path)]
     captured = capsys.readouterr()

@@ -49,7 +49,6 @@ GROUPS = {
     "trainings": ["judge_steps", "generate_steps", "stage_handoff"],
     "steps": ["step", "restart"],
 }
-USER_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,34 +88,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name:10} {values['accuracy']:9.3f} {values['mean_length']:12.1f}")
 
 
-def command(arguments: Sequence[str] | None = None) -> int:
-    """`main` with an exit code: what the user can put right is one line and 2."""
-    try:
-        main(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"mimo-hf judge-rlvr: error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except RuntimeError as error:
-        if type(error).__name__ not in ("FolderInUse", "LowSkill"):  # not imported where all went wrong before
-            raise
-        print(f"mimo-hf judge-rlvr: error: {error}", file=sys.stderr)
-        return USER_ERROR
-    return 0
-
-
-def add_judge_rlvr_command(commands: Any, add_command: Any) -> None:
-    """Adds `judge-rlvr` to the command line, in its own way to add one. What stands behind it is parsed here: TRL's options, too."""
-    parser = add_command(commands, "judge-rlvr", None, SUMMARY, EXAMPLES)
+def add_commands(kit: Any) -> None:
+    """Adds `judge-rlvr`. What stands behind it is parsed here: TRL's options, too."""
+    parser = kit.command("judge-rlvr", _run, SUMMARY, EXAMPLES)
     parser.epilog = f"{ALSO}\n\n{parser.epilog}"
     add_options(parser)
     read_own = parser.parse_known_args
 
     def read(words: Sequence[str], namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         read_own(words)  # help, and values that are none
-        own = [word for word in words if word != "--debug"]
-        return argparse.Namespace(run=lambda args: command(own), prog=parser.prog, debug="--debug" in words), []
+        typed = [word for word in words if word != "--debug"]
+        return argparse.Namespace(run=parser.get_default("run"), prog=parser.prog, typed=typed), []
 
     parser.parse_known_args = read
+
+
+def _run(kit: Any, args: argparse.Namespace) -> int:
+    try:
+        main(args.typed)
+    except RuntimeError as error:
+        if type(error).__name__ in ("FolderInUse", "LowSkill"):  # not imported where all went wrong before
+            raise ValueError(str(error)) from error
+        raise
+    return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,163 @@
+"""`mimo-hf hysparse memory`: the bytes of `hysparse/memory.py` as a table."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .hysparse import HySparseConfig
+
+COLUMNS = {
+    "context": "context",
+    "full": "full_bytes",
+    "hybrid SWA": "hybrid_swa_bytes",
+    "HySparse": "hysparse_bytes",
+    "full / hybrid": "full_over_hybrid_swa",
+    "full / HySparse": "full_over_hysparse",
+    "scores at once": "all_scores_bytes",
+    "a query": "scores_bytes_a_query",
+    "indices": "indices_bytes",
+}
+NOTES = (
+    "full, hybrid SWA, HySparse: keys and values, a window of w tokens in each sparse layer (transformers keeps w - 1 between",
+    "steps). Passing, in a full layer that selects: block scores of a whole prefill at once, which chunks of queries avoid, or",
+    "of one query; and the selected indices. Computed, not measured.",
+)
+
+
+def add_commands(kit: Any) -> None:
+    """Adds `hysparse` with its sub-command."""
+    parser = kit.group("hysparse", "Calculate the memory of HySparse models.").command(
+        "memory",
+        _memory,
+        "Bytes of the KV cache: full attention, hybrid sliding window, HySparse.",
+        "  mimo-hf hysparse memory --model hysparse-80b-a3b --context 4k,32k,1M --kv-cache-dtype fp8\n"
+        "  mimo-hf hysparse memory --model ./my-checkpoint --batch 8 --out memory.json",
+    )
+    kit.shared(parser, "--model", "Or its config.json, or hysparse-7b, hysparse-80b-a3b.", required=True)
+    kit.renamed(parser, "--config", "--model", is_read=True)
+    parser.add_argument(
+        "--context",
+        metavar="LENGTHS",
+        type=_lengths,
+        default="4k,32k,128k,1M",
+        help="Tokens a sequence, with commas between; k is 1024, M is 1024 times that.",
+    )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=["fp8", "bf16", "fp16", "fp32"],
+        default="bf16",
+        help="Number format of keys and values.",
+    )
+    kit.renamed(parser, "--dtype", "--kv-cache-dtype")
+    parser.add_argument("--batch", metavar="N", type=kit.Whole(), default=1, help="Sequences at once.")
+    parser.add_argument(
+        "--hybrid-full-layers",
+        metavar="N",
+        type=kit.Whole(),
+        help="Full layers of the hybrid sliding window (default: as many as HySparse has).",
+    )
+    kit.shared(parser, "--json")
+    kit.shared(parser, "--out", endings=(".json",))
+
+
+def _lengths(text: str) -> list[int]:
+    units = {"": 1, "k": 1024, "M": 1024**2}
+    lengths = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,12})([kM]?)", part, re.ASCII)
+        if match is None or int(match[1]) < 1:
+            raise argparse.ArgumentTypeError(f"must be numbers of tokens such as 4k,32768,1M; got {text!r}.")
+        lengths.append(int(match[1]) * units[match[2]])
+    return lengths
+
+
+def _memory(kit: Any, args: argparse.Namespace) -> int:
+    with kit.stage("reading the configuration"):
+        from .hysparse.memory import BYTES_PER_ELEMENT, memory_table
+
+        config = read_config(args.model)
+    rows = memory_table(
+        config,
+        args.context,
+        batch_size=args.batch,
+        bytes_per_element=BYTES_PER_ELEMENT[args.kv_cache_dtype],
+        hybrid_full_layers=args.hybrid_full_layers,
+    )
+    full_layers = config.layer_types.count("full_attention")
+    hybrid_full_layers = args.hybrid_full_layers or full_layers
+    settings = {
+        "config": args.model,
+        "kv_cache_dtype": args.kv_cache_dtype,
+        "batch": args.batch,
+        "hybrid_full_layers": hybrid_full_layers,
+    }
+    if kit.write(args, kit.as_json({"command": args.command_line, **settings, "rows": rows})):
+        return 0
+    print(
+        f"{args.model}: {config.num_hidden_layers} layers, {full_layers} of them full (hybrid SWA: {hybrid_full_layers}), "
+        f"window {config.sliding_window}, blocks of {config.sparse_block_size}, {config.sparse_topk_tokens} tokens selected; "
+        f"{args.kv_cache_dtype}, batch {args.batch}"
+    )
+    print()
+    for line in kit.aligned([list(COLUMNS), *([_show(name, row[name]) for name in COLUMNS.values()] for row in rows)]):
+        print(line)
+    print()
+    for line in NOTES:
+        print(line)
+    return 0
+
+
+def read_config(name: str) -> "HySparseConfig":
+    """
+    A preset, or the configuration in a folder or file, or of a model of the Hub.
+
+    Raises:
+        ValueError: it is neither, or another model's.
+    """
+    from ..hub.checkpoints import HUB_ID
+    from .hysparse.configuration_hysparse import PRESETS, HySparseConfig
+
+    if name in PRESETS:
+        return HySparseConfig.from_preset(name)
+    path = Path(name)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.exists() and HUB_ID.fullmatch(name):
+        try:
+            return HySparseConfig.from_dict(HySparseConfig.get_config_dict(name)[0])
+        except OSError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"--model {name} is no folder here, and can't be loaded from the Hub: {reason}"
+            ) from error
+    if not path.is_file():
+        raise ValueError(
+            f"--model {name}: there is no such preset ({', '.join(PRESETS)}) and no such configuration; give a preset, a "
+            "folder with a config.json, or that file."
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--model {name}: {path.name} is not JSON ({error}); copy it again.") from None
+    if not isinstance(fields, dict) or "model_type" not in fields:
+        raise ValueError(
+            f"--model {name}: {path.name} names no `model_type`; give the one that `save_pretrained` wrote."
+        )
+    return HySparseConfig.from_dict(fields)
+
+
+def _show(name: str, value: float) -> str:
+    if name == "context":
+        return f"{value:,}"
+    return human_bytes(value) if name.endswith("_bytes") or "bytes_" in name else f"{value:.2f}"
+
+
+def human_bytes(number: float) -> str:
+    """In units of 1000, as papers print them: `6.72 GB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            break
+        number /= 1000
+    return f"{number} B" if unit == "B" else f"{number:.2f} {unit}"
