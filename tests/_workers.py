@@ -9,7 +9,7 @@ TOGETHER = {
     "tests/examples/": "warm python",
     "tests/trainers/judge_rlvr/test_judge_rlvr.py": "warm python",
     "tests/spaces/": "browser",
-    "tests/hub/test_publish.py": "published",
+    "tests/hub/test_publish": "published",
     "tests/hub/test_upgrade.py": "published",
     "tests/hub/test_private.py": "published",
 }

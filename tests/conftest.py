@@ -98,3 +98,9 @@ def pytest_collection_modifyitems(items):
         from ._workers import longest_first
 
         longest_first(items)
+
+
+@pytest.fixture
+def _no_colour_settings(monkeypatch):
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)

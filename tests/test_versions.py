@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DECODING = "tests/modeling/test_mtp_decoding.py::test_"
 BATCH = "tests/modeling/test_mtp_batch.py::test_"
 HYSPARSE = "tests/modeling/hysparse/test_versions.py::test_"
-PUBLISHED = "tests/hub/test_publish.py::test_"
+PUBLISHED = "tests/hub/test_publish_loads.py::test_"
 
 # Pytest ends with an error where one of these is not found.
 CHOSEN = (

@@ -13,17 +13,17 @@ if __name__ != "mimo_hf.trainers":
 from ..lazy import lazy_names
 from ..moved import moved
 
-_HOME = {
-    "DynamicSamplingGRPOTrainer": "mimo_rl.mimo_rl_trainer",
-    "JudgeRLVRConfig": "judge_rlvr.judge_rlvr_config",
-    "JudgeRLVRTrainer": "judge_rlvr.judge_rlvr_trainer",
-    "LoraTeacher": "mopd.teachers",
-    "MOPDConfig": "mopd.mopd_config",
-    "MOPDTrainer": "mopd.mopd_trainer",
-    "MiMoRLConfig": "mimo_rl.mimo_rl_config",
-    "PromptSampler": "rollout.prompt_sampler",
-    "SeamlessRollout": "rollout.seamless",
-    "sample_responses": "sampling",
+_NAMES = {
+    "judge_rlvr.judge_rlvr_config": "JudgeRLVRConfig",
+    "judge_rlvr.judge_rlvr_trainer": "JudgeRLVRTrainer",
+    "mimo_rl.mimo_rl_config": "MiMoRLConfig",
+    "mimo_rl.mimo_rl_trainer": "DynamicSamplingGRPOTrainer",
+    "mopd.mopd_config": "MOPDConfig",
+    "mopd.mopd_trainer": "MOPDTrainer",
+    "mopd.teachers": "LoraTeacher",
+    "rollout.prompt_sampler": "PromptSampler",
+    "rollout.seamless": "SeamlessRollout",
+    "sampling": "sample_responses",
 }
 
 # Names that are looked for here and live elsewhere.
@@ -65,7 +65,7 @@ moved(
     },
 )  # fmt: skip
 
-_load, __dir__ = lazy_names(__name__, _HOME)
+_load, __dir__ = lazy_names(__name__, _NAMES)
 
 
 def __getattr__(name: str):

@@ -37,3 +37,7 @@ __all__ = [
     "tagged_chain",
     "word_tokenizer",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

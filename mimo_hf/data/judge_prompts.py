@@ -2,6 +2,7 @@
 
 import re
 
+# What a judge is asked, with places for the problem and a solution.
 JUDGE_PROMPT_TEMPLATE = """\
 Here are a problem and a solution that somebody proposes. Decide whether the solution's final answer is correct.
 

@@ -13,19 +13,14 @@ A chart is a `matplotlib.figure.Figure`, which no window shows: what `drawing.sa
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-_HOME = {
-    "Bar": "timelines",
-    "FORMATS": "target",
-    "HeatMap": "maps",
-    "Picture": "look",
-    "bar_chart": "charts",
-    "check_target": "target",
-    "heat_maps": "maps",
-    "line_chart": "charts",
-    "point_chart": "charts",
-    "save": "look",
-    "svg_text": "look",
-    "timeline": "timelines",
+from ..lazy import lazy_names
+
+_NAMES = {
+    "charts": "bar_chart line_chart point_chart",
+    "look": "Picture save svg_text",
+    "maps": "HeatMap heat_maps",
+    "target": "FORMATS check_target",
+    "timelines": "Bar timeline",
 }
 
 if TYPE_CHECKING:
@@ -36,16 +31,13 @@ if TYPE_CHECKING:
     from .timelines import Bar, timeline
 
 
+_load, __dir__ = lazy_names(__name__, _NAMES)
+
+
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'mimo_hf.drawing' has no attribute {name!r}")
-    if _HOME[name] != "target":
+    if name in __all__ and name not in _NAMES["target"].split():
         import_module(f"{__name__}.look")  # first, since it says how to install a matplotlib that is missing
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return _load(name)
 
 
 __all__ = [

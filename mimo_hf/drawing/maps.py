@@ -14,6 +14,8 @@ MOST_TICKS = 12
 @dataclass(frozen=True)
 class HeatMap:
     """
+    One map of a picture of several.
+
     Attributes:
         values: `[rows, columns]`, anything that numpy reads; the first row stands at the top, or where y is least.
         low, high: ends of the scale; None is the least and greatest value.

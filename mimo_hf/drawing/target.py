@@ -4,7 +4,7 @@ from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
-FORMATS = (".png", ".svg", ".pdf")
+FORMATS = (".png", ".svg", ".pdf")  # endings of files that can be drawn
 
 
 def check_target(path: str | PathLike[str], argument: str = "path") -> Path:

@@ -14,6 +14,8 @@ SHORTEST_S = 1e-9  # below it, a timeline is drawn as one second
 @dataclass(frozen=True)
 class Bar:
     """
+    One bar of a timeline.
+
     Attributes:
         row: which of the timeline's rows it lies in.
         kind: what gives it its colour.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checks import Real, count, non_negative, positive, real
 
-SPEED_OF_LIGHT_M_S = 299_792_458.0
+SPEED_OF_LIGHT_M_S = 299_792_458.0  # in metres a second, exact by definition
 
 
 # A function of a tensor and the number of its dimensions that are no batch dimensions.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DEFAULT_WAVELENGTH_M = 0.01
 SNR_REFERENCES = ("siso", "tx", "frobenius")
 POWERS = ("equal", "waterfill")
-BEPRE_METHODS = ("angle", "geom", "svd")
+BEPRE_METHODS = ("angle", "geom", "svd")  # how the precoder learns the misalignment
 PRECODINGS = ("plain", *BEPRE_METHODS)
 DETECTORS = ("mode", "zf", "mmse")
 ORDERS = (4, 16, 64)

@@ -14,6 +14,7 @@ from .modes import matched_channel, modal_channel
 from .precoding import of_channel, of_geometry
 from .settings import POWERS, SNR_REFERENCES
 
+# What `simulate_link` compares.
 SCHEMES = ("plain", "bepre_angle", "bepre_geom", "bepre_svd", "mmse", "capacity_equal", "capacity_waterfill")
 
 

@@ -4,30 +4,14 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
 
-_HOME = {
-    "CodeReward": "code_tests",
-    "CodeRewardOptions": "code_options",
-    "JUDGE_PROMPT_TEMPLATE": "judge",
-    "Limits": "sandbox",
-    "MathReward": "math_verifier",
-    "Result": "sandbox",
-    "Sandbox": "sandbox",
-    "TestLevels": "difficulty",
-    "assign_levels": "difficulty",
-    "by_domain": "domains",
-    "domain_reward": "domains",
-    "grade_tests": "difficulty",
-    "judge_prompt": "judge",
-    "judge_reward": "judge",
-    "level_scores": "difficulty",
-    "math_verify_reward": "math_verifier",
-    "parse_verdict": "judge",
-    "pass_rates": "difficulty",
-    "passed_tests": "code_tests",
-    "score": "difficulty",
-    "soft_code_reward": "code_tests",
-    "test_difficulty_code_reward": "code_tests",
-    "vanilla_code_reward": "code_tests",
+_NAMES = {
+    "code_options": "CodeRewardOptions",
+    "code_tests": "CodeReward passed_tests soft_code_reward test_difficulty_code_reward vanilla_code_reward",
+    "difficulty": "TestLevels assign_levels grade_tests level_scores pass_rates score",
+    "domains": "by_domain domain_reward",
+    "judge": "JUDGE_PROMPT_TEMPLATE judge_prompt judge_reward parse_verdict",
+    "math_verifier": "MathReward math_verify_reward",
+    "sandbox": "Limits Result Sandbox",
 }
 
 if TYPE_CHECKING:
@@ -46,7 +30,7 @@ if TYPE_CHECKING:
     from .sandbox import Limits, Result, Sandbox
 
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 __all__ = [
     "JUDGE_PROMPT_TEMPLATE",

@@ -311,6 +311,8 @@ def _key(row: tuple) -> str:
     return json.dumps(row, default=str, sort_keys=True)
 
 
-test_difficulty_code_reward = CodeReward("strict")
-soft_code_reward = CodeReward("soft")
-vanilla_code_reward = CodeReward("vanilla")
+test_difficulty_code_reward = CodeReward(
+    "strict"
+)  # a level of tests counts where all of it and of the easier ones pass
+soft_code_reward = CodeReward("soft")  # each test counts for itself, by the score of its level
+vanilla_code_reward = CodeReward("vanilla")  # 1 where all tests pass, else 0

@@ -82,4 +82,5 @@ def by_domain(rewards: Mapping[str, Callable[..., Any]], column: str = "domain")
     return DomainReward(rewards, column)
 
 
+# Mathematics, programs and verdicts, each row by the reward of its column `domain`.
 domain_reward = by_domain({"math": math_verify_reward, "code": test_difficulty_code_reward, "judge": judge_reward})

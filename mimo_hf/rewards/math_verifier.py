@@ -171,4 +171,5 @@ def _command(channel: int) -> tuple[list[str], str]:
     return [*words, "none", "", MODULE], folder  # its programs are ours
 
 
+# 1 where an answer equals the solution, 0 where not: `MathReward` with its defaults.
 math_verify_reward = MathReward()

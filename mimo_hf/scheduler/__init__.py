@@ -5,32 +5,18 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 from ..moved import moved
 
-_HOME = {
-    "Action": "core.types",
-    "ActionHandle": "live.handles",
-    "ActionScheduler": "live.scheduler",
-    "ActionTimeout": "errors",
-    "AlreadyOwned": "sharing.owner",
-    "Amdahl": "core.types",
-    "Command": "core.types",
-    "Concurrency": "core.resources",
-    "ElasticRange": "core.types",
-    "EnvironmentLost": "errors",
-    "ModelService": "services.manager",
-    "PinnedHostHook": "services.pinned",
-    "PowerLaw": "core.types",
-    "QueueFull": "errors",
-    "QuotaRefused": "errors",
-    "SchedulerClient": "sharing.client",
-    "SchedulerConfig": "config",
-    "SchedulerLost": "errors",
-    "ServiceCall": "core.types",
-    "TableCurve": "core.types",
-    "TokenBucket": "core.resources",
-    "TorchService": "services.torch_service",
-    "Unsatisfiable": "errors",
-    "Window": "core.resources",
-    "WorkerLost": "errors",
+_NAMES = {
+    "config": "SchedulerConfig",
+    "core.resources": "Concurrency TokenBucket Window",
+    "core.types": "Action Amdahl Command ElasticRange PowerLaw ServiceCall TableCurve",
+    "errors": "ActionTimeout EnvironmentLost QueueFull QuotaRefused SchedulerLost Unsatisfiable WorkerLost",
+    "live.handles": "ActionHandle",
+    "live.scheduler": "ActionScheduler",
+    "services.manager": "ModelService",
+    "services.pinned": "PinnedHostHook",
+    "services.torch_service": "TorchService",
+    "sharing.client": "SchedulerClient",
+    "sharing.owner": "AlreadyOwned",
 }
 
 if TYPE_CHECKING:
@@ -70,7 +56,7 @@ moved(
 )  # fmt: skip
 
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)
 
 __all__ = [
     "Action",

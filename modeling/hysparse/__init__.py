@@ -16,3 +16,7 @@ __all__ = [
     "convert_dense",
     "layer_agreement",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -74,6 +74,8 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
 
 
 class HySparsePreTrainedModel(ParallelMixin, v2_flash.MiMoV2FlashPreTrainedModel):
+    """What the HySparse models have in common: initial weights, saving and loading."""
+
     config: HySparseConfig
     config_class = HySparseConfig
     _no_split_modules = ["HySparseDecoderLayer"]

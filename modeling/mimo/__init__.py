@@ -4,3 +4,7 @@ from .configuration_mimo import MiMoConfig
 from .modeling_mimo import MiMoForCausalLM, MiMoModel, MiMoPreTrainedModel
 
 __all__ = ["MiMoConfig", "MiMoForCausalLM", "MiMoModel", "MiMoPreTrainedModel"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -79,6 +79,8 @@ class MiMoMTPLayer(trunk.Qwen2DecoderLayer):
 
 
 class MiMoPreTrainedModel(ParallelMixin, trunk.Qwen2PreTrainedModel):
+    """What the MiMo-7B models have in common: initial weights, saving and loading."""
+
     config: MiMoConfig
     config_class = MiMoConfig
     _no_split_modules = ["Qwen2DecoderLayer", "MiMoMTPLayer"]

@@ -2,20 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-from .configuration_mimo_v2_flash import MiMoV2Config, MiMoV2FlashConfig
-from .modeling_mimo_v2_flash import MiMoV2FlashForCausalLM, MiMoV2FlashModel, MiMoV2FlashPreTrainedModel
-from .routing import record_routing, replay_routing, sequence_balance_loss
+from mimo_hf.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .configuration_mimo_v2_flash import MiMoV2Config, MiMoV2FlashConfig
+    from .modeling_mimo_v2_flash import MiMoV2FlashForCausalLM, MiMoV2FlashModel, MiMoV2FlashPreTrainedModel
     from .router_bias import RouterBiasUpdateCallback
+    from .routing import record_routing, replay_routing, sequence_balance_loss
 
-
-def __getattr__(name: str):
-    if name == "RouterBiasUpdateCallback":
-        from .router_bias import RouterBiasUpdateCallback
-
-        return RouterBiasUpdateCallback
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "configuration_mimo_v2_flash": "MiMoV2Config MiMoV2FlashConfig",
+        "modeling_mimo_v2_flash": "MiMoV2FlashForCausalLM MiMoV2FlashModel MiMoV2FlashPreTrainedModel",
+        "router_bias": "RouterBiasUpdateCallback",
+        "routing": "record_routing replay_routing sequence_balance_loss",
+    },
+)
 
 
 __all__ = [

@@ -102,6 +102,8 @@ class MiMoV2FlashMTP(nn.Module):
 
 
 class MiMoV2FlashPreTrainedModel(ParallelMixin, trunk.MiMoV2FlashPreTrainedModel):
+    """What the MiMo-V2-Flash models have in common: initial weights, saving and loading."""
+
     config: MiMoV2FlashConfig
     config_class = MiMoV2FlashConfig
     _no_split_modules = ["MiMoV2FlashDecoderLayer", "MiMoV2FlashMTPLayer"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mimo_hf import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
 from mimo_hf.hub import publish as publishing
 from mimo_hf.hub.publish import publish
 
+MODELING = Path(__file__).parents[2] / "modeling"
 TINY = {
     "vocab_size": 64,
     "hidden_size": 16,
@@ -74,6 +76,11 @@ def checkpoint(tmp_path_factory):
     (folder / "training_run.json").write_text(json.dumps(TRAINING_RUN))
     (folder / "optimizer.pt").write_bytes(b"not to be published")
     return folder
+
+
+@pytest.fixture(scope="module")
+def ours(checkpoint):
+    return MiMoV2FlashForCausalLM.from_pretrained(checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Live schedulers of a test: their own lock, and their loop."""
+"""Live schedulers of a test: their own lock, and their loop; a trace to read and one that has been run."""
 
 import asyncio
 import os
@@ -8,6 +8,12 @@ import pytest
 
 from mimo_hf.scheduler import Action, ActionScheduler, SchedulerConfig
 from mimo_hf.scheduler.sharing.owner import ADDRESS_VARIABLE, LOCK_VARIABLE
+from mimo_hf.scheduler.simulate.simulator import recorded, simulate
+from mimo_hf.scheduler.simulate.trace import write_trace
+from mimo_hf.scheduler.simulate.workloads import coding
+
+HEADER = '{"format": "mimo-trace", "version": 1, "nodes": {"n": {"cpu": 4}}}'
+SLEEP = "__import__('time').sleep({})"
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +57,14 @@ def alive(pid):
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def nothing():
+    return None
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    trace = coding(12, seed=5, cores=8)
+    write_trace(tmp_path / "run.jsonl", recorded(trace, simulate(trace, keep_decisions=True)))
+    return tmp_path / "run.jsonl"

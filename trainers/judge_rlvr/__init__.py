@@ -14,13 +14,10 @@ if TYPE_CHECKING:
 _load, __dir__ = lazy_names(
     __name__,
     {
-        "JudgeRLVRConfig": "judge_rlvr_config",
-        "JudgeRLVRPipelineConfig": "options",
-        "JudgeRLVRTrainer": "judge_rlvr_trainer",
-        "hand_over": "judge_rlvr_trainer",
-        "judge_skill": "judge_rlvr_trainer",
-        "mix_tasks": "judge_rlvr_trainer",
-        "run_judge_rlvr": "pipeline",
+        "judge_rlvr_config": "JudgeRLVRConfig",
+        "judge_rlvr_trainer": "JudgeRLVRTrainer hand_over judge_skill mix_tasks",
+        "options": "JudgeRLVRPipelineConfig",
+        "pipeline": "run_judge_rlvr",
     },
 )
 _load_earlier = forward(__name__, f"{__name__}.command")  # what the module of this name held

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from .mimo_rl_trainer import DynamicSamplingGRPOTrainer
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"DynamicSamplingGRPOTrainer": "mimo_rl_trainer", "MiMoRLConfig": "mimo_rl_config"}
+    __name__,
+    {
+        "mimo_rl_config": "MiMoRLConfig",
+        "mimo_rl_trainer": "DynamicSamplingGRPOTrainer",
+    },
 )
 
 __all__ = ["DynamicSamplingGRPOTrainer", "MiMoRLConfig"]

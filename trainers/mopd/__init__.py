@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "LoraTeacher": "teachers",
-        "MOPDConfig": "mopd_config",
-        "MOPDTrainer": "mopd_trainer",
-        "TeacherPool": "pool",
+        "mopd_config": "MOPDConfig",
+        "mopd_trainer": "MOPDTrainer",
+        "pool": "TeacherPool",
+        "teachers": "LoraTeacher",
     },
 )
 

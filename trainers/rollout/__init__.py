@@ -12,14 +12,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "GenerateFn": "engine_rollout",
-        "Generated": "engine_rollout",
-        "PromptSampler": "prompt_sampler",
-        "RolloutError": "seamless",
-        "RolloutResult": "seamless",
-        "RolloutStats": "seamless",
-        "RolloutTask": "seamless",
-        "SeamlessRollout": "seamless",
+        "engine_rollout": "GenerateFn Generated",
+        "prompt_sampler": "PromptSampler",
+        "seamless": "RolloutError RolloutResult RolloutStats RolloutTask SeamlessRollout",
     },
 )
 

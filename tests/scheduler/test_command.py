@@ -1,125 +1,27 @@
-"""Traces go out and come back, malformed lines are named, and the command does what its help says."""
+"""`mimo-hf schedule` does what its help says."""
 
-import itertools
 import json
-import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mimo_hf.cli import main
-from mimo_hf.scheduler.core.types import Amdahl, ElasticRange, PowerLaw, TableCurve
-from mimo_hf.scheduler.simulate.bounds import act_lower_bound_s, best_act_s, step_lower_bound_s
-from mimo_hf.scheduler.simulate.export import chrome_trace, gantt, lanes, run_summary, width
-from mimo_hf.scheduler.simulate.service_calls import simulate_services
-from mimo_hf.scheduler.simulate.simulator import recorded, simulate
+from mimo_hf.scheduler.simulate.export import run_summary, width
+from mimo_hf.scheduler.simulate.simulator import simulate
 from mimo_hf.scheduler.simulate.trace import (
     FIELDS,
     SAMPLE,
     Record,
     Trace,
     TraceError,
-    parse_trace,
     read_trace,
-    record_as_json,
-    trace_lines,
-    write_trace,
 )
-from mimo_hf.scheduler.simulate.workloads import as_pods, coding, deepsearch, poisson, with_noise
+from mimo_hf.scheduler.simulate.workloads import coding, deepsearch
 
-HEADER = '{"format": "mimo-trace", "version": 1, "nodes": {"n": {"cpu": 4}}}'
-
-
-@pytest.fixture
-def run_file(tmp_path):
-    trace = coding(12, seed=5, cores=8)
-    write_trace(tmp_path / "run.jsonl", recorded(trace, simulate(trace, keep_decisions=True)))
-    return tmp_path / "run.jsonl"
-
-
-def test_a_trace_survives_writing_and_reading(tmp_path):
-    costs = [
-        {"cpu": 1, "memory": 0.5},
-        {"cpu": ElasticRange(1, 8, (1, 2, 8), PowerLaw(0.5))},
-        {"cpu": ElasticRange(2, 3, None, None)},
-        {"cpu": ElasticRange(1, 4, None, TableCurve(((1, 1.0), (4, 0.5))))},
-    ]
-    records = [Record(i, "a", cost, 1.5 + i, f"t{i % 2}", "task", 0.25, 2.0, i) for i, cost in enumerate(costs)]
-    trace = Trace(records, {"n": {"cpu": 4, "memory": 9}}, {"seed": 3})
-    write_trace(tmp_path / "x.jsonl", trace)
-    assert read_trace(tmp_path / "x.jsonl") == trace
-
-
-def test_a_recorded_run_replays_exactly():
-    trace = coding(30, seed=6)
-    run = recorded(trace, simulate(trace, {"n": {"cpu": 20}}, keep_decisions=True))
-    run.nodes = {"n": {"cpu": 20}}
-    lines = []
-    for record in run.records:
-        shown = record_as_json(record)
-        del shown["t1_s"]  # what a live run cannot know
-        shown.pop("gap_s", None)
-        lines.append(json.dumps(shown))
-    again = simulate(parse_trace([json.dumps({"format": "mimo-trace", "version": 1, "nodes": run.nodes}), *lines]))
-    first = [record.start_s for record in run.records]
-    assert list(again.start_s) == pytest.approx(first, rel=1e-6, abs=1e-6)
-    assert list(again.units) == [record.units or 0 for record in run.records]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{", "this is not JSON: Expecting"),
-        ("[1]", "JSON object"),
-        ("[" * 100_000, "this is not JSON"),
-        ('{"id": 0, "kind": "a", "t1_s": 1}', "'cost' is missing"),
-        ('{"id": 0, "t1_s": 1}', "'kind', 'cost' are missing"),
-        ('{"id": null, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "'id' is missing"),
-        (
-            '{"id": "x", "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}',
-            "`id` must be a whole number from 0 to .*; got 'x'",
-        ),
-        ('{"id": 7, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "`id` 7 is that of line 2 already"),
-        ('{"id": 0, "kind": 5, "cost": {"cpu": 1}, "t1_s": 1}', "`kind` must be a word .*; got 5"),
-        ('{"id": 0, "kind": "a", "cost": 1, "t1_s": 1}', "`cost` must be an amount by resource"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": true}, "t1_s": 1}', "must be a number"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1}}, "t1_s": 1}', "a range without max"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "most": 3}}, "t1_s": 1}', "a range with most"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": 5}}, "t1_s": 1}', "`curve` must be"),
-        (
-            '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"amdahl": "x"}}}, "t1_s": 1}',
-            "can't be",
-        ),
-        (
-            '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "allowed": 2}}, "t1_s": 1}',
-            "`allowed` must be",
-        ),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "start_s": 3, "end_s": 2}', "`end_s` must not be before"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "cores": 3}', "`cores` must be a list"),
-        (
-            '{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "priority": 0.5}',
-            "`priority` must be a whole number",
-        ),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1": 1}', "unknown field t1; is t1_s meant"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}}', "t1_s"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": -1}', "`t1_s` must be"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": NaN}', "`t1_s` must be"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": "x"}, "t1_s": 1}', "must be a number"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 3, "max": 2}}, "t1_s": 1}', "ElasticRange"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"log": 1}}}, "t1_s": 1}', "amdahl"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "colour": 1}', "unknown field colour"),
-    ],
-)
-def test_a_malformed_line_is_named_with_file_and_line(tmp_path, line, words):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(f'{HEADER}\n{{"id": 7, "kind": "a", "cost": {{"cpu": 1}}, "t1_s": 1}}\n{line}\n')
-    with pytest.raises(ValueError, match=rf"bad\.jsonl:3: .*{words}"):
-        read_trace(path)
+from .conftest import HEADER
 
 
 def test_all_bad_lines_are_told_and_ten_are_shown(tmp_path, capsys):
@@ -137,15 +39,6 @@ def test_all_bad_lines_are_told_and_ten_are_shown(tmp_path, capsys):
         assert len(lines) == 11
         assert lines[0].startswith(f"{path}:3: ")
         assert last.startswith(f"mimo-hf schedule {job}: error: {path} has 12 lines")
-
-
-@pytest.mark.parametrize(
-    ("nodes", "words"),
-    [("5", "`nodes` must be like"), ('{"n": {"cpu": "x"}}', "`nodes` must be"), ('{"n": 4}', "`nodes` must be")],
-)
-def test_nodes_that_are_none_are_named_with_the_first_line(nodes, words):
-    with pytest.raises(ValueError, match=rf"trace:1: {words}"):
-        parse_trace([f'{{"format": "mimo-trace", "version": 1, "nodes": {nodes}}}'])
 
 
 @pytest.mark.parametrize(
@@ -184,15 +77,6 @@ def test_a_trace_without_actions_is_an_error_in_one_line(tmp_path, capsys):
         simulate(read_trace(path)).summary()
 
 
-def test_actions_that_wait_for_ever_are_an_error(monkeypatch):
-    from mimo_hf.scheduler.core.scheduler import Scheduler
-
-    monkeypatch.setattr(Scheduler, "schedule", lambda self, now: [])
-    trace = parse_trace([HEADER, '{"id": 3, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}'])
-    with pytest.raises(ValueError, match="trace:2: 1 of 1 actions never start, this one first: it costs cpu"):
-        simulate(trace)
-
-
 def test_check_says_what_is_in_a_trace(run_file, tmp_path, capsys):
     assert main(["schedule", "check", str(run_file)]) == 0
     output = capsys.readouterr()
@@ -223,82 +107,6 @@ def test_the_sample_of_the_help_and_of_the_guide_runs(tmp_path, capsys):
     assert named == set(FIELDS)
 
 
-def test_a_trace_without_its_header_is_refused(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"id": 0}\n')
-    with pytest.raises(ValueError, match=r"x\.jsonl:1: the first line"):
-        read_trace(tmp_path / "x.jsonl")
-    (tmp_path / "y.jsonl").write_text("")
-    with pytest.raises(ValueError, match="empty"):
-        read_trace(tmp_path / "y.jsonl")
-
-
-def test_workloads_are_seeded():
-    for make in (coding, deepsearch):
-        assert list(trace_lines(make(20, seed=1))) == list(trace_lines(make(20, seed=1)))
-        assert list(trace_lines(make(20, seed=1))) != list(trace_lines(make(20, seed=2)))
-
-
-def test_pods_hold_their_cores_from_first_to_last_action():
-    trace = coding(30, seed=1)
-    result = simulate(as_pods(trace, 4), {"n": {"pod": 5}}, "fifo1", held=("pod",), first_overhead_s=5.0, debug=True)
-    spans = {}
-    for index, record in enumerate(trace.records):
-        first, last = spans.get(record.trajectory, (math.inf, 0.0))
-        spans[record.trajectory] = min(first, result.start_s[index]), max(last, result.end_s[index])
-    changes = sorted([(a, 1) for a, _ in spans.values()] + [(b, -1) for _, b in spans.values()])
-    level = most = 0
-    for _, change in changes:
-        level += change
-        most = max(most, level)
-    assert most == 5
-
-
-def test_noise_changes_estimates_and_nothing_else():
-    noisy = with_noise(coding(20), 0.5, seed=1)
-    ratios = [math.log(record.est_s / record.t1_s) for record in noisy.records]
-    assert 0.4 < (sum(r * r for r in ratios) / len(ratios)) ** 0.5 < 0.6
-    assert [r.t1_s for r in noisy.records] == [r.t1_s for r in coding(20).records]
-
-
-def erlang_c_wait(servers, load, mean_s):
-    """Mean wait of M/M/c."""
-    offered = servers * load
-    last = offered**servers / math.factorial(servers) / (1 - load)
-    waits = last / (sum(offered**k / math.factorial(k) for k in range(servers)) + last)
-    return waits * mean_s / (servers * (1 - load))
-
-
-@pytest.mark.slow
-def test_a_million_poisson_actions_wait_as_erlang_c_says():
-    trace = poisson(1_000_000, rate=8 * 0.8, seed=0, units=8)
-    result = simulate(trace, policy="fifo1")
-    wait = math.fsum(result.start_s) - math.fsum(result.submit_s)
-    assert wait / 1_000_000 == pytest.approx(erlang_c_wait(8, 0.8, 1.0), rel=0.03)
-
-
-def test_lanes_never_overlap(run_file):
-    ran = read_trace(run_file).records
-    placed = lanes(ran)
-    for lane in {lane for taken in placed.values() for lane in taken}:
-        mine = sorted((r.start_s, r.end_s) for r in ran if lane in placed[r.id])
-        assert all(first[1] <= second[0] for first, second in itertools.pairwise(mine))
-    assert all(len(placed[r.id]) == width(r) for r in ran)
-
-
-def test_chrome_events_are_complete_and_flows_follow_trajectories(run_file):
-    trace = read_trace(run_file)
-    events = chrome_trace(trace)["traceEvents"]
-    complete = [event for event in events if event["ph"] == "X"]
-    assert len(complete) == sum(width(record) for record in trace.records)
-    assert all(event["dur"] >= 0 and event["ts"] >= 0 for event in complete)
-    total = sum(event["dur"] for event in complete) / 1e6
-    assert total == pytest.approx(sum((r.end_s - r.start_s) * width(r) for r in trace.records), rel=1e-9)
-    starts = {event["id"]: event["ts"] for event in events if event["ph"] == "s"}
-    ends = {event["id"]: event["ts"] for event in events if event["ph"] == "f"}
-    assert len(starts) == len(trace.records) - 12
-    assert all(starts[flow] <= ends[flow] for flow in ends)
-
-
 def test_report_writes_page_chart_and_perfetto_trace(run_file, tmp_path, capsys):
     page, chart, chrome = tmp_path / "run.html", tmp_path / "run.svg", tmp_path / "run.json"
     options = ["--out", page, "--plot", chart, "--chrome", chrome]
@@ -314,20 +122,6 @@ def test_report_writes_page_chart_and_perfetto_trace(run_file, tmp_path, capsys)
     assert {title.partition(":")[0] for title in titles} == {f"{r.kind} {r.id}, {r.trajectory}" for r in records}
     assert chart.read_text().partition("<svg")[2] in page.read_text()
     assert json.loads(chrome.read_text())["traceEvents"]
-
-
-def test_the_chart_holds_each_action_and_what_they_add_up_to(run_file):
-    records = read_trace(run_file).records
-    over, under = gantt(read_trace(run_file)).axes
-    boxes = [path.get_extents() for path in under.collections[0].get_paths()]
-    spans = [(r.start_s, r.end_s) for r in records for _ in range(width(r))]
-    np.testing.assert_allclose(sorted((box.x0, box.x1) for box in boxes), sorted(spans))
-    assert [text.get_text() for text in under.get_yticklabels()][:2] == ["local 0", "local 1"]
-    in_use, waiting = (dict(zip(*line.get_data(), strict=True)) for line in over.lines)
-    for at, level in in_use.items():
-        assert level == sum(width(r) for r in records if r.start_s <= at < r.end_s)
-    for at, level in waiting.items():
-        assert level == sum(r.submit_s <= at < r.start_s for r in records)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf"])
@@ -438,19 +232,6 @@ def test_wrong_arguments_are_named(arguments, words, capsys):
     assert error.count("\n") == 1
 
 
-def test_an_unrun_trace_cannot_be_reported(tmp_path):
-    write_trace(tmp_path / "x.jsonl", coding(2))
-    with pytest.raises(ValueError, match="run it first"):
-        run_summary(read_trace(tmp_path / "x.jsonl"))
-
-
-def test_amdahl_in_a_trace_is_the_default_curve():
-    (record,) = parse_trace(
-        [HEADER, '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2}}, "t1_s": 1}']
-    ).records
-    assert record.cost["cpu"].curve == Amdahl(0.05)
-
-
 NO_ACTIONS = '{"format": "mimo-trace", "version": 1, "nodes": {"local": {"cpu": 4}}}\n'
 
 
@@ -466,21 +247,6 @@ def test_a_trace_without_actions_ends_in_one_sentence(tmp_path, capsys, job):
     assert code != 0
     assert len(told) == 1
     assert "none.jsonl has a header and no actions; each further line is one." in told[0]
-
-
-def test_nothing_has_no_statistics_but_can_be_simulated():
-    nothing = Trace([], {"n": {"cpu": 1}})
-    result = simulate(nothing)
-    assert (result.makespan_s, result.act_s(), recorded(nothing, result).records) == (0.0, [], [])
-    for read in (result.summary, partial(act_lower_bound_s, nothing, 1), partial(best_act_s, nothing, 1)):
-        with pytest.raises(ValueError, match=r"without actions|1 to 5 actions"):
-            read()
-    assert step_lower_bound_s(nothing, 1) == 0.0
-    for draw in (run_summary, chrome_trace):
-        with pytest.raises(ValueError, match="no start_s and end_s"):
-            draw(nothing)
-    served = simulate_services([], capacity=4.0)
-    assert (served.act_s, served.end_s, served.switches) == ([], 0.0, 0)
 
 
 def test_the_action_that_never_starts_is_the_one_that_is_named(tmp_path, capsys):
