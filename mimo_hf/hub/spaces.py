@@ -49,12 +49,12 @@ def load(name: str) -> ModuleType:
     The module of a Space's `app.py`, with `build_demo` and the arguments of `launch` in `LAUNCH`.
 
     Raises:
-        ImportError: Gradio is not installed.
+        ImportError: Gradio or Plotly is not installed.
     """
     path = space_path(name)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    if importlib.util.find_spec("gradio") is None:
-        raise ImportError("the Spaces need Gradio: pip install 'mimo-hf[spaces]'")
+    if missing := [needed for needed in ("gradio", "plotly") if importlib.util.find_spec(needed) is None]:
+        raise ImportError(f"the Spaces need {' and '.join(missing)}: pip install 'mimo-hf[spaces]'")
     spec = importlib.util.spec_from_file_location(f"mimo_hf_space_{path.name}", path / "app.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"{path / 'app.py'} is not a Python file.")

@@ -219,7 +219,7 @@ class LinkConfig(_Checked):
     )
     snr_db: float = _snr_db()
     snr_reference: str = _snr_reference()
-    power: str = setting("equal", "Power over the modes.", label="power over modes", choices=POWERS)
+    power: str = setting("equal", "Power over the modes.", label="power over the modes", choices=POWERS)
 
     def link(self) -> "LinkGeometry":
         from .geometry import UCA, LinkGeometry

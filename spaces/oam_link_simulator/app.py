@@ -16,6 +16,7 @@ import gradio as gr  # noqa: E402  after the lines above
 import oam_rates  # noqa: E402  after the lines above
 import oam_views  # noqa: E402  after the lines above
 from oam_api import endpoints  # noqa: E402  after the lines above
+from oam_charts import Page  # noqa: E402  after the lines above
 from oam_settings import CONTROLS, SWEEPS, Settings, from_values  # noqa: E402  after the lines above
 from oam_turns import in_turn  # noqa: E402  after the lines above
 
@@ -44,7 +45,18 @@ IN_TABS = {
         ["oem_radius_wl", "oem_pitch_wl", "oem_distance_m", "oem_focal_m"],
     ],
 }
-VIEWS: dict[str, Callable[[Settings], str]] = {
+# Plots beside each other in each picture of a tab.
+PLOTS = {
+    "link": (2, 1),
+    "modes": (2, 1),
+    "interference": (2, 2),
+    "detection": (1, 1),
+    "efficiency": (1, 1),
+    "mimo": (1, 1, 1),
+    "oem": (1, 1, 1),
+}
+WIDE = {"link": (1,), "modes": (1,), "detection": (0,), "oem": (0,)}  # pictures that a phone scrolls sideways
+VIEWS: dict[str, Callable[[Settings], Page]] = {
     "link": in_turn(oam_views.link),
     "modes": in_turn(oam_views.modes),
     "interference": in_turn(oam_views.interference),
@@ -105,7 +117,7 @@ def build_demo() -> gr.Blocks:
     """The whole page. Nothing is computed before a browser asks; every session brings its own settings."""
     start = Settings.from_preset(Settings.preset)
     controls: dict[str, Any] = {}
-    pages: dict[str, gr.HTML] = {}
+    pages: dict[str, list[gr.components.Component]] = {}
     with gr.Blocks(title="OAM link simulator", analytics_enabled=False) as demo:
         tab = gr.State(start.tab)
         gr.Markdown(
@@ -121,7 +133,8 @@ def build_demo() -> gr.Blocks:
                 problem = gr.HTML(elem_id="oam-problem")
                 with gr.Tabs(selected=start.tab) as tabs:
                     items = {key: _tab(key, controls, pages, start) for key in TAB_NAMES}
-        outputs = [*controls.values(), *pages.values(), tabs, tab, about, problem, link]
+        parts = [part for page in pages.values() for part in page]
+        outputs = [*controls.values(), *parts, tabs, tab, about, problem, link]
         show = _shower(controls, pages, tabs, tab, about, problem, link)
         _events(demo, controls, items, tab, show, outputs, link, copy)
         for endpoint in endpoints():
@@ -137,7 +150,7 @@ def _sidebar(controls: dict[str, Any], start: Settings):
                 controls[name] = make_control(name, start)
 
 
-def _tab(key: str, controls: dict[str, Any], pages: dict[str, gr.HTML], start: Settings) -> gr.Tab:
+def _tab(key: str, controls: dict[str, Any], pages: dict[str, list], start: Settings) -> gr.Tab:
     with gr.Tab(TAB_NAMES[key], id=key) as item:
         for names in IN_TABS.get(key, []):
             with gr.Row():
@@ -146,8 +159,20 @@ def _tab(key: str, controls: dict[str, Any], pages: dict[str, gr.HTML], start: S
         if key == "docs":
             gr.Markdown(conventions(), latex_delimiters=[{"left": "$", "right": "$", "display": False}])
         else:
-            pages[key] = gr.HTML(elem_id=f"oam-page-{key}", elem_classes="oam-page", min_height=420)
+            with gr.Column(elem_id=f"oam-page-{key}", elem_classes="oam-page"):
+                pages[key] = _page(key)
     return item
+
+
+def _page(key: str) -> list[gr.components.Component]:
+    """The components of a tab in the order of `Page.parts`."""
+    parts: list[gr.components.Component] = [gr.HTML()]
+    for i, plots in enumerate(PLOTS[key]):
+        with gr.Column(elem_classes="oam-figure"):
+            with gr.Row(elem_classes="oam-wide" if i in WIDE.get(key, ()) else None):
+                parts += [gr.Plot(show_label=False, container=False, min_width=300) for _ in range(plots)]
+            parts.append(gr.HTML())
+    return parts
 
 
 def conventions() -> str:
@@ -176,7 +201,8 @@ def _shower(controls, pages, tabs, tab, about, problem, link) -> Callable[..., d
                 updates[control] = list(value) if CONTROLS[name].many else value
         try:
             if settings.tab in pages:
-                updates[pages[settings.tab]] = VIEWS[settings.tab](settings)
+                page = VIEWS[settings.tab](settings)
+                updates |= zip(pages[settings.tab], page.parts(), strict=True)
         except (ValueError, TypeError) as error:
             updates[problem] = refusal(error)
         return updates

@@ -1,16 +1,17 @@
-"""The tabs that compare rates: all schemes over a sweep, OAM against MIMO, and OEM. Settings in, HTML out."""
+"""The tabs that compare rates: all schemes over a sweep, OAM against MIMO, and OEM. Settings in, a page out."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from oam_charts import Curve, bars, columns, curves, figure
-from oam_settings import CONTROLS, Settings
+from oam_charts import Curve, Page, Picture, bars, columns, curves
+from oam_settings import Settings
 from oam_views import NAMES, note
 
 from mimo_hf.oam.comparisons import run_dof, run_oem
 from mimo_hf.oam.config import Result
 from mimo_hf.oam.experiments import run_sweep
 from mimo_hf.oam.forms import as_csv
+from mimo_hf.oam.settings import axis_label
 
 
 def _lines(result: Result, settings: Settings) -> list[Curve]:
@@ -20,55 +21,48 @@ def _lines(result: Result, settings: Settings) -> list[Curve]:
     return [*lines, Curve(NAMES["capacity_waterfill"], bound, bound=True)]
 
 
-def efficiency(settings: Settings) -> str:
+def efficiency(settings: Settings) -> Page:
     config = settings.link_config()
     over_snr = run_sweep(config, "snr_db", -10.0, 40.0, 51)
     start, stop, num = settings.sweep_start, settings.sweep_stop, settings.sweep_num
     if start == stop:
         raise ValueError(f"The sweep needs two different ends; got {start:g} twice.")
     swept = run_sweep(config, settings.sweep, min(start, stop), max(start, stop), num)
-    label = CONTROLS[settings.sweep].label
+    label = axis_label(settings.sweep)
     name = label.rpartition(" (")[0]
     gap = [row["plain"] / max(row["capacity_waterfill"], 1e-300) for row in swept.rows]
     low = min(range(num), key=lambda i: gap[i])
     story = (
         f"Over this range plain OAM keeps between {min(gap):.1%} and {min(max(gap), 1):.1%} of the capacity of its own "
-        f"arrays, least at {label} = {swept.rows[low][settings.sweep]:.4g}. No curve crosses the black one: OAM is a "
+        f"arrays, least at {label} = {swept.rows[low][settings.sweep]:.4g}. No curve crosses the thick one: OAM is a "
         "subset of MIMO."
     )
     now = getattr(settings, settings.sweep)
-    return (
-        note("info", story)
-        + figure(
-            curves(
-                [row[settings.sweep] for row in swept.rows],
-                _lines(swept, settings),
-                title=f"Over {name}",
-                x_label=label,
-                at=now,
-            ),
-            f"SNR {'as swept' if settings.sweep == 'snr_db' else f'{settings.snr_db:g} dB'}, reference {settings.snr_reference}.",
-            swept.rows,
-            as_csv(swept),
-            "sweep",
-        )
-        + figure(
-            curves(
-                [row["snr_db"] for row in over_snr.rows],
-                _lines(over_snr, settings),
-                title="Over SNR",
-                x_label=f"SNR (dB, {settings.snr_reference})",
-                at=settings.snr_db,
-            ),
-            "The link as set, over SNR.",
-            over_snr.rows,
-            as_csv(over_snr),
-            "snr",
-        )
+    over = curves(
+        [row[settings.sweep] for row in swept.rows],
+        _lines(swept, settings),
+        title=f"Over {name}",
+        x_label=label,
+        at=now,
+    )
+    louder = curves(
+        [row["snr_db"] for row in over_snr.rows],
+        _lines(over_snr, settings),
+        title="Over SNR",
+        x_label=f"SNR (dB, {settings.snr_reference})",
+        at=settings.snr_db,
+    )
+    snr = "as swept" if settings.sweep == "snr_db" else f"{settings.snr_db:g} dB"
+    return Page(
+        note("info", story),
+        (
+            Picture([over], f"SNR {snr}, reference {settings.snr_reference}.", swept.rows, as_csv(swept), "sweep"),
+            Picture([louder], "The link as set, over SNR.", over_snr.rows, as_csv(over_snr), "snr"),
+        ),
     )
 
 
-def mimo(settings: Settings) -> str:
+def mimo(settings: Settings) -> Page:
     low, high = sorted((settings.mimo_start_m, settings.mimo_stop_m))
     if low == high:
         raise ValueError(f"The two distances must differ; got {low:g} m twice.")
@@ -101,7 +95,7 @@ def mimo(settings: Settings) -> str:
         baselines(over_distance.rows, lambda name: [here[name]] * len(distances)),
         title="Over distance",
         x_label="Distance D (m)",
-        y_label="Capacity (bit/s/Hz)",
+        y_label="capacity (bit/s/Hz)",
         log_x=True,
         at=settings.distance_m,
     )
@@ -110,7 +104,7 @@ def mimo(settings: Settings) -> str:
         baselines(over_snr.rows, lambda name: [row[name] for row in over_snr.rows]),
         title=f"At D = {settings.distance_m:g} m",
         x_label="SNR (dB, siso)",
-        y_label="Capacity (bit/s/Hz)",
+        y_label="capacity (bit/s/Hz)",
         at=settings.snr_db,
     )
     dof = curves(
@@ -126,31 +120,21 @@ def mimo(settings: Settings) -> str:
         y_label="degrees of freedom",
         log_x=True,
         at=settings.distance_m,
-        height=340,
     )
     fading_note = f"Kronecker channels have no distance: mean of {draws} draws. The shade lies above the capacity of the rings: it binds OAM, not the other arrays."
-    rows, table = over_distance.rows, over_snr.rows
-    return (
-        note("info", story)
-        + figure(near, fading_note, rows, as_csv(over_distance), "mimo-distance")
-        + figure(
-            loud,
-            f"Water-filling everywhere; SNR of one antenna pair; seed {settings.seed}.",
-            table,
-            as_csv(over_snr),
-            "mimo-snr",
-        )
-        + figure(
-            dof,
-            "Effective: (Σσ²)²/Σσ⁴. The numeric rank is always N in exact line of sight, and says nothing.",
-            rows,
-            None,
-            "dof",
-        )
+    filled = f"Water-filling everywhere; SNR of one antenna pair; seed {settings.seed}."
+    free = "Effective: (Σσ²)²/Σσ⁴. The numeric rank is always N in exact line of sight, and says nothing."
+    return Page(
+        note("info", story),
+        (
+            Picture([near], fading_note, over_distance.rows, as_csv(over_distance), "mimo-distance"),
+            Picture([loud], filled, over_snr.rows, as_csv(over_snr), "mimo-snr"),
+            Picture([dof], free, over_distance.rows, None, "dof"),
+        ),
     )
 
 
-def oem(settings: Settings) -> str:
+def oem(settings: Settings) -> Page:
     config = settings.oem_config()
     result = run_oem(config)
     promised = max(row["bit_s_hz"] for row in result.rows if row["assume"] == "block_circulant")
@@ -181,15 +165,11 @@ def oem(settings: Settings) -> str:
         limit=capacity,
     )
     caption = f"SNR {settings.snr_db:g} dB ({settings.snr_reference}). WF: water-filling; otherwise equal power."
-    return (
-        head
-        + figure(picture, caption, result.rows, as_csv(result), "oem")
-        + _oem_over_distance(settings)
-        + _oem_gains(settings, result)
-    )
+    first = Picture([picture], caption, result.rows, as_csv(result), "oem")
+    return Page(head, (first, _oem_over_distance(settings), _oem_gains(settings, result)))
 
 
-def _oem_over_distance(settings: Settings) -> str:
+def _oem_over_distance(settings: Settings) -> Picture:
     config = settings.oem_config()
     size = config.rows * config.columns * config.num_elements
     num = 5 if config.focal_length_m is not None else 11 if size <= 32 else 7 if size <= 64 else 3
@@ -215,10 +195,10 @@ def _oem_over_distance(settings: Settings) -> str:
     )
     csv = as_csv(replace(run_oem(config), rows=table, summary={}, notes=[]))
     caption = "“Ideal” may enter the shade: it is an assumption, not a scheme. What is exact never does."
-    return figure(picture, caption, table, csv, "oem-distance")
+    return Picture([picture], caption, table, csv, "oem-distance")
 
 
-def _oem_gains(settings: Settings, result: Result) -> str:
+def _oem_gains(settings: Settings, result: Result) -> Picture:
     config = settings.oem_config()
     series = [("with dish" if config.focal_length_m else "as set", result.summary["gain_db_of_modes"])]
     if config.focal_length_m:
@@ -236,4 +216,4 @@ def _oem_gains(settings: Settings, result: Result) -> str:
     caption = (
         "Over λ/(4πD), in the first UCA pair. Set a focal length to compare with dishes that make the beams converge."
     )
-    return figure(picture, caption, rows, csv, "oem-gains")
+    return Picture([picture], caption, rows, csv, "oem-gains")

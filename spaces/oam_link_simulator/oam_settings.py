@@ -53,7 +53,8 @@ class Control:
 
     @property
     def info(self) -> str | None:
-        return self._of("help")
+        meaning = self._of("help")
+        return None if meaning is None or self._of("label") == meaning[0].lower() + meaning[1:-1] else meaning
 
     @property
     def choices(self) -> tuple[str, ...] | None:

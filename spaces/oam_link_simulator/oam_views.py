@@ -1,13 +1,13 @@
-"""The tabs that look into one link, a function each: settings in, HTML out. The numbers come from `mimo_hf.oam`."""
+"""The tabs that look into one link, a function each: settings in, a page out. The numbers come from `mimo_hf.oam`."""
 
 import math
 import warnings
 from html import escape
+from typing import Any
 
 import torch
-from oam_charts import Curve, bars, cell, columns, curves, figure, heat_map, scatter, svg
-from oam_colors import color_map
-from oam_pictures import decibel_scale, field_picture, geometry_picture, mode_strip
+from oam_charts import Curve, Page, Picture, bars, cell, clouds, columns, curves, heat_map, plane, small_maps
+from oam_geometry import along_the_axis, from_the_side
 from oam_settings import Settings
 from torch import Tensor
 
@@ -109,7 +109,7 @@ def _link_warnings(settings: Settings, link: LinkGeometry) -> str:
     return found
 
 
-def link(settings: Settings) -> str:
+def link(settings: Settings) -> Page:
     config = settings.link_config()
     geometry = config.link()
     result = run_simulate(config)
@@ -125,16 +125,19 @@ def link(settings: Settings) -> str:
     shown.append((NAMES["capacity_equal"], found["capacity_equal"], "bound"))
     picture = bars(shown, title="Spectral efficiency of this link", unit="bit/s/Hz", limit=capacity)
     rows = [{"scheme": NAMES[name], "bit/s/Hz": value} for name, value in found.items()]
-    return (
-        _link_warnings(settings, geometry)
-        + figure(geometry_picture(geometry), "Angles and signs are those of the docs tab.", name="geometry")
-        + _readouts(geometry, result)
-        + note("info", story)
-        + figure(picture, "Every scheme on this link; dashed: the capacity.", rows, as_csv(result), "link")
+    where = [from_the_side(geometry), along_the_axis(geometry)]
+    return Page(
+        _link_warnings(settings, geometry) + _readouts(geometry, result) + note("info", story),
+        (
+            Picture(
+                where, "Angles and signs are those of the docs tab; the larger dot is element 0.", name="geometry"
+            ),
+            Picture([picture], "Every scheme on this link; dashed: the capacity.", rows, as_csv(result), "link"),
+        ),
     )
 
 
-def modes(settings: Settings) -> str:
+def modes(settings: Settings) -> Page:
     config = settings.link_config()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the Nyquist mode, which the notes of the result name
@@ -142,8 +145,8 @@ def modes(settings: Settings) -> str:
         ring = config.link().tx
         wavelength, extent = settings.wavelength_m, result.parameters["extent_m"]
         place = {"distance_m": config.distance_m, "extent_m": extent, "wavelength_m": wavelength}
-        field = field_map(ring, settings.mode, num_pixels=192, **place)
-        everything = field_map(ring, num_pixels=64, **place)
+        field = field_map(ring, settings.mode, num_pixels=96, **place)
+        everything = field_map(ring, num_pixels=40, **place).angle().tolist()
     number = result.summary["signed_mode"]
     title = f"Mode {signed(number)} of {config.num_tx} elements at D = {config.distance_m:g} m"
     on_axis = 20 * math.log10(max(result.summary["on_axis"] / result.summary["peak"], 1e-15))
@@ -155,43 +158,56 @@ def modes(settings: Settings) -> str:
         head = note("info", story)
     else:
         head = note("warning", result.notes[0])
-    return (
-        head
-        + figure(
-            field_picture(field, extent, config.radius_rx_m, title),
-            "The field that this mode lays on the plane of an aligned receiver.",
-            (),
-            as_csv(result),
-            "field",
-        )
-        + figure(mode_strip(everything, signed_modes(config.num_tx).tolist(), number), "Phase fronts of all modes.")
+    power = 20 * torch.log10((field.abs() / field.abs().max()).clamp(min=1e-15))
+    ring_m = config.radius_rx_m
+    maps = [
+        plane(field.angle().tolist(), extent, title=f"Phase of mode {signed(number)}", phase=True, ring_m=ring_m),
+        plane(power.tolist(), extent, title=f"Intensity of mode {signed(number)}", phase=False, ring_m=ring_m),
+    ]
+    of_all = signed_modes(config.num_tx).tolist()
+    order = _least(of_all, 16)
+    names = [f"<b>l = {signed(of_all[k])}</b>" if of_all[k] == number else f"l = {signed(of_all[k])}" for k in order]
+    fronts = small_maps([everything[k] for k in order], names, extent, title="Phase fronts of all modes")
+    caption = (
+        f"{title}: the field that it lays on the plane of an aligned receiver; dashed: its ring. dB below the peak."
+    )
+    return Page(
+        head,
+        (
+            Picture(maps, caption, (), as_csv(result), "field"),
+            Picture([fronts], "Each on the same plane, coloured as the phase above.", name="fronts"),
+        ),
     )
 
 
-def interference(settings: Settings) -> str:
+def _least(modes_: list[int], most: int) -> list[int]:
+    """Places of the modes of least order, at most so many, from the most negative on."""
+    order = sorted(range(len(modes_)), key=lambda k: (abs(modes_[k]), modes_[k]))[:most]
+    return sorted(order, key=lambda k: modes_[k])
+
+
+def interference(settings: Settings) -> Page:
     geometry = settings.link_config().link()
     precoding = "geom" if settings.precoding == "plain" else settings.precoding
     unit = float(geometry.wavelength_m / (4 * math.pi * geometry.distance_m))
     channels = {"without BePre": "plain", f"after BePre ({precoding})": precoding}
-    body, rows, square = "", [], {}
-    for i, (title, kind) in enumerate(channels.items()):
+    plots: list[Any] = []
+    rows: list[dict] = []
+    square: dict[str, Tensor] = {}
+    for title, kind in channels.items():
         g = modal_channel(precoded_channel(settings.link_config(), kind))
         square[title] = matched_channel(g)
         rx_modes, tx_modes = (signed_modes(n) for n in g.shape)
         g = g[rx_modes.argsort()][:, tx_modes.argsort()]
         rx_names, tx_names = rx_modes.sort().values.tolist(), tx_modes.sort().values.tolist()
         level = (20 * torch.log10((g.abs() / unit).clamp(min=1e-300))).clamp(min=-300)
-        labels = {"title": f"Power between modes, {title}", "x_label": "sent mode", "y_label": "received mode"}
-        body += heat_map(
-            level.tolist(), color_map((level + 40) / 60).tolist(), rx_names, tx_names, **labels, left=10 + 405 * i
-        )
+        named = f"Power between modes, {title}"
+        plots.append(heat_map(level.tolist(), rx_names, tx_names, title=named, low=-40, high=20))
         rows += [
             {"channel": title, "received_mode": r, "sent_mode": t, "power_db": float(level[m, n])}
             for m, r in enumerate(rx_names)
             for n, t in enumerate(tx_names)
         ]
-    body += decibel_scale(828, 52, 340, -40, 20)
-    matrix = svg(870, 450, body, "Power from each sent mode to each received mode, before and after BePre")
     purity = {title: float(mode_purity(g).mean()) for title, g in square.items()}
     story = " ".join(
         f"{title[0].upper()}{title[1:]}, {share:.1%} of a mode's power arrives in the same mode on average."
@@ -200,11 +216,8 @@ def interference(settings: Settings) -> str:
     story += f" What BePre leaves is {float(noncirculance(_circulant_test(square))):.2%} of the channel's amplitude."
     caption = "dB over λ/(4πD), the amplitude between one pair of antennas. Bright diagonal: modes stay apart."
     csv = _csv("interference", settings, rows)
-    return (
-        note("info", story)
-        + figure(matrix, caption, rows[:100], csv, "interference")
-        + _gains(settings, geometry, square)
-    )
+    gains = _gains(settings, geometry, square)
+    return Page(note("info", story), (Picture(plots, caption, rows, csv, "interference"), gains))
 
 
 def _circulant_test(square: dict[str, Tensor]) -> Tensor:
@@ -213,7 +226,7 @@ def _circulant_test(square: dict[str, Tensor]) -> Tensor:
     return torch.fft.fft(torch.fft.ifft(after, dim=-2, norm="ortho"), dim=-1, norm="ortho")
 
 
-def _gains(settings: Settings, geometry: LinkGeometry, square: dict[str, Tensor]) -> str:
+def _gains(settings: Settings, geometry: LinkGeometry, square: dict[str, Tensor]) -> Picture:
     """Gains of the modes against the Bessel formula, and what water-filling gives them."""
     unit = float(geometry.wavelength_m / (4 * math.pi * geometry.distance_m))
     size = min(settings.num_tx, settings.num_rx)
@@ -239,9 +252,11 @@ def _gains(settings: Settings, geometry: LinkGeometry, square: dict[str, Tensor]
         for i, name in enumerate(names)
     ]
     gain_title, power_title = "Gain of every mode", "Power of every mode after BePre"
-    return figure(
-        columns(names, series, title=gain_title, x_label="mode l", y_label="gain over one pair (dB)")
-        + columns(names, powers, title=power_title, x_label="mode l", y_label="share of the power (%)"),
+    return Picture(
+        [
+            columns(names, series, title=gain_title, x_label="mode l", y_label="gain over one pair (dB)"),
+            columns(names, powers, title=power_title, x_label="mode l", y_label="share of the power (%)"),
+        ],
         "The Bessel formula holds when aligned and x is well below N/2.",
         rows,
         _csv("mode_gains", settings, rows),
@@ -277,27 +292,21 @@ def received_symbols(settings: Settings, num_symbols: int = 250) -> tuple[Tensor
     return filters @ (g @ sent + noise.sqrt() * white), sent, signed_modes(num_tx).tolist()
 
 
-def detection(settings: Settings) -> str:
+def detection(settings: Settings) -> Page:
     received, _, modes_ = received_symbols(settings)
-    ideal = [(p.real, p.imag) for p in qam_constellation(int(settings.modulation)).tolist()]
-    order = sorted(range(len(modes_)), key=lambda k: (abs(modes_[k]), modes_[k]))[:8]
-    order.sort(key=lambda k: modes_[k])
-    body = ""
-    for i, k in enumerate(order):
-        points = [(p.real, p.imag) for p in received[k].tolist()]
-        body += scatter(points, ideal, f"mode {signed(modes_[k])}", 15 + (i % 4) * 212, 34 + (i // 4) * 226)
-    clouds = svg(
-        860, 34 + 226 * math.ceil(len(order) / 4), body, "Received symbols of each mode around the points sent"
-    )
+    order = _least(modes_, 8)
+    names = [f"mode {signed(modes_[k])}" for k in order]
+    points, ideal = received[order].tolist(), qam_constellation(int(settings.modulation)).tolist()
+    seen = clouds(points, ideal, names, title="Received symbols of each mode around the points sent")
     rows = [{"mode": modes_[k], "in_phase": p.real, "quadrature": p.imag} for k in order for p in received[k].tolist()]
     link_name = "without BePre" if settings.precoding == "plain" else f"behind BePre ({settings.precoding})"
     caption = f"{settings.modulation}-QAM at {settings.snr_db:g} dB {link_name}, detector {settings.detector}; crosses: sent."
-    return figure(clouds, caption, rows[:40], _csv("constellation", settings, rows), "constellation") + _error_rates(
-        settings
-    )
+    csv = _csv("constellation", settings, rows)
+    story, rates = _error_rates(settings)
+    return Page(note("info", story), (Picture([seen], caption, rows, csv, "constellation"), rates))
 
 
-def _error_rates(settings: Settings) -> str:
+def _error_rates(settings: Settings) -> tuple[str, Picture]:
     size = settings.num_tx if settings.detector != "mode" else min(settings.num_tx, settings.num_rx)
     snrs = tuple(float(snr) for snr in range(-4, 37, 4))
     estimates = 1 if settings.pilot_snr_db is None else 8
@@ -334,4 +343,4 @@ def _error_rates(settings: Settings) -> str:
     if worst["ber"] == 0:
         story = f"At {snrs[-1]:g} dB no mode had an error. "
     story += "A floor that more SNR does not lower comes from other modes, or from the channel estimate."
-    return note("info", story) + figure(picture, bits, result.rows, as_csv(result), "ber")
+    return story, Picture([picture], bits, result.rows, as_csv(result), "ber")

@@ -7,12 +7,13 @@ import pytest
 
 from mimo_hf.oam.presets import PRESETS
 
-DRAWN = "return !!document.querySelector('#oam-page-' + arguments[0] + ' svg[role=img]')"
-VISIBLE_PAGE = """
+PLOT = ".js-plotly-plot .main-svg"
+DRAWN = f"return !!document.querySelector('#oam-page-' + arguments[0] + ' {PLOT}')"
+VISIBLE_PAGE = f"""
 const pages = [...document.querySelectorAll('.oam-page')].filter(page => page.offsetParent);
-return pages.length && pages[0].querySelector('svg[role=img]') ? pages[0].id.slice('oam-page-'.length) : null;
+return pages.length && pages[0].querySelector('{PLOT}') ? pages[0].id.slice('oam-page-'.length) : null;
 """
-# Gradio's own spinner is an SVG too, and an address may name settings before they are drawn.
+# An address may name settings before they are drawn.
 DRAWN_AS_ADDRESSED = f"""
 const page = (() => {{{VISIBLE_PAGE}}})(), link = document.querySelector('#oam-query textarea');
 return page && link.value && link.value === location.search ? page : null;
@@ -207,7 +208,7 @@ def test_a_choice_changes_the_plot(fresh, oam_url, tab, control, key, value):
 
 
 def test_a_scheme_is_left_out_but_never_the_capacity(fresh):
-    legend = "return document.querySelector('#oam-page-efficiency svg[role=img]').textContent"
+    legend = "return document.querySelector('#oam-page-efficiency .js-plotly-plot').textContent"
     assert "joint MMSE" in fresh.run(legend)
     fresh.click("#oam-schemes input[type=checkbox]:checked")
     fresh.wait("return new URLSearchParams(location.search).has('sch')")
@@ -265,11 +266,11 @@ def test_an_impossible_link_says_so_and_its_tabs_still_open(page, oam_url):
 
 def test_an_impossible_value_keeps_the_last_picture(page, oam_url):
     open_app(page, oam_url, "?t=link")
-    before = page.run("return document.querySelector('#oam-page-link').innerHTML")
+    before = page.run("return document.querySelector('#oam-page-link .js-plotly-plot').innerHTML")
     page.type("#oam-distance-m input", "0")
     said = page.wait("return document.querySelector('#oam-problem .oam-error')?.innerText")
     assert "Distance D (m)" in said
-    assert page.run("return document.querySelector('#oam-page-link').innerHTML") == before
+    assert page.run("return document.querySelector('#oam-page-link .js-plotly-plot').innerHTML") == before
     page.type("#oam-distance-m input", "20")
     page.wait("return !document.querySelector('#oam-problem .oam-error')")
     wait_for_number(page, "d", "20")
@@ -330,7 +331,7 @@ def test_a_narrow_window_does_not_scroll_sideways(new_page, oam_url):
     narrow = open_app(new_page(400, 800), oam_url)
     assert narrow.run("return document.documentElement.scrollWidth") <= 400
     top = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
-    assert narrow.run(top, "#oam-page-efficiency svg[role=img]") < narrow.run(top, "#oam-preset")
+    assert narrow.run(top, f"#oam-page-efficiency {PLOT}") < narrow.run(top, "#oam-preset")
 
 
 def test_nothing_is_fetched_from_elsewhere(fresh, oam_url):

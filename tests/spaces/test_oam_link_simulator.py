@@ -25,18 +25,22 @@ from mimo_hf.oam.presets import PRESETS
 app = spaces.load("oam")
 import oam_api  # noqa: E402  found by the Space's own folder, which loading it adds to the path
 from oam_charts import (  # noqa: E402  as above
-    BACKGROUND,
+    BOUND,
     COLORS,
-    MUTED,
-    SHADE,
-    TEXT,
+    DASHES,
+    HATCHES,
+    MARKERS,
     Curve,
+    Page,
+    Picture,
     bars,
-    contrast,
+    columns,
     curves,
-    figure,
-    ink_on,
+    heat_map,
+    plane,
+    table,
 )
+from oam_geometry import along_the_axis, from_the_side  # noqa: E402  as above
 from oam_settings import CONTROLS, SCHEMES, TABS, Settings, from_values, parse  # noqa: E402  as above
 from oam_views import received_symbols  # noqa: E402  as above
 
@@ -47,11 +51,22 @@ def query_of(settings):
     return dict(parse_qsl(settings.to_query()[1:], keep_blank_values=True))
 
 
-def csv_of(html, name):
-    """The rows of the CSV file that a figure offers, as dicts of text."""
-    data = re.search(rf"download='{name}\.csv' href='data:text/csv;base64,([^']+)'", html).group(1)
-    lines = [line for line in base64.b64decode(data).decode().splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(lines))
+def picture(page, name):
+    return next(found for found in page.pictures if found.name == name)
+
+
+def csv_of(page, name):
+    """The rows of the CSV file that a picture offers, as dicts of text."""
+    data = re.search(
+        rf"download='{name}\.csv' href='data:text/csv;base64,([^']+)'", picture(page, name).below()
+    ).group(1)
+    content = base64.b64decode(data).decode()
+    assert content == picture(page, name).csv
+    return list(csv.DictReader(line for line in content.splitlines() if not line.startswith("#")))
+
+
+def trace(chart, name):
+    return next(found for found in chart.data if found.name == name)
 
 
 # Settings
@@ -145,50 +160,109 @@ def test_a_preset_means_here_what_it_means_on_the_command_line(preset):
 # Charts
 
 
-@pytest.mark.parametrize("color", COLORS)
-def test_curves_stand_out_from_the_paper(color):
-    assert contrast(color, BACKGROUND) >= 3
-    assert contrast(color, SHADE) >= 3
+def luminance(color):
+    """Relative luminance of `#rrggbb` (WCAG 2)."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_text_of_charts_and_notes_is_readable():
-    assert min(contrast(TEXT, BACKGROUND), contrast(MUTED, BACKGROUND), contrast(MUTED, SHADE)) >= 4.5
+def contrast(first, second):
+    """Contrast ratio of two colours, 1 to 21 (WCAG 2)."""
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("color", [*COLORS, BOUND])
+def test_curves_stand_out_from_light_and_dark_pages(color):
+    assert contrast(color, "#ffffff") >= 3
+    assert contrast(color, "#27272a") >= 3
+
+
+def test_nothing_is_told_by_colour_alone():
+    assert len(set(zip(DASHES, MARKERS, strict=True))) == len(COLORS) == len(set(MARKERS))
+    assert len(set(HATCHES)) == len(HATCHES)
+
+
+def test_text_of_notes_is_readable():
     css = (FOLDER / "style.css").read_text(encoding="utf-8")
     pairs = re.findall(r"background: (#\w{6}); color: (#\w{6})", css)
-    assert len(pairs) >= 5
+    assert len(pairs) >= 4
     assert all(contrast(*pair) >= 4.5 for pair in pairs)
 
 
 def test_contrast_is_that_of_wcag():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
-    assert all(contrast(ink_on(f"#{g:02x}{g:02x}{g:02x}"), f"#{g:02x}{g:02x}{g:02x}") >= 4.5 for g in range(256))
 
 
 def test_curves_leave_gaps_and_name_every_line():
-    chart = curves(
-        [1, 2, 3], [Curve("a<b", [1, math.nan, 3]), Curve("top", [4, 5, 6], bound=True)], title="T", x_label="x"
+    lines = [Curve("a<b", [1, math.nan, 3]), Curve("top", [4, 5, 6], bound=True)]
+    chart = curves([1, 2, 3], lines, title="T", x_label="x (m)", at=2)
+    assert trace(chart, "a&lt;b").y == (1, None, 3)
+    assert trace(chart, "top").line.width > trace(chart, "a&lt;b").line.width
+    assert trace(chart, "now: 2").x == (2, 2)
+    assert (chart.layout.xaxis.title.text, chart.layout.yaxis.title.text) == (
+        "x (m)",
+        "spectral efficiency (bit/s/Hz)",
     )
-    assert "a&lt;b" in chart
-    assert "beyond the capacity" in chart
-    assert "nan" not in chart
+    beyond = [found.name for found in chart.data].index("beyond the capacity")
+    assert chart.data[beyond].fill == "tonexty"
+    assert chart.data[beyond - 1].name == "top"
+    assert min(chart.data[beyond].y) > 6
 
 
-def test_a_logarithmic_chart_of_zeros_is_empty_but_there():
-    chart = curves([1, 2], [Curve("none", [0.0, 0.0])], title="T", x_label="x", log_y=True)
-    assert "nan" not in chart
+def test_a_logarithmic_chart_shows_what_is_above_zero():
+    chart = curves([1, 2, 3], [Curve("rate", [0.1, 0.0, 3e-4])], title="T", x_label="x", log_x=True, log_y=True)
+    assert (chart.layout.xaxis.type, chart.layout.yaxis.type) == ("log", "log")
+    assert trace(chart, "rate").y == (0.1, None, 3e-4)
+    assert list(chart.layout.yaxis.range) == [-4, -1]  # decades
+    empty = curves([1, 2], [Curve("none", [0.0, 0.0])], title="T", x_label="x", log_y=True)
+    assert trace(empty, "none").y == (None, None)
 
 
-def test_bars_are_as_long_as_their_values():
-    chart = bars([("one", 10.0, "k"), ("two", 20.0, "k")], title="T", unit="u")
-    widths = [float(width) for width in re.findall(r"width='([\d.]+)' height='22'", chart)]
-    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
+def test_bars_are_as_long_as_their_values_and_stand_in_the_order_given():
+    chart = bars([("one", 10.0, "k"), ("two", 20.0, "other")], title="T", unit="u", limit=25.0)
+    assert (trace(chart, "k").x, trace(chart, "other").x) == ((10,), (20,))
+    assert (trace(chart, "k").text[0].strip(), trace(chart, "k").orientation) == ("10.0", "h")
+    assert trace(chart, "capacity 25.0 u").x == (25, 25)
+    assert chart.layout.yaxis.categoryarray == ("two", "one")
+    assert trace(chart, "k").marker.pattern.shape != trace(chart, "other").marker.pattern.shape
 
 
-def test_a_figure_escapes_what_it_shows():
-    html = figure("<svg/>", "<script>", [{"<b>": "<i>"}], "a,b\n", "n")
+def test_maps_hold_their_numbers_where_they_belong():
+    chart = heat_map([[0.123456, -300], [1, 2]], [-1, 0], [-1, 0], title="T", low=-40, high=20)
+    cells = chart.data[0]
+    assert (list(cells.z[0]), cells.x, cells.y) == ([0.1235, -300], ("-1", "0"), ("-1", "0"))
+    assert list(cells.text[0]) == ["0", "·"]
+    assert chart.layout.yaxis.autorange == "reversed"  # as a matrix is written
+    field = plane([[0.0, 1.0, 2.0]] * 3, 4.0, title="T", phase=True, ring_m=1.0)
+    assert field.data[0].x == field.data[0].y == (-2, 0, 2)
+    assert (field.data[0].zmin, field.data[0].zmax) == (-math.pi, math.pi)
+    assert (field.layout.shapes[0].x0, field.layout.shapes[0].x1) == (-1, 1)
+    assert plane([[0.0] * 3] * 3, 4.0, title="T", phase=False).data[0].zmax == 0
+
+
+def test_columns_stand_beside_each_other():
+    chart = columns(["0", "+1"], [("a", [1.0, math.inf]), ("b", [2.0, 3.0])], title="T", x_label="mode l", y_label="y")
+    assert [found.y for found in chart.data] == [(1, None), (2, 3)]
+    assert chart.layout.xaxis.type == "category"
+
+
+def test_rings_are_drawn_to_scale_and_closed():
+    link = Settings(num_tx=4, off_axis_deg=1.0, tilt_deg=0.0).link_config().link()
+    transmit, receive = along_the_axis(link).data
+    assert transmit.x == pytest.approx((0.5, 0, -0.5, 0, 0.5), abs=1e-6)
+    assert receive.x[0] == pytest.approx(0.5 + 50 * math.sin(math.radians(1)), rel=1e-4)
+    assert transmit.text[0] == transmit.text[-1] == "element 0"
+    assert "D = 50 m" in [found.name for found in from_the_side(link).data]
+
+
+def test_what_stands_below_a_picture_is_escaped():
+    html = Picture([], "<script>", [{"<b>": "<i>"}], "a,b\n", "n").below()
     assert "<script>" not in html
     assert "<i>" not in html
+    assert "3 more rows" in table([{"a": 1.0}] * 103)
 
 
 # Views
@@ -197,10 +271,26 @@ def test_a_figure_escapes_what_it_shows():
 @pytest.mark.parametrize("tab", app.VIEWS)
 @pytest.mark.parametrize("preset", ["claim-bepre-tilt", "claim-oem-dish", "counter-ula-wins"])
 def test_every_tab_draws_every_kind_of_preset(preset, tab):
-    html = app.VIEWS[tab](Settings.from_preset(preset))
-    assert "<svg" in html
+    page = app.VIEWS[tab](Settings.from_preset(preset))
+    assert [len(found.plots) for found in page.pictures] == list(app.PLOTS[tab])
+    for chart in (chart for found in page.pictures for chart in found.plots):
+        assert chart.data
+        assert chart.layout.title.text
+        assert re.search(r"\b(NaN|Infinity)\b", chart.to_json()) is None
+    html = "".join(part for part in page.parts() if isinstance(part, str))
     assert re.search(r"[='\" ]nan\b", html) is None
     assert "http" not in re.sub(r"base64,[^']*", "", html)
+
+
+@pytest.mark.parametrize("tab", app.VIEWS)
+def test_axes_have_names_and_where_there_is_one_a_unit(tab):
+    for found in app.VIEWS[tab](Settings.from_preset("claim-oem-dish")).pictures:
+        for chart in found.plots:
+            for axis in (*chart.select_xaxes(), *chart.select_yaxes()):
+                named = (
+                    axis.title.text or axis.visible is False or axis.type == "category" or chart.data[0].type == "bar"
+                )
+                assert named, (tab, chart.layout.title.text)
 
 
 @pytest.mark.parametrize("tab", ["link", "modes", "interference", "detection", "efficiency", "mimo"])
@@ -218,7 +308,9 @@ def test_every_tab_draws_every_kind_of_preset(preset, tab):
     ids=str,
 )
 def test_every_tab_draws_the_corners(changes, tab):
-    assert "<svg" in app.VIEWS[tab](Settings(**changes))
+    page = app.VIEWS[tab](Settings(**changes))
+    assert isinstance(page, Page)
+    assert [len(found.plots) for found in page.pictures] == list(app.PLOTS[tab])
 
 
 def test_the_sweep_never_crosses_the_capacity():
@@ -229,31 +321,29 @@ def test_the_sweep_never_crosses_the_capacity():
 
 
 def test_the_csv_says_what_it_depends_on():
-    html = app.VIEWS["efficiency"](Settings.from_preset("claim-bepre-tilt"))
-    data = re.search(r"download='sweep.csv' href='data:text/csv;base64,([^']+)'", html).group(1)
-    header = base64.b64decode(data).decode()
+    header = picture(app.VIEWS["efficiency"](Settings.from_preset("claim-bepre-tilt")), "sweep").csv
     for key in ("param", "distance_m", "snr_reference", "versions", "freq_ghz"):
         assert f"# {key}=" in header
 
 
 @pytest.mark.parametrize(("preset", "warned"), [("counter-oem-intermode", True), ("claim-oem-multiplicative", False)])
 def test_oem_warns_exactly_where_the_ideal_exceeds_the_capacity(preset, warned):
-    html = app.VIEWS["oem"](Settings.from_preset(preset))
-    rows = csv_of(html, "oem")
+    page = app.VIEWS["oem"](Settings.from_preset(preset))
+    rows = csv_of(page, "oem")
     promised = max(float(row["bit_s_hz"]) for row in rows if row["assume"] == "block_circulant")
     capacity = next(float(row["bit_s_hz"]) for row in rows if "water-filling" in row["scheme"])
     assert (promised > capacity) is warned
-    assert ("oam-warning" in html) is warned
+    assert ("oam-warning" in page.head) is warned
 
 
 def test_the_near_field_is_announced():
-    assert "Near field" in app.VIEWS["link"](Settings(distance_m=3.0))
-    assert "Near field" not in app.VIEWS["link"](Settings(distance_m=50.0))
+    assert "Near field" in app.VIEWS["link"](Settings(distance_m=3.0)).head
+    assert "Near field" not in app.VIEWS["link"](Settings(distance_m=50.0)).head
 
 
 def test_the_nyquist_mode_is_announced():
-    assert "Nyquist" in app.VIEWS["modes"](Settings(mode=4))
-    assert "turns +1 times" in app.VIEWS["modes"](Settings(mode=1))
+    assert "Nyquist" in app.VIEWS["modes"](Settings(mode=4)).head
+    assert "turns +1 times" in app.VIEWS["modes"](Settings(mode=1)).head
 
 
 @pytest.mark.parametrize(
@@ -321,9 +411,10 @@ def test_the_launcher_names_what_there_is():
         spaces.space_path("radar")
 
 
-def test_without_gradio_the_launcher_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ImportError, match=r"mimo-hf\[spaces\]"):
+@pytest.mark.parametrize("package", ["gradio", "plotly"])
+def test_the_launcher_names_the_extra_of_what_is_missing(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"need {package}: pip install 'mimo-hf\[spaces\]'"):
         spaces.load("oam")
 
 
@@ -424,4 +515,4 @@ def test_the_first_tab_of_a_page_that_has_not_been_drawn_yet_draws_nothing():
     start = Settings.from_preset("claim-bepre-tilt")
     values = [getattr(start, name) for name in app.NAMES]
     assert list(selected("", "mimo", *values).values()) == ["mimo"]
-    assert any("<svg" in str(update) for update in selected("?v=1", "mimo", *values).values())
+    assert any(hasattr(update, "to_json") for update in selected("?v=1", "mimo", *values).values())

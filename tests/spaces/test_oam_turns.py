@@ -1,6 +1,5 @@
-"""One computation at a time, also after calls that were cancelled; pictures whose fills are their own."""
+"""One computation at a time, also after calls that were cancelled."""
 
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ from mimo_hf.hub import spaces
 app = spaces.load("oam")
 import oam_api  # noqa: E402  found by the Space's own folder, which loading it adds to the path
 import oam_turns  # noqa: E402  as above
-from oam_charts import bars  # noqa: E402  as above
 
 
 class Counted:
@@ -84,15 +82,3 @@ def test_cancelled_calls_do_not_run_at_once(monkeypatch):
         page.close()
     assert counted.ended >= 1
     assert counted.most == 1
-
-
-def test_no_two_bar_charts_share_the_name_of_a_fill():
-    pictures = [
-        bars([("one", value, "k"), ("two", 20.0, "l")], title=title, unit="u")
-        for value, title in ((1.0, "T"), (2.0, "T"), (1.0, "S"))
-    ]
-    names = [set(re.findall(r"id='([^']+)'", picture)) for picture in pictures]
-    assert [len(own) for own in names] == [2, 2, 2]
-    assert len(set.union(*names)) == 6
-    for own, picture in zip(names, pictures, strict=True):
-        assert set(re.findall(r"url\(#([^)]+)\)", picture)) == own
