@@ -113,7 +113,9 @@ class TeacherPool:
         top_k = self.args.kl_top_k if self.args.kl_estimator == "topk_teacher" else 0
         for teacher, _ in self.distinct():
             if isinstance(teacher, RemoteTeacher):
-                known = max(self.student.tokenizer.get_vocab().values()) + 1  # the student's table may be padded beyond these
+                known = (
+                    max(self.student.tokenizer.get_vocab().values()) + 1
+                )  # the student's table may be padded beyond these
                 teacher.client.check(self.args.temperature, top_k, known)
 
     def _teacher(self, name: str, spec: Any) -> Teacher:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 MOST_LOGITS = 2**25  # at once, in float32: 128 MiB
+CACHED_LOGITS = 2**20  # that a CPU reads several times without fetching them again
 
 
 @dataclass
@@ -172,11 +173,13 @@ def score(model: Any, batch: list[Sequence]) -> list[tuple[list[Position], int |
         rows = torch.tensor([row for row, _, _ in part], device=outputs.last_hidden_state.device)
         places = torch.tensor([place for _, place, _ in part], device=rows.device)
         logits = head(model, outputs, outputs.last_hidden_state[rows, places])
-        if logits.isnan().any():
-            raise ArithmeticError("the model's logits are not numbers (NaN); load it with --dtype float32 or bfloat16")
-        temperatures = torch.tensor([batch[row].temperature or 1.0 for row, _, _ in part], device=logits.device)
-        logits /= temperatures[:, None]
-        _read(logits, part, batch, results)
+        temperatures = [batch[row].temperature or 1.0 for row, _, _ in part]
+        if any(temperature != 1.0 for temperature in temperatures):
+            logits /= torch.tensor(temperatures, device=logits.device)[:, None]
+        rows_at_once = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(part)
+        for first in range(0, len(part), rows_at_once):
+            some = slice(first, first + rows_at_once)
+            _read(logits[some], part[some], batch, results)
     return results
 
 
@@ -186,12 +189,14 @@ def _read(
     """Writes what the logits [positions, vocabulary] of `part` say into the results of its rows."""
     given = torch.tensor([0 if token is None else token for _, _, token in part], device=logits.device)
     own = logits.gather(1, given[:, None])
-    ranks = (logits >= own).sum(1).tolist()
+    ranks = (logits >= own).sum(1, dtype=torch.int32).tolist()
     total = logits.logsumexp(1, keepdim=True)
+    if not total.isfinite().all():
+        raise ArithmeticError("the model's logits are not numbers (NaN); load it with --dtype float32 or bfloat16")
     logps = (own - total).squeeze(1).tolist()
     most = max(batch[row].top_k or 0 for row, _, _ in part)
-    best = logits.topk(min(most, logits.shape[1]), dim=1)
-    top_ids, top_logps = best.indices.tolist(), (best.values - total).tolist()
+    values, indices = logits.topk(min(most, logits.shape[1]), dim=1)
+    top_ids, top_logps = indices.tolist(), (values - total).tolist()
     for index, (row, _, token) in enumerate(part):
         sequence = batch[row]
         positions, _ = results[row]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mimo_hf import cli
 from mimo_hf.hub.checkpoints import bundled
+from mimo_hf.trainers.mopd import teacher_server
 from mimo_hf.trainers.mopd.server_teacher import ServerTeacher
 from mimo_hf.trainers.mopd.teacher_loading import load_teacher
 
@@ -62,7 +63,9 @@ def serve(folder, use, *options):
 
 
 def refused(capsys, *options):
-    assert cli.main(["teacher", "serve", *map(str, options)]) == 2
+    with pytest.MonkeyPatch.context() as patch:  # what is not refused would serve for ever
+        patch.setattr(teacher_server, "TeacherServer", lambda *arguments, **options: pytest.fail("served"))
+        assert cli.main(["teacher", "serve", *map(str, options)]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("mimo-hf teacher serve: error: ")

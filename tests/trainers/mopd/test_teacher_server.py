@@ -81,6 +81,7 @@ def test_the_check_before_training_passes_at_any_temperature(url):
 def test_numbers_do_not_depend_on_how_logits_are_cut(model, url, monkeypatch, most):
     whole = ServerTeacher(url).score(SEQUENCES, LENGTHS, 0.7, top_k=2)
     monkeypatch.setattr(teacher_engine, "MOST_LOGITS", most)
+    monkeypatch.setattr(teacher_engine, "CACHED_LOGITS", 18 * 3)
     for cut, score in zip(ServerTeacher(url).score(SEQUENCES, LENGTHS, 0.7, top_k=2), whole, strict=True):
         assert cut.top_ids == score.top_ids
         assert cut.logps == pytest.approx(score.logps, abs=1e-5)
