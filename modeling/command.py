@@ -130,20 +130,21 @@ def read_config(name: str) -> "HySparseConfig":
         except OSError as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(
-                f"--model {name} is no folder here, and can't be loaded from the Hub: {reason}"
+                f"--model must be a folder here, or a model that can be loaded from the Hub; got {name}: {reason}"
             ) from error
     if not path.is_file():
         raise ValueError(
-            f"--model {name}: there is no such preset ({', '.join(PRESETS)}) and no such configuration; give a preset, a "
-            "folder with a config.json, or that file."
+            f"--model must be a preset ({', '.join(PRESETS)}), a checkpoint folder or its config.json, or a model "
+            f"of the Hub; got {name}."
         )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"--model {name}: {path.name} is not JSON ({error}); copy it again.") from None
+        raise ValueError(f"--model {name} must have a {path.name} that is JSON; got {error}. Copy it again.") from None
     if not isinstance(fields, dict) or "model_type" not in fields:
         raise ValueError(
-            f"--model {name}: {path.name} names no `model_type`; give the one that `save_pretrained` wrote."
+            f"--model {name} must name its `model_type` in {path.name}; got none. Give the one that "
+            "`save_pretrained` wrote."
         )
     return HySparseConfig.from_dict(fields)
 

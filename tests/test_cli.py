@@ -42,7 +42,7 @@ WRONG = [
     ("demo --do-sample --temperature hot", "--temperature must be a number above 0; got 'hot'"),
     ("demo --do-sample --top-p 1.5", "--top-p must be a number above 0 and at most 1; got '1.5'"),
     ("demo --do-sample --top-p -0.5", "--top-p must be a number above 0 and at most 1; got '-0.5'"),
-    ("demo --temperature 0.5", "--temperature and --top-p need --do-sample"),
+    ("demo --temperature 0.5", "--temperature and --top-p must go with --do-sample"),
     ("demo --seed -1", "--seed must be a whole number of at least 0; got '-1'"),
     ("demo --seed 0x10", "--seed must be a whole number"),
     ("demo --device tpu", "--device must be cpu, cuda, cuda:1 and so on, xpu or mps; got 'tpu'"),
@@ -57,10 +57,10 @@ WRONG = [
     ("generate", "--model must be given (see `mimo-hf generate --help`)"),
     (
         "generate --model missing-folder",
-        "--model missing-folder does not exist; give a checkpoint folder, or a model of",
+        "--model must be a checkpoint folder, or a model of the Hub as OWNER/NAME; got missing-folder",
     ),
-    ("generate --model ./missing", "--model ./missing does not exist"),
-    ("generate --model /tmp/no/such/place", "--model /tmp/no/such/place does not exist"),
+    ("generate --model ./missing", "got ./missing, which does not exist"),
+    ("generate --model /tmp/no/such/place", "got /tmp/no/such/place, which does not exist"),
     ("generate --model setup.cfg", "setup.cfg: is a file; give the folder of a checkpoint"),
     ("generate --model tests", "tests: has no config.json"),
     ("generate --model --prompt x", "--model needs a value"),
@@ -80,7 +80,7 @@ WRONG = [
     ("publish --upgrade missing-folder", "missing-folder"),
     ("publish --check tests", "tests: has no config.json"),
     ("space", "SPACE must be given"),
-    ("space nope", "there is no Space 'nope'; there are oam."),
+    ("space nope", "SPACE must be one of oam; got 'nope'."),
     ("space oam --port 99999", "--port must be a whole number from 1 to 65535; got '99999'"),
     ("space oam --port http", "--port must be a whole number"),
     ("space oam --host 999.1.1.1", "--host 999.1.1.1 is no address of this machine; give 127.0.0.1"),
@@ -103,7 +103,7 @@ WRONG = [
     ("schedule report tests", "TRACE 'tests' is a folder"),
     ("schedule simulate --policy best", "--policy can't be 'best'"),
     ("schedule simulate --cores 0", "--cores must be whole numbers from 1"),
-    ("schedule report setup.cfg", "setup.cfg:1: this is not JSON"),
+    ("schedule report setup.cfg", "setup.cfg:1: 'line' must be JSON"),
     ("completion", "SHELL must be given"),
     ("completion tcl", "SHELL must be one of bash, zsh, fish; got 'tcl'"),
 ]
@@ -125,7 +125,9 @@ def test_a_port_that_is_taken_is_named(capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"--port {port} of 127.0.0.1 is taken" in refused(capsys, "space", "oam", "--port", port)
+        assert f"--port must be free on 127.0.0.1; got {port}, which is taken" in refused(
+            capsys, "space", "oam", "--port", port
+        )
 
 
 def test_system_errors_are_sentences(tmp_path):

@@ -251,7 +251,7 @@ def test_a_hub_model_that_can_not_be_reached(capsys):
 
 def test_a_prompt_longer_than_the_context(random_checkpoint, capsys):
     line = refused(capsys, "generate", "--model", random_checkpoint, "--prompt", 500 * "x", *SHORT)
-    assert "500 tokens and --max-new-tokens 13 make 513, more than the model's context of 512" in line
+    assert "500 tokens room in the model's context of 512; got 13, which makes 513" in line
 
 
 def test_the_longest_prompt_that_fits(constant_checkpoint, capsys):
@@ -265,7 +265,7 @@ def test_files_without_text(random_checkpoint, tmp_path, capsys):
     for name, problem in [
         ("empty", "no text"),
         ("blank", "no text"),
-        ("binary", "not UTF-8"),
+        ("binary", "UTF-8 text"),
         ("none", "does not exist"),
         (".", "is a folder"),
     ]:
@@ -277,9 +277,9 @@ def test_files_without_text(random_checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--prompt", "x", "--device", "cuda:77"], "--device cuda:77 can't be used here; cpu"),
-        (["--prompt", "x", "--no-mtp", "--repeats", "2"], "leave out --no-mtp"),
-        (["--prompt", "x", "--no-mtp", "--json"], "leave out --no-mtp"),
+        (["--prompt", "x", "--device", "cuda:77"], "--device must be one of cpu"),
+        (["--prompt", "x", "--no-mtp", "--repeats", "2"], "must not go with --no-mtp"),
+        (["--prompt", "x", "--no-mtp", "--json"], "must not go with --no-mtp"),
     ],
 )
 def test_options_that_can_not_be(random_checkpoint, capsys, options, problem):

@@ -84,7 +84,7 @@ def style_perplexity(model, tokenizer, texts: Sequence[str], prompts: Sequence[s
         count += ids.size(1) - first
     model.train(was_training)
     if not count:
-        raise ValueError("`texts` have no tokens to count.")
+        raise ValueError("`texts` must have tokens to count; got none.")
     return float(np.exp(total / count))
 
 
@@ -115,7 +115,9 @@ def paired_bootstrap(
     difference = second - first
     groups = np.arange(len(difference)) if problem_ids is None else np.unique(problem_ids, return_inverse=True)[1]
     if len(groups) != len(difference):
-        raise ValueError(f"`problem_ids` has {len(groups)} entries for {len(difference)} responses.")
+        raise ValueError(
+            f"`problem_ids` must have an entry for each response; got {len(groups)} for {len(difference)}."
+        )
     sums, counts = np.bincount(groups, difference), np.bincount(groups)
     rng = np.random.default_rng(seed)
     means = np.empty(num_samples)

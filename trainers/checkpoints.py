@@ -46,8 +46,8 @@ def checkpoint_to_resume(resume_from_checkpoint: str | bool | None, output_dir: 
     checkpoint = last_whole_checkpoint(output_dir)
     if checkpoint is None:
         raise ValueError(
-            f"There is no whole checkpoint in output_dir={output_dir!r} to resume from: start without "
-            "`resume_from_checkpoint`, or give the path of one."
+            f"`output_dir` must hold a whole checkpoint to resume from; got {output_dir!r} without one. Start "
+            "without `resume_from_checkpoint`, or give the path of one."
         )
     return checkpoint
 

@@ -34,7 +34,10 @@ def sample_responses(
         unless the response was cut at `max_new_tokens`.
     """
     if tokenizer.padding_side != "left":
-        raise ValueError("`tokenizer` must pad on the left to continue prompts: set tokenizer.padding_side = 'left'.")
+        raise ValueError(
+            f"`tokenizer` must pad on the left to continue prompts; got padding_side={tokenizer.padding_side!r}. "
+            "Set tokenizer.padding_side = 'left'."
+        )
     own = model.generation_config.eos_token_id
     ends: set[int] = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     was_training = model.training

@@ -48,9 +48,9 @@ def countdown(
             misses += 1
             if misses > 1000 * num_problems:
                 raise ValueError(
-                    f"Only {len(rows)} of num_problems={num_problems} distinct problems were found for "
-                    f"num_numbers={num_numbers}, max_number={max_number}, max_target={max_target}: ask for fewer, or "
-                    "allow larger numbers."
+                    f"`num_problems` must not be more than there are distinct problems for num_numbers={num_numbers}, "
+                    f"max_number={max_number}, max_target={max_target}; got {num_problems}, and {len(rows)} were found. "
+                    "Ask for fewer, or allow larger numbers."
                 )
             continue
         target = steps[-1][3]

@@ -107,8 +107,8 @@ def build_judge_set(
     if not rows:
         table = "\n".join(f"  {count:6d}  {reason}" for reason, count in reasons.most_common()) or "  none given"
         raise ValueError(
-            f"No candidate is left for the judge's training set. Dropped:\n{table}\nSample more candidates, from several "
-            "models, for problems of medium difficulty."
+            f"`candidates` must leave some for the judge's training set; got none. Dropped:\n{table}\nSample more "
+            "candidates, from several models, for problems of medium difficulty."
         )
     auc = length_auc([count_tokens(row["candidate"]) for row in rows], [row["label"] for row in rows])
     if max(auc, 1 - auc) > MAX_LENGTH_AUC:

@@ -69,14 +69,14 @@ def needles_in_code(
     if needles > keys:
         raise ValueError(f"`needles={needles}` must be at most `keys={keys}`: a key has one record in a row.")
     if text_length < needles:
-        raise ValueError(f"`length={length}` leaves no text for {needles} records; give at least {3 * needles}.")
+        raise ValueError(f"`length` must leave text for {needles} records, {3 * needles} at least; got {length}.")
     if depth is not None and not 0 <= depth <= 1:
         raise ValueError(f"`depth` must lie between 0 and 1; got {depth}.")
     from datasets import Dataset
 
     text = np.frombuffer("\n".join(stdlib_code(split)["text"]).encode(), dtype=np.uint8)
     if len(text) <= text_length:
-        raise ValueError(f"`length={length}` is more text than the {len(text)} bytes of the split {split!r}.")
+        raise ValueError(f"`length` must not be more than the {len(text)} bytes of the split {split!r}; got {length}.")
     rng = np.random.default_rng(seed)
     first_byte = rng.integers(len(text) - text_length, size=num_rows)
     ids = np.empty((num_rows, length), dtype=np.int32)

@@ -44,14 +44,17 @@ def keep_by_pass_rate(
         raise ValueError(f"`domain` must be one of {DOMAINS}; got {domain!r}.")
     if len(strong_passes) != len(policy_passes):
         raise ValueError(
-            f"`strong_passes` is of {len(strong_passes)} problems and `policy_passes` of {len(policy_passes)}: give both for "
-            "the same problems in the same order."
+            "`strong_passes` and `policy_passes` must be of the same problems in the same order; got "
+            f"{len(strong_passes)} and {len(policy_passes)}."
         )
     kept = []
     for index, (strong, policy) in enumerate(zip(strong_passes, policy_passes, strict=True)):
         strong, policy = ([verdict for verdict in own if verdict is not None] for own in (strong, policy))
         if not strong or not policy:
-            raise ValueError(f"Problem {index} has no roll-outs of one of the models: sample some, or leave it out.")
+            raise ValueError(
+                "`strong_passes` and `policy_passes` must have roll-outs of every problem; got none of one model for "
+                f"problem {index}. Sample some, or leave it out."
+            )
         limit = max_policy_pass_rate * len(policy) if domain == "math" else len(policy) - 1
         kept.append(any(strong) and sum(map(bool, policy)) <= limit + 1e-9)
     return kept

@@ -59,7 +59,7 @@ def load(name: str | Path, dtype: str = "float32", device: str = "cpu") -> Check
     if folder.exists():
         check_checkpoint(folder)
     elif not _may_be_on_hub(str(name)):
-        raise ValueError(f"{name} does not exist; give a checkpoint folder or the id of a model on the Hub.")
+        raise ValueError(f"{name} must be a checkpoint folder or the id of a model on the Hub; it does not exist.")
     place = str(folder) if folder.exists() else str(name)
 
     with quiet():
@@ -70,22 +70,26 @@ def load(name: str | Path, dtype: str = "float32", device: str = "cpu") -> Check
             )
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             where = "can't be loaded" if folder.exists() else "is no folder here, and can't be loaded from the Hub"
-            raise ValueError(f"{name} {where}: {_first_line(error)}") from error
+            raise ValueError(
+                f"{name} must be a checkpoint that can be loaded; it {where}: {_first_line(error)}"
+            ) from error
         try:
             # Whatever the Hub has now is what the user asked for, and neither weights nor tokenizer run code.
             tokenizer = AutoTokenizer.from_pretrained(place)  # nosec B615
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"{name} has no tokenizer that can be loaded; save one beside the weights with "
+                f"{name} must have a tokenizer that can be loaded; got no tokenizer. Save one beside the weights with "
                 "`tokenizer.save_pretrained`."
             ) from error
 
     for key, in_file, in_model in sorted(info["mismatched_keys"]):
-        raise ValueError(f"{name}: {key} is {list(in_file)} in the weights, {list(in_model)} by config.json.")
+        raise ValueError(f"{name}: {key} must be {list(in_model)} by config.json; got {list(in_file)} in the weights.")
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     missing_trunk = [key for key in missing if not _is_of_heads(key)]
     if missing_trunk:
-        raise ValueError(f"{name} lacks {len(missing_trunk)} tensors of the model: {', '.join(missing_trunk)}.")
+        raise ValueError(
+            f"{name} must have all tensors of the model; it lacks {len(missing_trunk)}: {', '.join(missing_trunk)}."
+        )
     return Checkpoint(
         name=folder.resolve().name if folder.exists() else str(name),
         model=model.to(target),
@@ -113,8 +117,9 @@ def require_heads(checkpoint: Checkpoint):
     name, missing = checkpoint.name, checkpoint.missing_heads
     if missing:
         raise ValueError(
-            f"{name} has no values for {len(missing)} MTP tensors, so its heads are untrained: {', '.join(missing)}. Lower "
-            "`num_mtp_layers` in its config.json to the heads that it has, train the missing ones, or use --no-mtp."
+            f"{name} must have values for all MTP tensors; it has none for {len(missing)}, so its heads are "
+            f"untrained: {', '.join(missing)}. Lower `num_mtp_layers` in its config.json to the heads that it "
+            "has, train the missing ones, or use --no-mtp."
         )
     if checkpoint.num_heads > 0:
         return
@@ -127,7 +132,9 @@ def require_heads(checkpoint: Checkpoint):
         )
     else:
         remedy = f"It is a {checkpoint.model.config.model_type} model; only MiMo models have MTP heads here."
-    raise ValueError(f"{name} has no MTP heads (`num_mtp_layers` is 0). {remedy} Or use --no-mtp.")
+    raise ValueError(
+        f"{name} must have MTP heads; got no MTP heads (`num_mtp_layers` is 0). {remedy} Or use --no-mtp."
+    )
 
 
 def _is_of_heads(key: str) -> bool:
@@ -141,7 +148,7 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         kind = torch.accelerator.current_accelerator()
         found = [f"{kind.type}:{index}" for index in range(torch.accelerator.device_count())] if kind else []
-        raise ValueError(f"--device {name} can't be used here; {' and '.join(['cpu', *found])} can.") from error
+        raise ValueError(f"--device must be one of {', '.join(['cpu', *found])} here; got {name}.") from error
     return device
 
 

@@ -101,5 +101,6 @@ def _check_model(name: str):
         check_checkpoint(folder)
     elif not HUB_ID.fullmatch(name):
         raise ValueError(
-            f"--model {name} does not exist; give a checkpoint folder, or a model of the Hub as OWNER/NAME."
+            f"--model must be a checkpoint folder, or a model of the Hub as OWNER/NAME; got {name}, which does "
+            "not exist."
         )

@@ -69,12 +69,12 @@ def encode(checkpoint: Checkpoint, prompt: Prompt, max_new_tokens: int) -> dict[
     num_tokens = inputs["input_ids"].shape[1]
     context = getattr(checkpoint.model.config, "max_position_embeddings", None)
     if num_tokens == 0:
-        raise ValueError("the prompt gives no tokens; give some text to continue.")
+        raise ValueError("--prompt must give tokens; got none. Give some text to continue.")
     if context is not None and num_tokens + max_new_tokens > context:
         raise ValueError(
-            f"the prompt's {num_tokens} tokens and --max-new-tokens {max_new_tokens} make {num_tokens + max_new_tokens}, "
-            f"more than the model's context of {context}. Shorten the prompt (--prompt-tokens cuts a file) or lower "
-            "--max-new-tokens."
+            f"--max-new-tokens must leave the prompt's {num_tokens} tokens room in the model's context of "
+            f"{context}; got {max_new_tokens}, which makes {num_tokens + max_new_tokens}. Shorten the prompt "
+            "(--prompt-tokens cuts a file) or lower --max-new-tokens."
         )
     return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
 

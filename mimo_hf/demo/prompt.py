@@ -34,11 +34,11 @@ def read_beginning(path: str | Path, num_tokens: int) -> str:
         with open(path, encoding="utf-8") as file:
             text = file.read(CHARACTERS_PER_TOKEN * num_tokens)
     except OSError as error:
-        raise ValueError(f"--file {path} can't be read: {error.strerror}.") from error
+        raise ValueError(f"--file must be a file that can be read; got {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"--file {path} is not UTF-8 text ({error.reason}).") from error
+        raise ValueError(f"--file must be UTF-8 text; got {path}: {error.reason}.") from error
     if not text.strip():
-        raise ValueError(f"--file {path} has no text in it; give a file with some text to continue.")
+        raise ValueError(f"--file must have text to continue; got {path}, which has no text in it.")
     return text
 
 
@@ -72,7 +72,9 @@ def held_out_prompt(tokenizer, num_tokens: int, seed: int) -> Prompt:
             prompt = _prompt_up_to(file, text, end, tokenizer, num_tokens)
             if prompt is not None:
                 return prompt
-    raise ValueError(f"no held-out file has {num_tokens} tokens before a function; lower --prompt-tokens.")
+    raise ValueError(
+        f"--prompt-tokens must be so few that a held-out file has them before a function; got {num_tokens}. Lower it."
+    )
 
 
 def _demo_prompt(tokenizer, num_tokens: int) -> Prompt | None:

@@ -27,9 +27,11 @@ def run(kit: Any, args: Namespace, model: str | Path, held_out_is_unseen: bool =
         The exit code.
     """
     if not args.do_sample and (args.temperature or args.top_p):
-        raise ValueError("--temperature and --top-p need --do-sample; without it decoding is greedy.")
+        raise ValueError("--temperature and --top-p must go with --do-sample; without it decoding is greedy.")
     if args.no_mtp and (args.json or args.out or args.repeats > 1):
-        raise ValueError("--json, --out and --repeats measure plain against MTP decoding; leave out --no-mtp.")
+        raise ValueError(
+            "--json, --out and --repeats must not go with --no-mtp: they measure plain against MTP decoding."
+        )
     file_text = None if args.file is None else read_beginning(args.file, args.prompt_tokens)
     console = open_console(color=not args.no_color, record=args.svg is not None, silent=args.json)
 

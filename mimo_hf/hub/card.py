@@ -53,7 +53,7 @@ def make_card(
         ValueError: README.md or training_run.json in `folder` can't be read, or `readme` has no `MARK`.
     """
     if readme.count(MARK) != 1:
-        raise ValueError(f"the README of a model that is published needs the line {MARK!r} once.")
+        raise ValueError(f"`readme` must have the line {MARK!r} once; got {readme.count(MARK)}.")
     old = _front_matter(folder)
     fields = {"license": "apache-2.0"} | {name: old[name] for name in _KEPT if name in old}
     if base_model is not None:
@@ -85,7 +85,7 @@ def _front_matter(folder: Path) -> dict:
     try:
         return ModelCard.load(path).data.to_dict()
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"the front matter of {path} can't be read ({error}); correct or remove it.") from None
+        raise ValueError(f"{path} must have front matter that is YAML; got {error}. Correct or remove it.") from None
 
 
 def _are_repositories(names) -> bool:

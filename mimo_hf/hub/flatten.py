@@ -34,7 +34,7 @@ def flatten(files: list[Path], package: Path, header: str) -> dict[str, bytes]:
         if path.name in origins:
             if origins[path.name] != path:
                 raise ValueError(
-                    f"{path} and {origins[path.name]} need different names to share a folder; rename one."
+                    f"{path} and {origins[path.name]} must have different names to share a folder; rename one."
                 )
             continue
         origins[path.name] = path
@@ -59,7 +59,8 @@ def _flat_source(path: Path, package: Path) -> tuple[bytes, list[Path]]:
         indent, statement = line[: node.col_offset], line[node.col_offset :]
         if indent.strip() or not _FROM.match(statement):
             raise ValueError(
-                f"{path}:{node.lineno}: put `from .x import` on one line of its own, so that it can be rewritten."
+                f"{path}:{node.lineno}: `from .x import` must stand on one line of its own, so that it can be "
+                "rewritten."
             )
         module, marks = files[0].stem, []
         if not node.module:
@@ -80,8 +81,8 @@ def _imported_files(node: ast.ImportFrom, path: Path, package: Path) -> list[Pat
     for file in files:
         if not file.is_relative_to(package) or not file.is_file():
             raise ValueError(
-                f"{path}:{node.lineno}: a published model may import single files below {package.name}/ only, and "
-                f"{file} is none; import the file that defines the name."
+                f"{path}:{node.lineno}: a published model must import single files below {package.name}/ only; got "
+                f"{file}. Import the file that defines the name."
             )
     return files
 
@@ -97,6 +98,6 @@ def _refuse_our_name(node: ast.AST, path: Path):
     for name in names:
         if name.split(".")[0] in _OURS:
             raise ValueError(
-                f"{path}: imports `{name}`, which is not there where the published model is loaded; use a "
-                "relative import of a single file."
+                f"{path} must import what is there where the published model is loaded; got `{name}`. Use a relative "
+                "import of a single file."
             )

@@ -155,7 +155,7 @@ def publish(model: str | Path, out: str | Path, overwrite: bool = False) -> Path
 def _check_place(model: Path, out: Path, overwrite: bool):
     ours, theirs = out.resolve(), model.resolve()
     if model.exists() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours)):
-        raise ValueError(f"`out`: {out} and the checkpoint {model} overlap; name a folder beside it.")
+        raise ValueError(f"`out` must not overlap with the checkpoint {model}; got {out}. Name a folder beside it.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
@@ -198,7 +198,8 @@ def _check_model_type(source: Path):
     model_type = read_config(source).get("model_type")
     if model_type not in AUTO_MAPS:
         raise ValueError(
-            f"{source}: there is no code to publish for model_type `{model_type}`; known are: {', '.join(AUTO_MAPS)}."
+            f"{source}: `model_type` must be one of {', '.join(AUTO_MAPS)} to have code to publish; got "
+            f"`{model_type}`."
         )
 
 

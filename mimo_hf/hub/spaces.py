@@ -39,7 +39,7 @@ def space_path(name: str) -> Path:
     if chosen not in known:
         short = {folder: alias for alias, folder in ALIASES.items()}
         raise ValueError(
-            f"there is no Space {name!r}; there are {', '.join(short.get(other, other) for other in known)}."
+            f"SPACE must be one of {', '.join(short.get(other, other) for other in known)}; got {name!r}."
         )
     return spaces_folder() / chosen
 
@@ -112,10 +112,11 @@ def check_address(host: str, port: int | None) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ValueError(
-                f"`port` {port} of {host} is taken; leave it out for a free one, or give another."
+                f"`port` must be free on {host}; got {port}, which is taken. Leave it out for a free one, or give "
+                "another."
             ) from None
         if error.errno == errno.EACCES:
-            raise ValueError(f"`port` {port} may not be used by this user; give one from 1024.") from None
+            raise ValueError(f"`port` must be 1024 or above for this user; got {port}.") from None
         raise ValueError(no_address) from None
     except UnicodeError:  # of a name that no encoding of host names takes
         raise ValueError(no_address) from None

@@ -90,8 +90,8 @@ def upgrade(folder: str | Path) -> dict[str, str]:
     for name in changes:
         if name.endswith(".py") and (folder / name).exists() and not _is_made(folder / name):
             raise ValueError(
-                f"{folder / name} would be replaced, but `mimo-hf publish` has not written it (its first line does not say "
-                "so); rename it, or publish the checkpoint into a new folder."
+                f"{folder / name} must be what `mimo-hf publish` has written, to be replaced; got another first line. "
+                "Rename it, or publish the checkpoint into a new folder."
             )
     config = read_config(folder)
     place = folder.resolve()

@@ -53,7 +53,7 @@ def by_problem(predictions: Sequence[float | None], references: Sequence[str]) -
         ValueError: no predictions, or a verdict outside 0..1.
     """
     if not len(predictions):
-        raise ValueError("`predictions` is empty: give the verdict on each sample.")
+        raise ValueError("`predictions` must hold the verdict on each sample; got none.")
     problems: dict[str, list[float]] = defaultdict(list)
     for verdict, problem in zip(predictions, references, strict=True):
         own = problems[problem]

@@ -124,8 +124,8 @@ def _check(test: Test, output_bytes: int):
     size = len(test["output"].rstrip().encode("utf-8", "surrogatepass"))
     if size > output_bytes:
         raise ValueError(
-            f"`output` of a test has {size} bytes, and a program may write {output_bytes}: leave the test out, or raise "
-            "`output_bytes` of the sandbox's limits."
+            f"`output` of a test must have {output_bytes} bytes at most, what a program may write; got {size}. "
+            "Leave the test out, or raise `output_bytes` of the sandbox's limits."
         )
     if not 0 <= (test.get("float_tolerance") or 0.0) < math.inf:
         raise ValueError(f"`float_tolerance` of a test must be a number from 0, not {test['float_tolerance']!r}.")
@@ -203,7 +203,7 @@ class CodeReward:
         if scheme not in SCHEMES:
             raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
         if early_stop and scheme == "soft":
-            raise ValueError("`early_stop=True` would change soft rewards, which count every test: leave it out.")
+            raise ValueError("`early_stop` must be False for soft rewards, which count every test; got True.")
         self.scheme, self.sandbox, self.keep_warm = scheme, sandbox, keep_warm
         self.early_stop = scheme != "soft" if early_stop is None else early_stop
         self.__name__ = "test_difficulty_code_reward" if scheme == "strict" else f"{scheme}_code_reward"
@@ -287,7 +287,9 @@ class CodeReward:
                 worth = _row(scores, index) or difficulty.level_scores(levels)
                 score([False] * len(own), levels, worth, self.scheme)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"tests, test_levels and level_scores of row {index}: {error}") from error
+                raise ValueError(
+                    f"`tests`, `test_levels` and `level_scores` of row {index} must fit each other: {error}"
+                ) from error
             rows.append((own, levels, worth))
         return rows
 

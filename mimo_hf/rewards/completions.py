@@ -69,7 +69,11 @@ def same_length(**columns: Sequence[Any] | None):
     count = None
     for name, column in columns.items():
         if column is None:
-            raise ValueError(f"the reward needs a column `{name}`, which the dataset does not have: add or rename it.")
+            raise ValueError(
+                f"`{name}` must be a column of the dataset, as the reward needs it; it is not there. Add or rename it."
+            )
         count = len(column) if count is None else count
         if len(column) != count:
-            raise ValueError(f"`{name}` has {len(column)} rows where `{next(iter(columns))}` has {count}.")
+            raise ValueError(
+                f"`{name}` must have as many rows as `{next(iter(columns))}`, {count}; got {len(column)}."
+            )

@@ -42,14 +42,16 @@ def pass_rates(rollouts: Sequence[Sequence[bool | None]]) -> list[float]:
         rollouts: one row a program, of all models, one verdict a test; None (not known) is left out.
     """
     if not len(rollouts) or len({len(row) for row in rollouts}) != 1:
-        raise ValueError("`rollouts` must hold at least one row, all of one verdict a test.")
+        raise ValueError("`rollouts` must hold at least one row, all of one verdict a test; got none.")
     rates = []
     for index, column in enumerate(zip(*rollouts, strict=True)):
         known = [verdict for verdict in column if verdict is not None]
         wrong = [verdict for verdict in known if verdict not in (0, 1)]
         if wrong or not known:
-            seen = f"{wrong[0]!r}, which is not True, False or None" if wrong else "no verdict: run it again"
-            raise ValueError(f"`rollouts` has on test {index} {seen}.")
+            seen = repr(wrong[0]) if wrong else "no verdict, so run it again"
+            raise ValueError(
+                f"`rollouts` must hold True, False or None on test {index}, and a verdict at least; got {seen}."
+            )
         rates.append(sum(map(bool, known)) / len(known))
     return rates
 
@@ -117,7 +119,8 @@ def grade_tests(
     kept = [index for index, rate in enumerate(pass_rates) if rate > 0 or not drop_unpassable]
     if not kept:
         raise ValueError(
-            "`pass_rates` are all 0, and `drop_unpassable` leaves no test: drop the problem or mend its tests."
+            "`pass_rates` must not all be 0 with `drop_unpassable`, which then leaves no test; drop the problem "
+            "or mend its tests."
         )
     if dropped := len(pass_rates) - len(kept):
         logger.warning("%d of %d tests were never passed and are left out.", dropped, len(pass_rates))
@@ -147,7 +150,7 @@ def score(
         raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
     if len(passed) != len(test_levels) or not len(test_levels):
         raise ValueError(
-            f"`passed` has {len(passed)} entries and `test_levels` {len(test_levels)}: one for each test."
+            f"`passed` and `test_levels` must have an entry for each test; got {len(passed)} and {len(test_levels)}."
         )
     sums_to_1 = abs(sum(level_scores) - 1) <= 1e-6 and min(level_scores) > 0
     if sorted(set(test_levels)) != list(range(len(level_scores))) or not sums_to_1:
@@ -170,7 +173,7 @@ def score(
 
 def _check_rates(rates: Sequence[float]):
     if not len(rates):
-        raise ValueError("`pass_rates` is empty: a problem needs at least one test.")
+        raise ValueError("`pass_rates` must have an entry for each test, one at least; got none.")
     wrong = [rate for rate in rates if not 0 <= rate <= 1]  # NaN too
     if wrong:
         raise ValueError(f"`pass_rates` must lie in 0..1; {wrong[0]!r} does not.")

@@ -20,7 +20,7 @@ class DomainReward:
 
     def __init__(self, rewards: Mapping[str, Callable[..., Any]], column: str):
         if not rewards:
-            raise ValueError("`rewards` of by_domain is empty: give a reward function for each domain.")
+            raise ValueError("`rewards` of by_domain must have a reward function for each domain; got none.")
         self.rewards, self.column = dict(rewards), column
         self.__name__ = "domain_reward"
 
@@ -33,7 +33,8 @@ class DomainReward:
         for index, domain in enumerate(domains):
             if domain not in self.rewards:
                 raise ValueError(
-                    f"`{self.column}` of row {index} is {domain!r}; by_domain has rewards for {', '.join(map(str, self.rewards))}."
+                    f"`{self.column}` of row {index} must be one of {', '.join(map(str, self.rewards))}, for which "
+                    f"by_domain has rewards; got {domain!r}."
                 )
             rows.setdefault(domain, []).append(index)
         columns = {"prompts": prompts, "completions": completions, **columns}
@@ -64,7 +65,7 @@ class DomainReward:
         answer = self.rewards[domain](**given)
         rewards = await answer if inspect.isawaitable(answer) else answer
         if len(rewards) != len(own):
-            raise ValueError(f"the reward of domain {domain!r} gave {len(rewards)} values for {len(own)} rows.")
+            raise ValueError(f"{domain!r} must give a value for each of its {len(own)} rows; got {len(rewards)}.")
         return list(rewards)
 
 

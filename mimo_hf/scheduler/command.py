@@ -161,8 +161,8 @@ def _run(work: Any, kit: Any, args: argparse.Namespace) -> int:
         for line in str(error).splitlines():
             kit.say(line)
         raise ValueError(
-            f"{args.trace} has {len(error.problems)} lines that can't be used; the first are above, and "
-            f"`mimo-hf schedule check {args.trace}` tells them one by one."
+            f"{args.trace} must be a trace; got {len(error.problems)} lines that can't be used. The first are "
+            f"above, and `mimo-hf schedule check {args.trace}` tells them one by one."
         ) from None
 
 
@@ -210,10 +210,13 @@ def _load(args: argparse.Namespace) -> Trace:
         trace.name = args.trace
         return trace
     if getattr(args, "trajectories", None) is not None:
-        raise ValueError(f"--trajectories belongs to the workloads {', '.join(WORKLOADS)}; {args.trace} is a file.")
+        raise ValueError(
+            f"--trajectories must be left out for a trace file; got {args.trace}. It belongs to the workloads "
+            f"{', '.join(WORKLOADS)}."
+        )
     trace = read_trace(args.trace)
     if not trace.records:
-        raise ValueError(f"{args.trace} has a header and no actions; each further line is one.")
+        raise ValueError(f"{args.trace} must hold an action a line after its header; got a header and no actions.")
     return trace
 
 
@@ -233,12 +236,14 @@ def _simulate(kit: Any, args: argparse.Namespace) -> int:
     as_trace = args.out is not None and args.out.suffix == ".jsonl"
     if as_trace and (len(policies), len(counts), args.pods) != (1, 1, None):
         raise ValueError(
-            f"--out {args.out} holds one run: give one --policy, one count of --cores and no --pods, or write .json."
+            f"--out {args.out} must be of one run; got {len(policies)} policies and {len(counts)} counts of "
+            "cores. Give one --policy, one count of --cores and no --pods, or write .json."
         )
     trace = _load(args)
     if not trace.nodes and args.cores is None:
         raise ValueError(
-            f'{trace.name}:1: the header has no `nodes`; add "nodes": {{"local": {{"cpu": 4}}}} or give --cores.'
+            f'{trace.name}:1: `nodes` must be in the header; got none. Add "nodes": {{"local": {{"cpu": 4}}}} or '
+            "give --cores."
         )
     noisy = with_noise(trace, args.noise, args.seed) if args.noise else trace
     noisy.name = trace.name
@@ -260,10 +265,11 @@ def _simulate(kit: Any, args: argparse.Namespace) -> int:
         if args.pods is not None:
             pods = {"local": {"pod": total // args.pods}}
             if total < args.pods:
-                raise ValueError(f"--pods {args.pods}: {total} cores hold not even one.")
+                raise ValueError(f"--pods {args.pods} must not be more than the cores; got {total}.")
             if alone := [record for record in trace.records if record.trajectory is None]:
                 raise ValueError(
-                    f"--pods {args.pods}: {trace.place(alone[0])} has no 'trajectory' that could hold a pod."
+                    f"--pods {args.pods} must be of a trace in which each action has a 'trajectory' that could hold a "
+                    f"pod; {trace.place(alone[0])} has none."
                 )
             with kit.progress(f"{total} cores, pods of {args.pods}") as moved:
                 held = simulate(
@@ -298,7 +304,9 @@ def _cell(value: Any) -> str:
 def _replay(kit: Any, args: argparse.Namespace) -> int:
     trace = _load(args)
     if missing := [record for record in trace.records if record.submit_s is None]:
-        raise ValueError(f"{trace.place(missing[0])}: replay needs submit_s of every action.")
+        raise ValueError(
+            f"{trace.place(missing[0])}: `submit_s` of every action must be given to replay it; got none."
+        )
     measured = run_summary(trace)["all"]
     overhead = float(trace.header.get("overhead_s") or 0.0)
     elastic = sum(any(isinstance(amount, ElasticRange) for amount in record.cost.values()) for record in trace.records)
@@ -308,7 +316,7 @@ def _replay(kit: Any, args: argparse.Namespace) -> int:
     try:
         make_policy(recorded_policy)
     except ValueError as error:
-        raise ValueError(f"{trace.name}:1: 'policy' of the header: {error} Give --policy.") from None
+        raise ValueError(f"{trace.name}:1: 'policy' of the header must be a policy: {error} Give --policy.") from None
     for policy in args.policy or [recorded_policy]:
         with kit.progress(str(policy)) as moved:
             result = simulate(trace, policy=policy, quotas=_quotas(trace, 1e9), overhead_s=overhead, progress=moved)

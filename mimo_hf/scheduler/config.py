@@ -135,7 +135,8 @@ class SchedulerConfig:
             return make_policy(f"price({options})")
         if self.order != "fcfs":
             raise ValueError(
-                f"`order={self.order!r}` belongs to policy='price'; write policy='fifo(dop=4, order={self.order})' for others."
+                f"`order` must be left out unless policy='price'; got {self.order!r}. For others write "
+                f"policy='fifo(dop=4, order={self.order})'."
             )
         return make_policy(self.policy)
 
@@ -161,6 +162,7 @@ def _quota(name: str, given: Quota | Mapping[str, Any]) -> Quota:
     kind = kinds.get(tuple(sorted(given)))
     if kind is None:
         raise ValueError(
-            f'`quotas`, {name!r}: {{"concurrency"}}, {{"rate", "burst"}} and {{"limit", "per_s"}} are known, not {dict(given)!r}.'
+            f"`quotas`, {name!r}, must be {{'concurrency'}}, {{'rate', 'burst'}} or {{'limit', 'per_s'}} with "
+            f"their numbers; got {dict(given)!r}."
         )
     return kind(given["concurrency"]) if kind is Concurrency else kind(**given)

@@ -54,9 +54,7 @@ class ScheduledReward:
         if isinstance(result, BaseException):
             return self.on_error
         if not hasattr(result, "__len__") or len(result) != 1:
-            raise ValueError(
-                f"reward function {self.__name__!r} must return one value for one sample, not {result!r}."
-            )
+            raise ValueError(f"`{self.__name__}` must return one value for one sample; got {result!r}.")
         return result[0]
 
 

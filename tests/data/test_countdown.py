@@ -55,5 +55,5 @@ def test_steps_are_checked(response, accepted):
 
 
 def test_more_problems_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="distinct problems were found"):
+    with pytest.raises(ValueError, match="must not be more than there are distinct problems"):
         countdown("train", 100, num_numbers=2, max_number=2)

@@ -106,7 +106,7 @@ def test_source_models_take_turns():
 
 def test_an_empty_result_says_why():
     hopeless = [candidate(2), candidate(2), {**candidate(1), "completion": "cut off"}, candidate("x")]
-    with pytest.raises(ValueError, match="No candidate is left") as error:
+    with pytest.raises(ValueError, match="`candidates` must leave some") as error:
         build(hopeless)
     for reason in ("repeated", "no solution response", "no answer found", "pass rate of the problem"):
         assert f"1  {reason}" in str(error.value)

@@ -223,7 +223,7 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(checkpoint, tmp_path):
 def test_out_and_model_may_not_overlap(checkpoint, tmp_path, place):
     source = shutil.copytree(checkpoint, tmp_path / "parent" / "source")
     (tmp_path / "parent" / "config.json").touch()
-    with pytest.raises(ValueError, match="overlap; name a folder beside it"):
+    with pytest.raises(ValueError, match=r"must not overlap.*Name a folder beside it"):
         publish(source, source / place, overwrite=True)
     assert contents(source) == contents(checkpoint)
 
@@ -245,11 +245,11 @@ def truncate(folder):
         (truncate, "model.safetensors .* is truncated or corrupt"),
         (lambda folder: change_json(folder / "config.json", num_mtp_layers=3), r"weights lack model\.mtp\.layers\.2\.\*"),
         (lambda folder: change_json(folder / "config.json", num_mtp_layers=0), "weights hold model.mtp.layers.0"),
-        (lambda folder: change_json(folder / "config.json", model_type="mimo_v2"), "`mimo_v2`; known are: hysparse, mimo, mimo_v2_flash"),
+        (lambda folder: change_json(folder / "config.json", model_type="mimo_v2"), "hysparse, mimo, mimo_v2_flash to have code to publish; got `mimo_v2`"),
         (lambda folder: (folder / "training_run.json").write_text("{"), "training_run.json is not JSON"),
         (lambda folder: (folder / "training_run.json").write_text("[]"), "training_run.json must hold a JSON object"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "tokenizer_config.json is not JSON"),
-        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), r"README\.md can't be read"),
+        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), r"README\.md must have front matter"),
         (lambda folder: change_json(folder / "config.json", num_hidden_layers=2, layer_types=None, mlp_layer_types=None),
          r"(?s)would not load: .*model\.layers\.2"),
         (lambda folder: change_json(folder / "config.json", vision_config={}), "would not load: .*later MiMo-V2 family"),
@@ -297,7 +297,7 @@ def test_a_model_of_the_hub_is_looked_at_before_it_is_downloaded(checkpoint, tmp
     assert "base_model: someone/mimo\n" in (out / "README.md").read_text()
 
     monkeypatch.delitem(AUTO_MAPS, "mimo_v2_flash")
-    with pytest.raises(ValueError, match="no code to publish"):
+    with pytest.raises(ValueError, match="to have code to publish"):
         publish("someone/mimo", tmp_path / "other")
     assert asked[2:] == [("someone/mimo", None, False)]
 

@@ -84,7 +84,7 @@ def test_an_upgrade_that_would_not_load_changes_nothing(of_an_old_version):
 def test_an_upgrade_replaces_no_file_of_the_owner(of_an_old_version):
     (of_an_old_version / "mtp.py").write_text("# my own\n")
     before = contents(of_an_old_version)
-    with pytest.raises(ValueError, match=r"mtp\.py would be replaced, but .* has not written it"):
+    with pytest.raises(ValueError, match=r"mtp\.py must be what .* has written"):
         upgrade(of_an_old_version)
     assert contents(of_an_old_version) == before
 

@@ -77,7 +77,7 @@ def test_one_number_of_draws_is_enough():
 
 @pytest.mark.parametrize("metric", [VerifiedAccuracy, PassAtK])
 def test_no_samples_at_all_are_refused(metric):
-    with pytest.raises(ValueError, match="`predictions` is empty"):
+    with pytest.raises(ValueError, match="`predictions` must hold"):
         metric().compute(predictions=[], references=[])
 
 

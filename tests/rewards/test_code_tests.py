@@ -303,10 +303,10 @@ def test_a_test_that_no_program_can_pass_is_an_error(any_sandbox):
     fits, more = ({"input": "", "output": "x" * size} for size in (most - 1, most + 1))
     writes = f"print('x' * {most - 1})"
     assert passed_tests(writes, [fits], any_sandbox) == [True]
-    message = f"`output` of a test has {most + 1} bytes, and a program may write {most}"
+    message = f"`output` of a test must have {most} bytes at most, what a program may write; got {most + 1}"
     with pytest.raises(ValueError, match=message):
         passed_tests(writes, [fits, more], any_sandbox)
-    with pytest.raises(ValueError, match=f"of row 1: {message}"):
+    with pytest.raises(ValueError, match=f"of row 1 must fit each other: {message}"):
         call(CodeReward("soft", any_sandbox), [fenced(writes)] * 2, tests=[[fits], [more]])
 
 

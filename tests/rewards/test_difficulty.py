@@ -190,7 +190,7 @@ def test_arrays_are_as_good_as_lists():
 
 @pytest.mark.parametrize("verdict", [float("nan"), 0.5, "no"])
 def test_what_is_no_verdict_is_no_pass(verdict):
-    with pytest.raises(ValueError, match="`rollouts` has on test 1 "):
+    with pytest.raises(ValueError, match="`rollouts` must hold True, False or None on test 1"):
         pass_rates([[True, verdict]])
 
 

@@ -71,21 +71,21 @@ def test_if_nothing_can_be_scored_the_error_goes_on():
 
 
 def test_a_reward_with_too_few_values_is_an_error():
-    with pytest.raises(ValueError, match="1 values for 2 rows"):
+    with pytest.raises(ValueError, match="each of its 2 rows; got 1"):
         batch(by_domain({"length": short}), ["length", "length"])
 
 
 def test_a_row_of_an_unknown_domain_is_named():
-    with pytest.raises(ValueError, match=r"row 1 is 'music'.*length, letter"):
+    with pytest.raises(ValueError, match=r"row 1 must be one of length, letter.*'music'"):
         batch(by_domain({"length": lengths, "letter": letters}), ["length", "music"])
 
 
 def test_another_column_may_name_the_domain():
     reward = by_domain({"x": letters}, column="task")
     assert call(reward, ["a"], prompts=["a"], task=["x"], scale=[1]) == [1.0]
-    with pytest.raises(ValueError, match="column `task`"):
+    with pytest.raises(ValueError, match="`task` must be a column"):
         call(reward, ["a"], prompts=["a"], domain=["x"])
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="got none"):
         by_domain({})
 
 
@@ -100,5 +100,5 @@ def test_columns_may_be_arrays():
     reward = by_domain({"judge": judge_reward, 1: judge_reward})
     columns = {"domain": np.array(["judge", "judge"]), "label": np.array([1, 0])}
     assert call(reward, ["Verdict: 1"] * 2, **columns) == [1.0, 0.0]
-    with pytest.raises(ValueError, match="rewards for judge, 1"):
+    with pytest.raises(ValueError, match="one of judge, 1"):
         call(reward, ["Verdict: 1"], domain=["law"], label=[1])

@@ -54,7 +54,7 @@ def test_errors_reach_the_client():
             client.run_sync(call("open('/no/such/file')"))
         with pytest.raises(ActionTimeout, match=r"timeout_s=0\.05"):
             client.run_sync(call(SLEEP.format(60), timeout_s=0.05))
-        with pytest.raises(ValueError, match="largest node has 4"):
+        with pytest.raises(ValueError, match="largest node has, 4"):
             client.run_sync(call("1", {"cpu": 5}))
         with pytest.raises(WorkerLost):
             client.run_sync(call("__import__('os').kill(__import__('os').getpid(), 9)"))

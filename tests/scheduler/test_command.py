@@ -38,28 +38,29 @@ def test_all_bad_lines_are_told_and_ten_are_shown(tmp_path, capsys):
         *lines, last = capsys.readouterr().err.splitlines()
         assert len(lines) == 11
         assert lines[0].startswith(f"{path}:3: ")
-        assert last.startswith(f"mimo-hf schedule {job}: error: {path} has 12 lines")
+        assert last.startswith(f"mimo-hf schedule {job}: error: {path} must be a trace; got 12 lines")
 
 
 @pytest.mark.parametrize(
     ("cost", "words"),
     [
-        ('{"gpu": 1}', "there is no resource 'gpu'; known are: cpu"),
-        ('{"cpu": 5}', "5 of 'cpu' asked for; the largest node has 4"),
-        ('{"cpu": {"min": 6, "max": 8}}', "6 of 'cpu' asked for"),
+        ('{"gpu": 1}', "must name known resources: cpu; got 'gpu'"),
+        ('{"cpu": 5}', "the largest node has, 4; got 5"),
+        ('{"cpu": {"min": 6, "max": 8}}', "got 6"),
     ],
 )
 def test_what_no_node_can_meet_is_named_with_file_and_line(tmp_path, capsys, cost, words):
     path = tmp_path / "big.jsonl"
     path.write_text(f'{HEADER}\n\n{{"id": 7, "kind": "a", "cost": {cost}, "t1_s": 1}}\n')
-    with pytest.raises(TraceError, match=rf"big\.jsonl:3: {words}"):
+    with pytest.raises(TraceError, match=rf"big\.jsonl:3: .*{words}"):
         simulate(read_trace(path))
     for arguments in (["simulate", str(path)], ["check", str(path)]):
         assert main(["schedule", *arguments]) == {"simulate": 2, "check": 1}[arguments[0]]
         error = capsys.readouterr().err
-        assert f"{path}:3: {words}" in error
+        assert f"{path}:3: " in error
+        assert words in error
         assert error.count("\n") == 1
-    with pytest.raises(TraceError, match=f"trace, action 7: {words}"):
+    with pytest.raises(TraceError, match=f"trace, action 7: .*{words}"):
         simulate(Trace([replace(read_trace(path).records[0], line=0)], {"n": {"cpu": 4}}))
 
 
@@ -71,7 +72,7 @@ def test_a_trace_without_actions_is_an_error_in_one_line(tmp_path, capsys):
         output = capsys.readouterr()
         assert output.out == ""
         assert output.err == (
-            f"mimo-hf schedule {job}: error: {path} has a header and no actions; each further line is one.\n"
+            f"mimo-hf schedule {job}: error: {path} must hold an action a line after its header; got a header and no actions.\n"
         )
     with pytest.raises(ValueError, match="without actions"):
         simulate(read_trace(path)).summary()
@@ -185,7 +186,7 @@ def test_deepsearch_runs_under_its_quota(capsys):
         (["simulate", "."], "TRACE '.' is a folder"),
         (["simulate", "coding", "--cores", "0"], "--cores must be whole numbers from 1"),
         (["simulate", "coding", "--cores", "8,x"], "--cores must be whole numbers"),
-        (["simulate", "coding", "--policy", "best"], "--policy can't be 'best': policy 'best': price, fifo"),
+        (["simulate", "coding", "--policy", "best"], "--policy can't be 'best': `policy` must be one of price, fifo"),
         (
             ["simulate", "coding", "--policy", "fifo(dop=0)"],
             "must be a whole number of at least 1 and at most 1000000, not 0",
@@ -194,7 +195,7 @@ def test_deepsearch_runs_under_its_quota(capsys):
         (["simulate", "coding", "--policy", "price(c=1)"], "has no option 'c'"),
         (["simulate", "coding", "--policy", "price(b=x)"], "has an option that must be a number"),
         (["simulate", "coding", "--policy", ""], "--policy"),
-        (["simulate", "coding", "--pods", "400"], "--pods 400: 320 cores hold not even one"),
+        (["simulate", "coding", "--pods", "400"], "--pods 400 must not be more than the cores; got 320"),
         (["simulate", "coding", "--rate", "0"], "--rate must be a number above 0 and at most 1e+09; got '0'"),
         (
             ["simulate", "coding", "--pod-start-s", "-1"],
@@ -218,7 +219,7 @@ def test_deepsearch_runs_under_its_quota(capsys):
         (["sumulate"], "there is no job 'sumulate'; did you mean simulate?"),
         (["simulate", "coding", "--pods", "0"], "--pods"),
         (["simulate", "coding", "--noise", "-1"], "--noise"),
-        (["simulate", "coding", "--cores", "8,9", "--out", "x.jsonl"], "--out x.jsonl holds one run"),
+        (["simulate", "coding", "--cores", "8,9", "--out", "x.jsonl"], "--out x.jsonl must be of one run"),
         (["simulate", "coding", "--trajectories", "0"], "--trajectories"),
         (["report", "nowhere"], "nowhere"),
         (["replay", "nowhere"], "nowhere"),
@@ -246,7 +247,7 @@ def test_a_trace_without_actions_ends_in_one_sentence(tmp_path, capsys, job):
     told = capsys.readouterr().err.splitlines()
     assert code != 0
     assert len(told) == 1
-    assert "none.jsonl has a header and no actions; each further line is one." in told[0]
+    assert "none.jsonl must hold an action a line after its header; got a header and no actions." in told[0]
 
 
 def test_the_action_that_never_starts_is_the_one_that_is_named(tmp_path, capsys):
@@ -275,5 +276,5 @@ def test_pods_need_trajectories_and_the_error_names_the_option(tmp_path, capsys)
     path = tmp_path / "t.jsonl"
     path.write_text(NO_ACTIONS + '{"id": 0, "kind": "x", "cost": {"cpu": 1}, "t1_s": 1}\n')
     assert main(["schedule", "simulate", str(path), "--pods", "1"]) != 0
-    assert "--pods 1: " in (told := capsys.readouterr().err)
-    assert "t.jsonl:2 has no 'trajectory'" in told
+    assert "--pods 1 must" in (told := capsys.readouterr().err)
+    assert "t.jsonl:2 has none" in told

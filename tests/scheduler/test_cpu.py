@@ -67,5 +67,7 @@ def test_cgroups_count_only_in_a_writable_version_2_group_with_both_controllers(
 
 
 def test_a_level_that_does_not_work_here_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"cpu_enforce='cgroup2'.*affinity, count do"):
+    with pytest.raises(
+        ValueError, match=r"`cpu_enforce` must be one of .*affinity, count on this machine; got 'cgroup2'"
+    ):
         cpu.enforcement("cgroup2", tmp_path)

@@ -55,7 +55,9 @@ def test_a_cost_that_is_counted_as_the_capacity_is_possible():
     core = Scheduler({"n": {"share": 0.3}})
     core.submit(0.0, Action("x", None, {"share": 0.1 + 0.2}))
     assert len(core.schedule(0.0)) == 1
-    with pytest.raises(ValueError, match=r"0\.3001 of 'share' asked for; the largest node has 0\.3\."):
+    with pytest.raises(
+        ValueError, match=r"`cost` of 'share' must not be more than the largest node has, 0\.3; got 0\.3001\."
+    ):
         core.submit(0.0, Action("x", None, {"share": 0.3001}))
 
 

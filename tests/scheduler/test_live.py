@@ -136,8 +136,8 @@ def test_memory_of_a_trajectory_is_held_between_its_actions():
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        (call("1", {"cpu": 9}), "the largest node has 4"),
-        (call("1", {"gpu": 1}), "no resource 'gpu'"),
+        (call("1", {"cpu": 9}), "the largest node has, 4"),
+        (call("1", {"gpu": 1}), "got 'gpu'"),
         (call("1", {"cpu": float("nan")}), "must be a number"),
         (call("1", timeout_s=0), "timeout_s"),
         (call("1", queue_timeout_s=-1), "queue_timeout_s"),
@@ -401,7 +401,7 @@ def test_settings_are_parsed_from_a_command_line_and_checked():
     ):
         with pytest.raises(ValueError, match=next(iter(wrong)).replace("policy", "(policy|order)")):
             SchedulerConfig(**wrong)
-    with pytest.raises(ValueError, match="leaves none"):
+    with pytest.raises(ValueError, match="must leave some"):
         LocalExecutor(reserve_cores=10_000)
 
 

@@ -204,7 +204,7 @@ def test_hrrn_picks_the_highest_response_ratio():
 
 @pytest.mark.parametrize(
     ("spec", "words"),
-    [("best", "known"), ("fifo(dop=0)", "dop"), ("price(b=-1)", "`b`"), ("price(c=1)", "price"), ("fifo(dop=2", "options"),
+    [("best", "must be one of"), ("fifo(dop=0)", "dop"), ("price(b=-1)", "`b`"), ("price(c=1)", "price"), ("fifo(dop=2", "options"),
      ("price(floor_min_eff=2)", "floor_min_eff"), ("srpt(max_overtake=0)", "max_overtake"), ("evict(depth=-1)", "depth")],
 )  # fmt: skip
 def test_a_wrong_policy_is_named(spec, words):

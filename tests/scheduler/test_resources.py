@@ -158,5 +158,5 @@ def test_retry_after_closes_a_bucket():
      lambda: Window(0, 1), lambda: Window(1, 0), lambda: GpuCells(0)],
 )  # fmt: skip
 def test_an_impossible_quota_is_refused(make):
-    with pytest.raises(ValueError, match=r"must be|allowed"):
+    with pytest.raises(ValueError, match=r"must"):
         make()

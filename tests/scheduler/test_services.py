@@ -151,14 +151,14 @@ def test_an_error_of_a_service_is_the_result_of_its_calls():
             for _ in range(2):
                 with pytest.raises(error, match=words):
                     await scheduler.run(ask(name, 1))
-        with pytest.raises(ValueError, match="no service 'other'; known are: broken"):
+        with pytest.raises(ValueError, match=r"`service` must be one of broken.*; got 'other'"):
             await scheduler.run(ask("other", 1))
 
     drive(work, services=services, gpu_bytes=10)
 
 
 def test_a_service_larger_than_the_budget_is_refused():
-    with pytest.raises(ValueError, match=r"needs 20 of the device; there are 10"):
+    with pytest.raises(ValueError, match=r"must fit on the device, which has 10; got 20"):
         drive(lambda scheduler: scheduler.run(ask("s", 1)), services={"s": Doubler(Device(20), 20)}, gpu_bytes=10)
 
 

@@ -59,26 +59,26 @@ def test_a_recorded_run_replays_exactly():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "this is not JSON: Expecting"),
+        ("{", "must be JSON: Expecting"),
         ("[1]", "JSON object"),
-        ("[" * 100_000, "this is not JSON"),
-        ('{"id": 0, "kind": "a", "t1_s": 1}', "'cost' is missing"),
-        ('{"id": 0, "t1_s": 1}', "'kind', 'cost' are missing"),
-        ('{"id": null, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "'id' is missing"),
+        ("[" * 100_000, "must be JSON"),
+        ('{"id": 0, "kind": "a", "t1_s": 1}', "`cost` must be given"),
+        ('{"id": 0, "t1_s": 1}', "`kind`, `cost` must be given"),
+        ('{"id": null, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "`id` must be given"),
         (
             '{"id": "x", "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}',
             "`id` must be a whole number from 0 to .*; got 'x'",
         ),
-        ('{"id": 7, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "`id` 7 is that of line 2 already"),
+        ('{"id": 7, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1}', "got 7, that of line 2"),
         ('{"id": 0, "kind": 5, "cost": {"cpu": 1}, "t1_s": 1}', "`kind` must be a word .*; got 5"),
         ('{"id": 0, "kind": "a", "cost": 1, "t1_s": 1}', "`cost` must be an amount by resource"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": true}, "t1_s": 1}', "must be a number"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1}}, "t1_s": 1}', "a range without max"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "most": 3}}, "t1_s": 1}', "a range with most"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1}}, "t1_s": 1}', "one without max"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "most": 3}}, "t1_s": 1}', "got most"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": 5}}, "t1_s": 1}', "`curve` must be"),
         (
             '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"amdahl": "x"}}}, "t1_s": 1}',
-            "can't be",
+            "`curve` must be one that can be made",
         ),
         (
             '{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "allowed": 2}}, "t1_s": 1}',
@@ -90,14 +90,14 @@ def test_a_recorded_run_replays_exactly():
             '{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "priority": 0.5}',
             "`priority` must be a whole number",
         ),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1": 1}', "unknown field t1; is t1_s meant"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1": 1}', "`t1` must be a field of a trace; is t1_s meant"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": 1}}', "t1_s"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": -1}', "`t1_s` must be"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": NaN}', "`t1_s` must be"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": "x"}, "t1_s": 1}', "must be a number"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 3, "max": 2}}, "t1_s": 1}', "ElasticRange"),
         ('{"id": 0, "kind": "a", "cost": {"cpu": {"min": 1, "max": 2, "curve": {"log": 1}}}, "t1_s": 1}', "amdahl"),
-        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "colour": 1}', "unknown field colour"),
+        ('{"id": 0, "kind": "a", "cost": {"cpu": 1}, "t1_s": 1, "colour": 1}', "`colour` must be a field of a trace"),
     ],
 )
 def test_a_malformed_line_is_named_with_file_and_line(tmp_path, line, words):
@@ -127,7 +127,7 @@ def test_actions_that_wait_for_ever_are_an_error(monkeypatch):
 
 def test_a_trace_without_its_header_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 0}\n')
-    with pytest.raises(ValueError, match=r"x\.jsonl:1: the first line"):
+    with pytest.raises(ValueError, match=r"x\.jsonl:1: `format` must be"):
         read_trace(tmp_path / "x.jsonl")
     (tmp_path / "y.jsonl").write_text("")
     with pytest.raises(ValueError, match="empty"):
@@ -217,7 +217,7 @@ def test_the_chart_holds_each_action_and_what_they_add_up_to(run_file):
 
 def test_an_unrun_trace_cannot_be_reported(tmp_path):
     write_trace(tmp_path / "x.jsonl", coding(2))
-    with pytest.raises(ValueError, match="run it first"):
+    with pytest.raises(ValueError, match="Run it first"):
         run_summary(read_trace(tmp_path / "x.jsonl"))
 
 

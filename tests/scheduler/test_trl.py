@@ -442,7 +442,7 @@ def test_teachers_answer_with_the_log_probabilities_of_their_models():
             )
             keys = list(expected)
             found = await asyncio.gather(*(pool.logprobs(name, ids[number]) for name, number in keys))
-            with pytest.raises(ValueError, match="known are: t0, t1, t2"):
+            with pytest.raises(ValueError, match="must be one of t0, t1, t2"):
                 await pool.logprobs("t9", ids[0])
             with pytest.raises(ValueError, match="at least two tokens"):
                 await pool.logprobs("t0", ids[0][:1])

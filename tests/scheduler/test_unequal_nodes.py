@@ -52,7 +52,7 @@ def test_a_node_that_joins_or_dies_changes_what_is_eligible():
     assert [lease.units for lease in core.schedule(0.0)] == [6]  # of 8 asked for
     core.lose_node(0.0, "c")
     core.lose_node(0.0, "a")
-    with pytest.raises(ValueError, match="no resource 'gpu'"):
+    with pytest.raises(ValueError, match="got 'gpu'"):
         core.submit(0.0, Action("x", None, cost))
 
 

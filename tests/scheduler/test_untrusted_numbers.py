@@ -38,17 +38,17 @@ BAD_LINES = [
     (cost('{"cpu": {"min": 1, "max": 1e999}}'), "ElasticRange"),
     (cost('{"cpu": {"min": true, "max": 2}}'), "ElasticRange"),
     (cost(f'{{"cpu": {{"min": 1, "max": 2, "allowed": [{HUGE}]}}}}'), "`allowed`"),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"amdahl": true}}}'), "`curve` amdahl can't be True"),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"amdahl": NaN}}}'), "`curve` amdahl can't be nan"),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"power": 1e999}}}'), "`curve` power can't be inf"),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": [[1e999, 1]]}}}'), "`curve` table can't be"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"amdahl": true}}}'), "`curve` must be .*; got amdahl True"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"amdahl": NaN}}}'), "`curve` must be .*; got amdahl nan"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"power": 1e999}}}'), "`curve` must be .*; got power inf"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": [[1e999, 1]]}}}'), "`curve` must be .*; got table"),
     (
         cost(f'{{"cpu": {{"min": 1, "max": 2, "curve": {{"table": [[1, 1], [{10**400}, 0.5]]}}}}}}'),
-        "`curve` table can't",
+        "`curve` must be .*; got table",
     ),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": [[1, 1], [2, NaN]]}}}'), "`curve` table can't be"),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": [1]}}}'), "`curve` table can't be"),
-    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": 5}}}'), "`curve` table can't be 5"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": [[1, 1], [2, NaN]]}}}'), "`curve` must be .*; got table"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": [1]}}}'), "`curve` must be .*; got table"),
+    (cost('{"cpu": {"min": 1, "max": 2, "curve": {"table": 5}}}'), "`curve` must be .*; got table 5"),
     (ACTION.format(more=f'"id": {10**400}'), "`id` must be a whole number .* a whole number of 401 digits"),
     (ACTION.format(more=f'"units": {HUGE}'), "`units` must be a whole number from 0 to 1000000"),
     (ACTION.format(more=f'"cores": [{HUGE}]'), "`cores` must be a list of core numbers"),
@@ -67,11 +67,11 @@ BAD_LINES = [
     (ACTION.format(more=r'"node": "\u202e"'), "`node` must be a word"),
     (ACTION.format(more='"task": "' + "x" * 5000 + '"'), "`task` must be a word"),
     (cost(r'{"c\u001bpu": 1}'), "`cost` must be an amount by resource"),
-    (ACTION.format(more='"' + "x" * 5000 + '": 1'), "unknown field"),
-    (ACTION.format(more=r'"\u001b[2J": 1'), "unknown field"),
+    (ACTION.format(more='"' + "x" * 5000 + '": 1'), "must be a field of a trace"),
+    (ACTION.format(more=r'"\u001b[2J": 1'), "must be a field of a trace"),
     # wrong kinds of value, deep and long
     (ACTION.format(more='"kind": ' + '{"a": ' * 100 + "1" + "}" * 100), "`kind` must be a word"),
-    (ACTION.format(more='"cores": ' + "[" * 50_000), "this is not JSON"),
+    (ACTION.format(more='"cores": ' + "[" * 50_000), "must be JSON"),
     (ACTION.format(more='"env": "' + "x" * MOST_LINE + '"'), "the line is longer than"),
     ('"' + "y" * MOST_LINE, "the line is longer than"),
 ]
@@ -107,7 +107,7 @@ def test_a_line_ends_in_one_short_error_and_takes_no_memory(tmp_path, capsys, li
         (r'"nodes": {"n": {"c\npu": 1}}', "'nodes' must be like"),
         ('"nodes": ' + json.dumps({f"n{i}": {"cpu": "x"} for i in range(9999)}), "'nodes' must be like"),
         ('"nodes": {"n": {"cpu": 4}}, "policy": 5', "'policy' of the header must be a word"),
-        ('"nodes": {"n": {"cpu": 4}}, "policy": "best"', "policy 'best'"),
+        ('"nodes": {"n": {"cpu": 4}}, "policy": "best"', "got 'best'"),
         ('"nodes": {"n": {"cpu": 4}}, "overhead_s": "x"', "'overhead_s' of the header must be a number of seconds"),
         ('"nodes": {"n": {"cpu": 4}}, "overhead_s": [1]', "'overhead_s' of the header must be a number of seconds"),
         ('"nodes": {"n": {"cpu": 4}}, "overhead_s": 1e999', "'overhead_s' of the header must be a number of seconds"),
@@ -167,7 +167,7 @@ def test_an_action_that_holds_bytes_is_drawn_in_one_lane():
 def test_a_picture_of_too_many_units_is_refused_before_it_is_drawn():
     trace = Trace([ran(id=i, units=10**6, start_s=float(i), end_s=i + 1.0) for i in range(200)], name="wide")
     for draw in (chrome_trace, gantt):
-        with pytest.raises(ValueError, match=r"wide, action 0: .*1000000 units.*10000000"):
+        with pytest.raises(ValueError, match=r"wide, action 0: .*10000000 at most.* 1000000 of them"):
             draw(trace)
 
 

@@ -407,7 +407,7 @@ def test_the_front_matter_configures_the_space():
 
 def test_the_launcher_names_what_there_is():
     assert "oam_link_simulator" in spaces.names()
-    with pytest.raises(ValueError, match=r"no Space 'radar'; there are oam\."):
+    with pytest.raises(ValueError, match=r"SPACE must be one of oam; got 'radar'\."):
         spaces.space_path("radar")
 
 

@@ -68,7 +68,7 @@ def test_a_uniform_model_has_the_vocabulary_as_its_perplexity(make_model, tokeni
     model = make_model()
     torch.nn.init.zeros_(model.lm_head.weight)
     assert style_perplexity(model, tokenizer, ["1 2 3 4", "5"]) == pytest.approx(18, rel=1e-5)
-    with pytest.raises(ValueError, match="no tokens to count"):
+    with pytest.raises(ValueError, match="must have tokens to count"):
         style_perplexity(model, tokenizer, ["5"])
 
 

@@ -176,7 +176,7 @@ def _check(own: argparse.Namespace, others: Sequence[str]) -> Any:
         try:
             values = yaml.safe_load(Path(own.config).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise ValueError(f"--config {own.config}: no YAML ({' '.join(str(error).split())}).") from error
+            raise ValueError(f"--config {own.config} must be YAML; got {' '.join(str(error).split())}.") from error
         if not isinstance(values, dict):
             raise ValueError(f"--config {own.config} must hold `option: value` lines.")
     given = [word.partition("=")[0].removeprefix("--").replace("-", "_") for word in others if word.startswith("--")]
@@ -185,7 +185,7 @@ def _check(own: argparse.Namespace, others: Sequence[str]) -> Any:
     values |= {name: value for name, value in vars(own).items() if value is not None}
     pipeline = JudgeRLVRPipelineConfig(**{name: values[name] for name in names if name in values})
     if not values.get("model_name_or_path"):
-        raise ValueError("`model_name_or_path` is missing: the model that is trained, a folder or one of the Hub.")
+        raise ValueError("`model_name_or_path` must be given: the model that is trained, a folder or one of the Hub.")
     for model in (values["model_name_or_path"], *pipeline.candidate_models):
         if str(model).startswith((".", "/", "~")) and not Path(model).expanduser().exists():
             raise FileNotFoundError(

@@ -130,7 +130,7 @@ class JudgeRLVRConfig(MiMoRLConfig):
             raise ValueError(f"`on_low_skill` must be one of {ON_LOW_SKILL}; got {self.on_low_skill!r}.")
         if not -1 <= self.judge_min_gap <= 1:
             raise ValueError(
-                f"`judge_min_gap` is a difference of probabilities, in [-1, 1]; got {self.judge_min_gap}."
+                f"`judge_min_gap` must be a difference of probabilities, in [-1, 1]; got {self.judge_min_gap}."
             )
         if self.judge_gate_rows < 0:
             raise ValueError(f"`judge_gate_rows` must be 0 (no gate) or more; got {self.judge_gate_rows}.")

@@ -367,8 +367,8 @@ def _bind_unparseable_reward(reward_funcs: Any, value: float) -> Any:
     bound = list(map(bind, functions))
     if value and all(new is old for new, old in zip(bound, functions, strict=True)):
         raise ValueError(
-            f"unparseable_reward={value} has no effect: no reward function has a parameter `unparseable_reward`. Give the one of "
-            "the verdicts this parameter, or leave the option at 0."
+            "`unparseable_reward` must be left at 0 where no reward function has a parameter of this name; got "
+            f"{value}. Give the one of the verdicts this parameter."
         )
     return bound if isinstance(reward_funcs, list) else bound[0]
 
@@ -379,7 +379,8 @@ def _rewards_by_task(rewards: Mapping[str, Any], stage: str) -> list[Callable]:
     for task in tasks:
         if task not in rewards:
             raise ValueError(
-                f"`reward_funcs` has no entry {task!r}, which the stage {stage!r} needs; it has {', '.join(map(repr, rewards))}."
+                f"`reward_funcs` must have an entry {task!r}, which the stage {stage!r} needs; got "
+                f"{', '.join(map(repr, rewards))}."
             )
         own = rewards[task] if isinstance(rewards[task], list | tuple) else [rewards[task]]
         functions += [for_task(task, function) for function in own] if stage == "mixed" else own
@@ -393,8 +394,8 @@ def _check_tasks(dataset: Dataset, stage: str) -> None:
     for index, (task, label) in enumerate(zip(tasks, labels, strict=True)):
         if task not in allowed:
             raise ValueError(
-                f"Row {index} of `train_dataset` has task {task!r}; the stage {stage!r} takes {', '.join(allowed)}. Set the "
-                "column `task`, or the option `stage`."
+                f"`task` of row {index} of `train_dataset` must be one of {', '.join(allowed)} in the stage "
+                f"{stage!r}; got {task!r}. Set the column, or the option `stage`."
             )
         if task == "judge" and label not in (0, 1):
             raise ValueError(

@@ -129,13 +129,14 @@ class JudgeRLVRPipelineConfig:
     def __post_init__(self):
         if self.dataset and self.dataset_name and self.dataset != self.dataset_name:
             raise ValueError(
-                f"`dataset_name` and `dataset` are one option; got {self.dataset_name!r} and {self.dataset!r}. Give one."
+                f"`dataset_name` and `dataset` are one option, and one must be given; got {self.dataset_name!r} and "
+                f"{self.dataset!r}."
             )
         self.dataset_name = self.dataset = self.dataset_name or self.dataset
         needed = ("dataset_name", "reward", "judge_reward", "parse_answer")
         missing = [name for name in needed if not getattr(self, name)]
         if missing:
-            raise ValueError(f"The pipeline needs {', '.join(f'`{name}`' for name in missing)}.")
+            raise ValueError(f"{', '.join(f'`{name}`' for name in missing)} must be given: the pipeline needs them.")
         if not 0 < self.test_share <= 0.5:
             raise ValueError(f"`test_share` must be above 0 and at most 0.5; got {self.test_share}.")
         if self.stage_handoff not in HAND_OVERS:

@@ -62,24 +62,26 @@ def run_judge_rlvr(
     """
     if training.stage == "judge":
         raise ValueError(
-            "The pipeline sets `stage` itself: leave it out, or set it to 'mixed' for both tasks in one training. To judge only, "
-            "set `step='judge'`."
+            "`stage` must be left out, as the pipeline sets it, or be 'mixed' for both tasks in one training; "
+            f"got {training.stage!r}. To judge only, set `step='judge'`."
         )
     if training.use_vllm and training.vllm_mode == "colocate" and pipeline.step is None:
         raise ValueError(
-            "A vLLM engine in the trainer's process keeps its memory when a stage ends: run the steps as processes of their own, "
-            "with `step` (see its help), or set vllm_mode='server'."
+            "`vllm_mode` must be 'server' where one process runs several steps; got 'colocate', an engine that "
+            "keeps its memory when a stage ends. Or run the steps as processes of their own, with `step` (see "
+            "its help)."
         )
     if training.world_size > 1:
         raise ValueError(
-            "The pipeline runs on one process. With several, train the stages one by one with JudgeRLVRTrainer, from the data "
-            "that its steps `collect` and `build` have made."
+            f"`world_size` must be 1 for the pipeline; got {training.world_size}. With several, train the stages "
+            "one by one with JudgeRLVRTrainer, from the data that its steps `collect` and `build` have made."
         )
     for name in ("load_in_8bit", "load_in_4bit"):
         if getattr(model, name):
             raise ValueError(
-                f"`{name}=True`: each stage hands its weights to the next one, and rounded ones can't be trained on. Leave it out; "
-                "with `use_peft` and `dtype='bfloat16'` a stage needs little more memory than the model itself."
+                f"`{name}` must be False; got True. Each stage hands its weights to the next one, and rounded ones "
+                "can't be trained on. With `use_peft` and `dtype='bfloat16'` a stage needs little more memory than "
+                "the model itself."
             )
     with folder_lock(Path(training.output_dir)):
         return _Pipeline(pipeline, training, model, problems).run()
@@ -136,7 +138,9 @@ class _Pipeline:
             folder = StepFolder(self.root, name, [self._hash, inputs], self.training.seed, self.options.restart)
             if not folder.is_done:
                 if only not in (None, name):
-                    raise ValueError(f"The step {only!r} needs the step {name!r}, which is not done: run it first.")
+                    raise ValueError(
+                        f"`step` must come after those that it needs; got {only!r}, and {name!r} is not done. Run it first."
+                    )
                 folder.mark("running")
                 set_seed(self.training.seed)
                 make(folder)
@@ -202,9 +206,9 @@ class _Pipeline:
                 else "the tokenizer has this token"
             )
             raise ValueError(
-                f"None of {len(candidates)} sampled completions holds {END_OF_THOUGHT}, though {why}. If the model answers without "
-                "thoughts, set `model_thinks=False`. If its thoughts are cut off, raise `max_completion_length` and set "
-                "`restart=True`."
+                f"`model_thinks` must be what the completions show, though {why}; got {len(candidates)} without "
+                f"{END_OF_THOUGHT}. If the model answers without thoughts, set `model_thinks=False`. If its thoughts "
+                "are cut off, raise `max_completion_length` and set `restart=True`."
             )
         logger.warning(
             "No sampled completion holds %s: the model answers without thoughts, and whole completions are judged.",
@@ -355,7 +359,7 @@ def _import(path: str | None) -> Callable:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{path!r} is no dotted path of a function, such as 'my_module.my_function': {error}"
+            f"{path!r} must be the dotted path of a function, such as 'my_module.my_function'; got {error}."
         ) from error
     if not callable(function):
         raise ValueError(f"{path!r} must be a function; got {type(function).__name__}.")

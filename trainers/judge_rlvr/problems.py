@@ -44,7 +44,8 @@ def load_problems(
     splits = _read(name, config, (train_split, test_split))
     if train_split not in splits:
         raise ValueError(
-            f"{name} has no split {train_split!r}; it has {', '.join(map(repr, splits)) or 'none'}. Set `dataset_train_split`."
+            f"`dataset_train_split` must be a split of {name}: {', '.join(map(repr, splits)) or 'none'}; got "
+            f"{train_split!r}."
         )
     notes: list[str] = []
     train = _check(name, splits[train_split], notes)
@@ -53,8 +54,9 @@ def load_problems(
     step = round(1 / test_share)
     if len(train) < step:
         raise ValueError(
-            f"{name} has no split {test_split!r} and too few problems ({len(train)}) to hold out test_share={test_share} of them. "
-            "Give a data set with both splits, or raise `test_share`."
+            f"`dataset_test_split` must be a split of {name}, or `test_share` of its {len(train)} problems at "
+            f"least one; got {test_split!r} and test_share={test_share}. Give a data set with both splits, or "
+            "raise `test_share`."
         )
     notes.append(
         f"there is no split {test_split!r} (there are {', '.join(map(repr, splits))}): every {step}th problem is held out to "
@@ -95,7 +97,10 @@ def _read_folder(path: Path, wanted: tuple[str, str]) -> dict[str, Placed]:
     for split in wanted:
         files = [path / f"{split}{suffix}" for suffix in SUFFIXES if (path / f"{split}{suffix}").is_file()]
         if len(files) > 1:
-            raise ValueError(f"{path} has {', '.join(file.name for file in files)}: leave one of them there.")
+            raise ValueError(
+                f"{path} must have one file of a split; got {', '.join(file.name for file in files)}. Leave one of "
+                "them there."
+            )
         if files:
             rows = _read_file(files[0])
             if isinstance(rows, dict):
@@ -103,7 +108,8 @@ def _read_folder(path: Path, wanted: tuple[str, str]) -> dict[str, Placed]:
             read[split] = rows
     if not read:
         raise ValueError(
-            f"The folder {path} holds neither a data set saved by `save_to_disk` nor {wanted[0]}.jsonl, .json, .csv or .parquet."
+            f"{path} must hold a data set saved by `save_to_disk`, or {wanted[0]}.jsonl, .json, .csv or .parquet; "
+            "got neither."
         )
     return read
 
@@ -121,7 +127,7 @@ def _read_file(path: Path) -> Placed | dict[str, Placed]:
         try:
             return _placed(str(path), parquet.read_table(path).to_pylist())
         except ArrowException as error:
-            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+            raise ValueError(f"{path} must be Parquet; got {error}.") from error
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,12 +152,12 @@ def _read_csv(path: Path, text: str) -> Placed:
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(
-                    f"{path}:{line}: {len(reader.fieldnames or [])} values expected, as in the first line."
+                    f"{path}:{line}: the line must have {len(reader.fieldnames or [])} values, as the first one."
                 )
             rows.append((f"{path}:{line}", dict(row)))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}") from error
+        raise ValueError(f"{path}:{reader.line_num}: the line must be CSV; got {error}.") from error
     return rows
 
 
@@ -165,7 +171,7 @@ def _object(place: str, text: str) -> tuple[str, Row]:
     try:
         row = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{place}: no JSON ({error}).") from error
+        raise ValueError(f"{place}: the line must be JSON; got {error}.") from error
     if not isinstance(row, dict):
         raise ValueError(f"{place}: a row must be a JSON object; got {text.strip()[:60]}")
     return place, row
@@ -184,7 +190,7 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, Row]]:
         try:
             row, end = decoder.raw_decode(text, position)
         except ValueError as error:
-            raise ValueError(f"{path}:{line}: no JSON ({error}).") from error
+            raise ValueError(f"{path}:{line}: the file must be JSON; got {error}.") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}:{line}: a row must be a JSON object; got {text[position:end][:60]}")
         yield f"{path}:{line}", row
@@ -209,12 +215,12 @@ def _splits(path: Path, text: str) -> dict[str, Placed] | None:
 def _check(name: str, placed: Placed, notes: list[str]) -> list[Row]:
     columns = list(dict.fromkeys(column for _, row in placed for column in row))
     if not placed:
-        raise ValueError(f"{name} has a split without rows.")
+        raise ValueError(f"{name} must have rows in each split; got a split without rows.")
     source = next((column for column in ("problem", "prompt") if column in columns), None)
     if source is None or "solution" not in columns:
         wanted = "`problem` (or `prompt`)" if source is None else "`solution`"
         raise ValueError(
-            f"{name} has no column {wanted}; it has {', '.join(map(repr, columns))}. Rename the one that holds "
+            f"{name} must have a column {wanted}; got {', '.join(map(repr, columns))}. Rename the one that holds "
             f"{'the problems' if source is None else 'the right answers'}."
         )
     also = " (there is `prompt`, too)" if source == "problem" and "prompt" in columns else ""

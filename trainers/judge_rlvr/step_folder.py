@@ -39,8 +39,8 @@ class StepFolder:
             has_results = any(path.name != STATE_FILE for path in self.path.iterdir())
             if has_results and not restart:
                 raise ValueError(
-                    f"{self.path} was made from other inputs or options than this run's. Choose another `output_dir`, or "
-                    "set `restart=True` to make this step and those after it anew."
+                    f"{self.path} must be made from this run's inputs and options; got others. Choose another "
+                    "`output_dir`, or set `restart=True` to make this step and those after it anew."
                 )
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)

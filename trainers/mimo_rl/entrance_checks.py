@@ -28,16 +28,21 @@ def config_of(args: Any, model: Any, default: type[MiMoRLConfig], name: str) -> 
 
 def check_engine(args: MiMoRLConfig, **replaced: Any):
     if not args.dynamic_sampling:
-        raise ValueError("`generate_fn` fills batches by dynamic sampling: set `dynamic_sampling=True`.")
+        raise ValueError("`dynamic_sampling` must be True with `generate_fn`, which fills batches by it; got False.")
     if args.carry_surplus:
-        raise ValueError("`generate_fn` starts only as many problems as a batch needs: set `carry_surplus=False`.")
+        raise ValueError(
+            "`carry_surplus` must be False with `generate_fn`, which starts only as many problems as a batch "
+            "needs; got True."
+        )
     if args.world_size > 1:
         raise NotImplementedError(
             f"`generate_fn` works on one process; there are {args.world_size}. Leave it out: rounds work on several."
         )
     for name, value in replaced.items():
         if value is not None:
-            raise ValueError(f"`generate_fn` takes the place of `{name}`: pass one of the two.")
+            raise ValueError(
+                f"`generate_fn` must not be given together with `{name}`, whose place it takes; got both."
+            )
 
 
 def check_rows_can_be_drawn(train_dataset: Any, environment_factory: Any):
@@ -72,14 +77,13 @@ def check_answers(reward_funcs: Any, train_dataset: Any):
             title = getattr(function, "__name__", type(function).__name__)
             if name not in columns:
                 raise ValueError(
-                    f"The reward function {title!r} needs the column {name!r}, which `train_dataset` does not have "
-                    f"(it has {', '.join(map(repr, columns))}). Add or rename the column, or give the parameter a "
-                    "default."
+                    f"`train_dataset` must have the column {name!r}, which the reward function {title!r} needs; got "
+                    f"{', '.join(map(repr, columns))}. Add or rename the column, or give the parameter a default."
                 )
             if isinstance(train_dataset, Dataset) and all(value in (None, "") for value in train_dataset[name]):
                 raise ValueError(
-                    f"The column {name!r} of `train_dataset`, which the reward function {title!r} needs, is empty in "
-                    f"all {len(train_dataset)} rows. Fill in the answers."
+                    f"`train_dataset` must have answers in the column {name!r}, which the reward function {title!r} "
+                    f"needs; got {len(train_dataset)} empty rows. Fill in the answers."
                 )
 
 

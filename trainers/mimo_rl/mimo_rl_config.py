@@ -135,16 +135,17 @@ class MiMoRLConfig(GRPOConfig, MovedOptions):
             raise ValueError(f"`on_exhausted` must be one of {EXHAUSTED}; got {self.on_exhausted!r}.")
         if not 0 <= self.easy_pool_alpha <= 1:
             raise ValueError(
-                f"`easy_pool_alpha` is a probability in [0, 1] (the paper: 0.1); got {self.easy_pool_alpha}."
+                f"`easy_pool_alpha` must be a probability in [0, 1] (the paper: 0.1); got {self.easy_pool_alpha}."
             )
         if self.carry_surplus and not self.dynamic_sampling:
             raise ValueError(
-                "`carry_surplus` has no surplus to carry without dynamic sampling: set `dynamic_sampling=True`."
+                "`carry_surplus` must be False without dynamic sampling, which has no surplus to carry; got True. Or "
+                "set `dynamic_sampling=True`."
             )
         if self.easy_pool_keep_zero_std and not (self.dynamic_sampling and self.easy_pool_alpha):
             raise ValueError(
-                "`easy_pool_keep_zero_std` exempts groups of the easy pool from dynamic sampling: set "
-                f"`dynamic_sampling=True` and `easy_pool_alpha` above 0; got {self.dynamic_sampling} and "
+                "`easy_pool_keep_zero_std`, which exempts groups of the easy pool from dynamic sampling, must go "
+                f"with `dynamic_sampling=True` and `easy_pool_alpha` above 0; got {self.dynamic_sampling} and "
                 f"{self.easy_pool_alpha}."
             )
         if self.dynamic_sampling:
@@ -156,8 +157,8 @@ class MiMoRLConfig(GRPOConfig, MovedOptions):
         # A round's statistics would count groups that are dropped, and differ from one round of a batch to the next.
         if self.scale_rewards == "batch":
             raise ValueError(
-                "`dynamic_sampling` drops groups after their advantages are known, so these must not depend on other "
-                "groups: set `scale_rewards` to 'group' or 'none'; got 'batch'."
+                "`scale_rewards` must be 'group' or 'none' with `dynamic_sampling`, which drops groups after their "
+                "advantages are known; got 'batch', by which they depend on other groups."
             )
         if self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(

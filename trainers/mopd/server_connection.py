@@ -52,7 +52,7 @@ class Connection:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"`timeout_s` must be a number above 0; got {timeout_s!r}.")
         if credentials and api_key is not None:
-            raise ValueError("`api_key` and a user in `url` exclude each other; leave one of them out.")
+            raise ValueError("`api_key` must not be given together with a user in `url`; leave one of them out.")
         self._timeout_s, self._retries = timeout_s, retries
         self._auth = credentials or _BearerToken(api_key)
         self._sessions: list[requests.Session] = []
@@ -138,7 +138,9 @@ class _BearerToken(AuthBase):
     def __init__(self, key: str | None):
         self._key = os.environ.get("VLLM_API_KEY", "").strip() if key is None else key
         if not re.fullmatch(r"[\x21-\x7e]*", self._key):
-            raise ValueError("`api_key` (or VLLM_API_KEY) must be of visible ASCII characters without spaces.")
+            raise ValueError(
+                "`api_key` (or VLLM_API_KEY) must be of visible ASCII characters without spaces; got others."
+            )
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:

@@ -22,7 +22,7 @@ class PromptSampler:
         if num_problems < 1:
             raise ValueError(f"`num_problems` must be at least 1; got {num_problems}.")
         if not 0 <= easy_pool_alpha <= 1:
-            raise ValueError(f"`easy_pool_alpha` is a probability in [0, 1]; got {easy_pool_alpha}.")
+            raise ValueError(f"`easy_pool_alpha` must be a probability in [0, 1]; got {easy_pool_alpha}.")
         self.num_problems = num_problems
         self.easy_pool_alpha = easy_pool_alpha
         self._random = random.Random(seed)  # noqa: S311  a seeded order, no secret
@@ -76,8 +76,8 @@ class PromptSampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["num_problems"] != self.num_problems:
             raise ValueError(
-                f"The sampler's state is of {state['num_problems']} problems and the training set has "
-                f"{self.num_problems}: resume with the data set that the checkpoint was trained on, or start anew."
+                f"`train_dataset` must be the one that the checkpoint was trained on, of {state['num_problems']} "
+                f"problems; got {self.num_problems}. Resume with that, or start anew."
             )
         version, words, gauss = state["random"]
         self._random.setstate((version, tuple(words), gauss))

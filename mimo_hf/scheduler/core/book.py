@@ -24,8 +24,8 @@ class Node:
         for resource, amount in capacity.items():
             if not (is_name(resource) and is_number(amount)):
                 raise ValueError(
-                    f"capacity of {shown(resource)} on node {shown(name)} must be a number from 0 to {MOST_AMOUNT:g}, and its name a "
-                    f"word without control characters, not {shown(amount)}."
+                    f"{shown(resource)} on node {shown(name)} must be a number from 0 to {MOST_AMOUNT:g}, and its name a "
+                    f"word without control characters; got {shown(amount)}."
                 )
         self.name = name
         self.capacity = dict(capacity)

@@ -367,7 +367,9 @@ def make_policy(spec: str | Policy) -> Policy:
     if name.startswith("fifo") and name[4:].isdecimal():
         name, rest = "fifo", f"dop={name[4:]})"
     if name not in POLICIES or (rest and not rest.endswith(")")):
-        raise ValueError(f"policy {shown(spec)}: {', '.join(POLICIES)} are known, with options as in fifo(dop=4).")
+        raise ValueError(
+            f"`policy` must be one of {', '.join(POLICIES)}, with options as in fifo(dop=4); got {shown(spec)}."
+        )
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in rest.removesuffix(")").split(","))):
         option, _, text = part.partition("=")
@@ -377,7 +379,7 @@ def make_policy(spec: str | Policy) -> Policy:
     except TypeError as error:
         unknown = str(error).rpartition("unexpected keyword argument ")[2]
         problem = f"has no option {unknown}" if unknown != str(error) else "has an option that must be a number"
-        raise ValueError(f"policy {shown(spec)} {problem}.") from None
+        raise ValueError(f"`policy` must be one that can be made; got {shown(spec)}, which {problem}.") from None
 
 
 def _value(text: str) -> int | float | str | None:

@@ -20,7 +20,7 @@ class Cores:
         self._rank = {core: rank for rank, core in enumerate(core for node in nodes for core in node)}
         self._free = [sorted(node, key=self._rank.__getitem__) for node in nodes]
         if len(self._home) != sum(len(free) for free in self._free):
-            raise ValueError(f"`nodes` of Cores name a core twice: {nodes!r}.")
+            raise ValueError(f"`nodes` of Cores must name a core once; got {nodes!r}.")
 
     @property
     def free(self) -> int:
@@ -180,8 +180,8 @@ class TokenBucket:
     def __init__(self, rate: float, burst: float):
         if not (is_number(rate) and rate > 0 and is_number(burst, 1)):
             raise ValueError(
-                f"TokenBucket(rate={shown(rate)}, burst={shown(burst)}): a rate above 0 and a burst from 1 are allowed, up to "
-                f"{MOST_AMOUNT:g}."
+                f"`TokenBucket` must have a rate above 0 and a burst from 1, up to {MOST_AMOUNT:g}; got "
+                f"rate={shown(rate)}, burst={shown(burst)}."
             )
         self.limit = self.rate = rate
         self.burst = burst
@@ -234,8 +234,8 @@ class Window:
     def __init__(self, limit: int, per_s: float):
         if not (is_number(limit, 1) and is_number(per_s) and per_s > 0):
             raise ValueError(
-                f"Window(limit={shown(limit)}, per_s={shown(per_s)}): a limit from 1 and a time above 0 are allowed, up to "
-                f"{MOST_AMOUNT:g}."
+                f"`Window` must have a limit from 1 and a time above 0, up to {MOST_AMOUNT:g}; got "
+                f"limit={shown(limit)}, per_s={shown(per_s)}."
             )
         self.limit, self.per_s = limit, per_s
         self._calls: deque[tuple[float, int]] = deque()  # when, and how many, `counted`

@@ -1,5 +1,4 @@
-"""
-The scheduler itself, one class in more than 500 lines, since all its methods keep the same book.
+"""The scheduler itself, one class in more than 500 lines since all its methods keep the same book.
 
 It is a queue, a capacity book, and `schedule(now)`. Events go in with their time, leases come out.
 
@@ -68,7 +67,10 @@ class Scheduler:
         self._node_list = listed
         clashes = set(self.quotas) & {resource for node in listed for resource in node.capacity}
         if clashes:
-            raise ValueError(f"{', '.join(sorted(clashes))}: a resource is either a node's or a quota, not both.")
+            raise ValueError(
+                f"`quotas` must have other names than the resources of nodes; got {', '.join(sorted(clashes))} as "
+                "both."
+            )
         self._recount()
 
     def _recount(self):
@@ -92,7 +94,8 @@ class Scheduler:
             home = home or action.trajectory
             if home is None:
                 raise ValueError(
-                    f"action {action.kind!r} costs a held resource, so it needs a `trajectory` or an `env`."
+                    "`trajectory` or `env` must be given for an action that costs a held resource; got neither for "
+                    f"{action.kind!r}."
                 )
         est_s = action.est_s
         if est_s is not None and not 0 <= est_s < math.inf:
@@ -196,7 +199,7 @@ class Scheduler:
     def add_node(self, now: float, node: Node):
         self._advance(now)
         if node.name in self.nodes:
-            raise ValueError(f"node {node.name!r} is there already.")
+            raise ValueError(f"`node` must have a name of its own; got {node.name!r}, which is there already.")
         self.nodes[node.name] = node
         self._node_list.append(node)
         self._recount()
@@ -517,7 +520,7 @@ class Scheduler:
 
     def _advance(self, now: float):
         if now != now:
-            raise ValueError("`now` is not a number.")
+            raise ValueError(f"`now` must be a number; got {now!r}.")
         self.now = max(self.now, now)  # a clock that jumps back stands still
 
     def _shape(self, cost: Mapping[str, Any]) -> Shape:
@@ -538,9 +541,11 @@ class Scheduler:
         for resource in shape.resources:
             if resource not in self._capacity and resource not in self.quotas:
                 known = ", ".join(sorted([*self._capacity, *self.quotas])) or "none"
-                raise ValueError(f"there is no resource {resource!r}; known are: {known}.")
+                raise ValueError(f"`cost` must name known resources: {known}; got {resource!r}.")
         if shape.key in self.quotas:
-            raise ValueError(f"the quota {shape.key!r} cannot be elastic; give a number.")
+            raise ValueError(
+                f"`cost` must have a number for a quota, which cannot be elastic; got a range of {shape.key!r}."
+            )
         needs: dict[str, float] = {resource: amount for resource, amount, _ in shape.fixed}
         if shape.key is not None:
             needs[shape.key] = shape.low
@@ -548,15 +553,20 @@ class Scheduler:
             if resource in self.quotas:
                 if counted(amount) > counted(self.quotas[resource].most):
                     raise ValueError(
-                        f"{amount} of {resource!r} asked for; its quota never allows more than {self.quotas[resource].most:g} at once."
+                        f"`cost` of {resource!r} must not be more than its quota allows at once, "
+                        f"{self.quotas[resource].most:g}; got {amount}."
                     )
             elif counted(amount) > self._largest[resource]:
                 raise ValueError(
-                    f"{amount} of {resource!r} asked for; the largest node has {self._largest[resource] / PARTS:g}."
+                    f"`cost` of {resource!r} must not be more than the largest node has, "
+                    f"{self._largest[resource] / PARTS:g}; got {amount}."
                 )
         if not any(self._could_meet(node, shape) for node in self._node_list):
             on_nodes = {resource: amount for resource, amount in needs.items() if resource not in self.quotas}
-            raise ValueError(f"no single node has all of {on_nodes}{self._in_blocks(on_nodes)}.")
+            raise ValueError(
+                f"`cost` must fit on one node; got {on_nodes}{self._in_blocks(on_nodes)}, and no single node has all "
+                "of it."
+            )
 
     def _in_blocks(self, needs: Mapping[str, float]) -> str:
         most = max((node.most("gpu") for node in self._node_list), default=0)

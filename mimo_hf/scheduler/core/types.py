@@ -104,8 +104,8 @@ class ElasticRange:
     def __post_init__(self):
         if not (is_whole(self.max, 1, MOST_UNITS) and is_whole(self.min, 1, self.max)):
             raise ValueError(
-                f"ElasticRange(min={shown(self.min)}, max={shown(self.max)}): whole numbers with 1 <= min <= max <= {MOST_UNITS} "
-                "are allowed."
+                f"`ElasticRange` must have whole numbers with 1 <= min <= max <= {MOST_UNITS}; got "
+                f"min={shown(self.min)}, max={shown(self.max)}."
             )
         if self.allowed is None:
             return
@@ -162,7 +162,7 @@ class Command:
                 f"shell, ('sh', '-c', ...)."
             )
         if unknown := [name for name in self.limits if name not in LIMITS]:
-            raise ValueError(f"`limits` of Command: {', '.join(unknown)} not known; {', '.join(LIMITS)} are.")
+            raise ValueError(f"`limits` of Command must be of {', '.join(LIMITS)}; got {', '.join(unknown)}.")
         for name, value in self.limits.items():
             least = int(name == "NPROC")
             if not is_whole(value, least, MOST_LIMIT):
@@ -278,7 +278,7 @@ class Shape:
     def __init__(self, cost: Mapping[str, int | float | ElasticRange]):
         elastic = {name: amount for name, amount in cost.items() if isinstance(amount, ElasticRange)}
         if len(elastic) > 1:
-            raise ValueError(f"`cost` may have one ElasticRange, not {len(elastic)} ({', '.join(elastic)}).")
+            raise ValueError(f"`cost` must have one ElasticRange at most; got {len(elastic)} ({', '.join(elastic)}).")
         for name, amount in cost.items():
             if isinstance(amount, ElasticRange):
                 continue

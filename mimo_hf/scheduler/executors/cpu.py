@@ -49,7 +49,10 @@ def enforcement(wanted: str, cgroup_root: Path = CGROUP_ROOT) -> str:
     if wanted == "auto":
         return next(level for level in ("cgroup2", "affinity", "count") if level in works)
     if wanted not in works:
-        raise ValueError(f"`cpu_enforce={wanted!r}` does not work on this machine; {', '.join(sorted(works))} do.")
+        raise ValueError(
+            f"`cpu_enforce` must be one of {', '.join(sorted(works))} on this machine; got {wanted!r}, which does "
+            "not work here."
+        )
     return wanted
 
 

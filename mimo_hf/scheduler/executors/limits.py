@@ -68,8 +68,8 @@ def process_words(prefix: tuple[str, ...], counted: bool, limits: Mapping[str, i
         return ()
     if asked is not None and not counted and not limits_processes(prefix):
         raise ValueError(
-            f"`limits` of Command: NPROC={asked} can't hold here: the kernel does not count root's processes. Run the scheduler "
-            "as an ordinary user, or choose sandbox='docker:IMAGE', or leave NPROC out."
+            f"`limits` of Command must leave NPROC out here; got NPROC={asked}, and the kernel does not count "
+            "root's processes. Run the scheduler as an ordinary user, or choose sandbox='docker:IMAGE'."
         )
     return _prlimit(PROCESSES if asked is None else asked) if prefix else ()
 

@@ -57,7 +57,8 @@ def sandbox(spec: str) -> tuple[str, ...]:
     if kind in ("docker", "podman") and image:
         if not IMAGE.fullmatch(image):  # an option of docker's would pass for one
             raise ValueError(
-                f"`sandbox={spec!r}`: {image!r} is no image name, such as python:3.12 or host:5000/team/image@sha256:..."
+                f"`sandbox` must name an image such as python:3.12 or host:5000/team/image@sha256:...; got {image!r} "
+                f"in {spec!r}."
             )
         words: tuple[str, ...] = (
             kind, "run", "--rm", "-i", "--init", "--name=mimo-{tag}", "--network=none", "--cap-drop=ALL",
@@ -67,7 +68,7 @@ def sandbox(spec: str) -> tuple[str, ...]:
     elif spec in SANDBOXES:
         words = SANDBOXES[spec]
     else:
-        raise ValueError(f"sandbox {spec!r}: none, bwrap, docker:IMAGE and podman:IMAGE are known.")
+        raise ValueError(f"`sandbox` must be none, bwrap, docker:IMAGE or podman:IMAGE; got {spec!r}.")
     if words and shutil.which(words[0]) is None:
         raise FileNotFoundError(f"sandbox {spec!r} needs the program {words[0]!r}, which is not installed.")
     if spec == "bwrap":
@@ -223,12 +224,15 @@ class LocalExecutor:
         if cores is not None and not is_whole(cores, 1, MOST_UNITS):
             raise ValueError(f"`cores` must be a whole number from 1 to {MOST_UNITS}, or None, not {shown(cores)}.")
         if wanted < 1:
-            raise ValueError(f"`reserve_cores={reserve_cores}` leaves none of this machine's {present} cores.")
+            raise ValueError(
+                f"`reserve_cores` must leave some of this machine's {present} cores; got {reserve_cores}."
+            )
         self.enforce = enforcement(enforce)
         if wanted > present:
             if enforce not in ("auto", "count"):
                 raise ValueError(
-                    f"`cpu_cores={wanted}`: only {present} cores are here; `cpu_enforce='count'` counts more."
+                    f"`cpu_cores` must not be more than this machine has, {present}; got {wanted}. `cpu_enforce='count'` "
+                    "counts more."
                 )
             self.enforce = "count"  # more cores than there are can only be counted
             nodes = [list(range(wanted))]

@@ -80,7 +80,7 @@ class ServiceManager:
     def add(self, name: str, service: ModelService):
         """One more service; ValueError if it is larger than the device or its name is taken."""
         if name in self._services:
-            raise ValueError(f"there is a service {name!r} already.")
+            raise ValueError(f"`name` of a service must be a new one; got {name!r}, which is there already.")
         self.residency.add(Service(name, service.nbytes, service.restore_cost_s))
         self._services[name] = service
         self._queues[name] = deque()
@@ -88,7 +88,8 @@ class ServiceManager:
     def check(self, call: ServiceCall):
         if call.service not in self._services:
             raise ValueError(
-                f"there is no service {call.service!r}; known are: {', '.join(self._services) or 'none'}."
+                f"`service` must be one of {', '.join(self._services) or 'none, as there are none'}; got "
+                f"{call.service!r}."
             )
 
     async def call(self, call: ServiceCall, timing: dict[str, float] | None = None) -> Any:

@@ -63,7 +63,7 @@ class Residency:
     def add(self, service: Service):
         if self.capacity < math.inf and counted(service.size) > counted(self.capacity):
             raise ValueError(
-                f"service {service.name!r} needs {service.size:g} of the device; there are {self.capacity:g}."
+                f"{service.name!r} must fit on the device, which has {self.capacity:g}; got {service.size:g}."
             )
         self.services[service.name] = service
 

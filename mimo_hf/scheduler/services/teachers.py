@@ -66,7 +66,7 @@ class TeacherPool:
 
     def _action(self, teacher: str, ids: torch.Tensor, trajectory: str | None = None) -> Action:
         if teacher not in self.names:
-            raise ValueError(f"there is no teacher {teacher!r}; known are: {', '.join(self.names)}.")
+            raise ValueError(f"`teacher` must be one of {', '.join(self.names)}; got {teacher!r}.")
         if ids.ndim != 1 or len(ids) < 2:
             raise ValueError(f"`ids` must be one sequence of at least two tokens, not of shape {tuple(ids.shape)}.")
         call = ServiceCall(teacher, ids.cpu(), tokens=len(ids))
@@ -86,7 +86,7 @@ class ScheduledTeacher:
 
     def __init__(self, pool: TeacherPool, name: str):
         if name not in pool.names:
-            raise ValueError(f"there is no teacher {name!r}; known are: {', '.join(pool.names)}.")
+            raise ValueError(f"`teacher` must be one of {', '.join(pool.names)}; got {name!r}.")
         self._pool, self.name = pool, name
 
     def describe(self) -> dict[str, Any]:

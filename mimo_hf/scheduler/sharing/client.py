@@ -177,7 +177,8 @@ class SchedulerClient:
             if other:
                 listed = ", ".join(f"{name}={theirs.get(name)!r}, not {value!r}" for name, value in other.items())
                 raise ValueError(
-                    f"the scheduler at {self.address} runs with {listed}; connect without a config to share it as it is."
+                    f"`config` must be that of the scheduler at {self.address}, which runs with {listed}. Connect without "
+                    "a config to share it as it is."
                 )
         return self
 

@@ -89,7 +89,7 @@ class Server:
             return self._scheduler.cancel(content)
         if verb == "release":
             return self._scheduler.release(content)
-        raise ValueError(f"unknown request {verb!r}")
+        raise ValueError(f"`verb` must be a request that is known; got {verb!r}.")
 
 
 def _forget(running: dict[int, asyncio.Task], number: int, task: asyncio.Task):

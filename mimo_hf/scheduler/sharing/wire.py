@@ -58,7 +58,7 @@ async def open_address(address: str) -> tuple[asyncio.StreamReader, asyncio.Stre
     """Connects to "unix:/path"."""
     kind, _, path = address.partition(":")
     if kind != "unix" or not path:
-        raise ValueError(f"scheduler address {address!r}: unix:/path is known; it is what `scheduler.address` shows.")
+        raise ValueError(f"`address` must be unix:/path, as `scheduler.address` shows it; got {address!r}.")
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         check_peer(writer)

@@ -25,12 +25,14 @@ def act_lower_bound_s(trace: Trace, capacity: int) -> float:
     min_m m T_i(m).
     """
     if not trace.records:
-        raise ValueError("a trace without actions has no completion times to bound.")
+        raise ValueError("`trace` must have actions to bound their completion times; got a trace without actions.")
     jobs = []
     fastest = 0.0
     for record in trace.records:
         if record.trajectory is not None:
-            raise ValueError("`act_lower_bound_s` needs fixed release times: a trace without trajectories.")
+            raise ValueError(
+                f"`trace` must have fixed release times, that is no trajectories; got {trace.name!r} with some."
+            )
         choices = _choices(record, capacity)
         fastest += min(time for _, time in choices)
         jobs.append((record.gap_s, min(units * time for units, time in choices) / capacity))
@@ -79,7 +81,7 @@ def best_act_s(trace: Trace, capacity: int) -> float:
     """
     records = trace.records
     if not 1 <= len(records) <= 5:
-        raise ValueError(f"brute force is for 1 to 5 actions, not {len(records)}.")
+        raise ValueError(f"`records` must be 1 to 5 actions for brute force; got {len(records)}.")
     best = math.inf
     for allotment in itertools.product(*(_choices(record, capacity) for record in records)):
         for order in itertools.permutations(range(len(records))):

@@ -21,7 +21,8 @@ def _ran(trace: Trace) -> list[Record]:
     ran = [record for record in trace.records if record.start_s is not None and record.end_s is not None]
     if not ran:
         raise ValueError(
-            "the trace has no start_s and end_s: run it first, with `mimo-hf schedule simulate TRACE --out RUN`."
+            "`trace` must be of a run; got one with no start_s and end_s. Run it first, with `mimo-hf schedule "
+            "simulate TRACE --out RUN`."
         )
     return ran
 
@@ -48,7 +49,8 @@ def lanes(records: list[Record], place: Callable[[Record], str] | None = None) -
         widest = max(records, key=width)
         where = "" if place is None else f"{place(widest)}: "
         raise ValueError(
-            f"{where}the actions run on {total} units, this one on {width(widest)} units; at most {MOST_DRAWN} in all can be drawn."
+            f"{where}the units of all actions must be {MOST_DRAWN} at most to be drawn; got {total}, "
+            f"{width(widest)} of them this one's."
         )
     placed: dict[int, tuple[int, ...]] = {}
     for node in {record.node for record in records}:

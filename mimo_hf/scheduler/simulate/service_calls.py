@@ -89,7 +89,9 @@ def simulate_services(
         book.add(Service(name, size, takes_s, concurrency))
         if resident:
             if not book.has_room(book.services[name]):
-                raise ValueError(f"`resident` needs {size:g} units for each service; there are {capacity:g} in all.")
+                raise ValueError(
+                    f"`resident` must be possible: each service needs {size:g} units; got {capacity:g} in all."
+                )
             book.replicas.append(Replica(book.services[name], 0.0, ready=True))
     queues: dict[str, deque[int]] = {name: deque() for name in book.services}
     act_s = [0.0] * len(requests)

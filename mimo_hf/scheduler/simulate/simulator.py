@@ -50,7 +50,9 @@ class Result:
         acts = sorted(self.act_s())
         count = len(acts)
         if not count:
-            raise ValueError("a trace without actions has no completion times to summarise.")
+            raise ValueError(
+                "`trace` must have actions to summarise their completion times; got a trace without actions."
+            )
         queue = math.fsum(start - submit for submit, start in zip(self.submit_s, self.start_s, strict=True)) / count
         mean = math.fsum(acts) / count
         return {

@@ -128,9 +128,9 @@ def _range_as_json(amount: ElasticRange) -> dict[str, Any]:
 
 def _range_from_json(found: dict[str, Any]) -> ElasticRange:
     if unknown := found.keys() - {"min", "max", "allowed", "curve"}:
-        raise ValueError(f"`cost` has a range with {_listed(unknown)}; min, max, allowed and curve are known")
+        raise ValueError(f"`cost` must have ranges of min, max, allowed and curve; got {_listed(unknown)}.")
     if missing := {"min", "max"} - found.keys():
-        raise ValueError(f"`cost` has a range without {', '.join(sorted(missing))}")
+        raise ValueError(f"`cost` must have a range with min and max; got one without {', '.join(sorted(missing))}.")
     curve: Any = found.get("curve", {"amdahl": 0.05})
     if curve is not None:
         if not isinstance(curve, dict) or len(curve) != 1 or not curve.keys() <= {"amdahl", "power", "table"}:
@@ -142,7 +142,7 @@ def _range_from_json(found: dict[str, Any]) -> ElasticRange:
             given = tuple((m, float(share)) for m, share in value) if name == "table" else value
             curve = {"amdahl": Amdahl, "power": PowerLaw, "table": TableCurve}[name](given)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"`curve` {name} can't be {shown(value)}: {error}") from None
+            raise ValueError(f"`curve` must be one that can be made; got {name} {shown(value)}: {error}") from None
     allowed = found.get("allowed")
     if allowed is not None and not (isinstance(allowed, list) and all(map(is_whole, allowed))):
         raise ValueError(f"`allowed` must be a list of whole numbers; got {shown(allowed)}")
@@ -209,7 +209,7 @@ def parse_trace(lines: Iterable[str], name: str = "trace") -> Trace:
             record = _record(found, ends, costs)
             record.line = number
             if (first := seen.setdefault(record.id, number)) != number:
-                raise ValueError(f"`id` {record.id} is that of line {first} already; each action needs its own")
+                raise ValueError(f"`id` must be another one for each action; got {record.id}, that of line {first}.")
             trace.records.append(record)
         except (ValueError, RecursionError) as error:
             problems.append(f"{name}:{number}: {str(error).removesuffix('.')}.")
@@ -226,17 +226,20 @@ def _object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"this is not JSON: {error}; found {shown(line.strip())}") from None
+        raise ValueError(f"`line` must be JSON: {error}; got {shown(line.strip())}.") from None
     except ValueError:
-        raise ValueError(f"a number has thousands of digits; found {shown(line.strip())}") from None
+        raise ValueError(f"`line` must have no number of thousands of digits; got {shown(line.strip())}.") from None
     if not isinstance(found, dict):
-        raise ValueError(f"a JSON object is needed; found {shown(line.strip())}")
+        raise ValueError(f"`line` must be a JSON object; got {shown(line.strip())}.")
     return found
 
 
 def _read_header(trace: Trace, found: dict[str, Any]):
     if found.get("format") != FORMAT or found.get("version") != 1:
-        raise ValueError(f'the first line must be {{"format": "{FORMAT}", "version": 1, "nodes": ...}}')
+        raise ValueError(
+            f'`format` must be "{FORMAT}" and `version` 1 in the first line, as in '
+            f'{{"format": "{FORMAT}", "version": 1, "nodes": ...}}; got {shown(found)}.'
+        )
     nodes = found.pop("nodes", {})
     wrong = nodes
     if isinstance(nodes, dict):
@@ -287,13 +290,15 @@ def _record(found: dict[str, Any], ends: dict[str, float], costs: dict[str, Mapp
     for name, value in found.items():
         if name not in FIELDS:
             near = difflib.get_close_matches(name[:MOST_SHOWN], FIELDS, 1)
-            raise ValueError(f"unknown field {_listed([name])}" + (f"; is {near[0]} meant?" if near else ""))
+            raise ValueError(
+                f"`{_listed([name])}` must be a field of a trace; {f'is {near[0]} meant?' if near else 'leave it out.'}"
+            )
         fits, words = FIELDS[name]
         if value is not None and not fits(value):
             raise ValueError(f"`{name}` must be {words}; got {shown(value)}")
     found = {name: value for name, value in found.items() if value is not None}
     if missing := [name for name in ("id", "kind", "cost") if name not in found]:
-        raise ValueError(f"{', '.join(map(repr, missing))} {'is' if len(missing) == 1 else 'are'} missing")
+        raise ValueError(f"{', '.join(f'`{name}`' for name in missing)} must be given.")
     spelled = json.dumps(found["cost"])
     cost = costs.get(spelled)
     if cost is None:
@@ -306,7 +311,7 @@ def _record(found: dict[str, Any], ends: dict[str, float], costs: dict[str, Mapp
     t1 = found.get("t1_s")
     if t1 is None:
         if start is None or end is None:
-            raise ValueError("either t1_s or start_s and end_s must be given")
+            raise ValueError("`t1_s`, or `start_s` and `end_s`, must be given.")
         shape = Shape(cost)
         t1 = (end - start) / (shape.curve.share(found.get("units") or 1) if shape.key else 1.0)
     gap = found.get("gap_s")

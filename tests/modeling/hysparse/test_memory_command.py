@@ -76,13 +76,15 @@ def test_a_batch_holds_as_much_as_its_sequences(tmp_path, capsys):
 
 
 def test_what_can_not_be_is_refused_in_one_line(tmp_path, capsys):
-    assert "no such preset (hysparse-7b, hysparse-80b-a3b)" in refused(capsys, "--model", "hysparse-1t")
-    assert "no such configuration" in refused(capsys, "--model", tmp_path)
-    assert "nobody/nothing is no folder here, and can't be loaded" in refused(capsys, "--model", "nobody/nothing")
+    assert "--model must be a preset (hysparse-7b, hysparse-80b-a3b)" in refused(capsys, "--model", "hysparse-1t")
+    assert "checkpoint folder or its config.json" in refused(capsys, "--model", tmp_path)
+    assert "a model that can be loaded from the Hub; got nobody/nothing" in refused(
+        capsys, "--model", "nobody/nothing"
+    )
     (tmp_path / "config.json").write_text("{")
-    assert "not JSON" in refused(capsys, "--model", tmp_path)
+    assert "config.json that is JSON" in refused(capsys, "--model", tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert "names no `model_type`" in refused(capsys, "--model", tmp_path)
+    assert "must name its `model_type`" in refused(capsys, "--model", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert "'llama'" in refused(capsys, "--model", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "hysparse", "sparse_topk_tokens": 100}')

@@ -158,11 +158,14 @@ def test_a_mixture_has_the_asked_share_of_judge_rows(problems):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": judge_problems(task=["generate"] * 24)}, "Row 0 of `train_dataset` has task 'generate'"),
+        (
+            {"dataset": judge_problems(task=["generate"] * 24)},
+            "`task` of row 0 of `train_dataset` must be .*got 'generate'",
+        ),
         ({"dataset": judge_problems().remove_columns("label")}, "judge row with label None"),
         ({"eval_dataset": None}, "`eval_dataset` must be a datasets.Dataset with judge rows"),
         ({"eval_dataset": judge_problems(1)}, r"it has labels \[0\]"),
-        ({"reward": {"generate": knows}}, "`reward_funcs` has no entry 'judge'"),
+        ({"reward": {"generate": knows}}, "`reward_funcs` must have an entry 'judge'"),
     ],
 )
 def test_data_that_can_not_be_judged_is_named(make_trainer, options, message):
@@ -316,5 +319,5 @@ def test_a_missing_verdict_is_worth_what_the_option_says(make_trainer, metric):
     trainer.train()
     assert metric(trainer, "rewards/three_valued/mean") == [-0.5]
     assert judge_reward(completions=["Verdict: 1", "no idea"], label=[1, 1], unparseable_reward=-0.5) == [1.0, -0.5]
-    with pytest.raises(ValueError, match=r"unparseable_reward=-0\.5 has no effect"):
+    with pytest.raises(ValueError, match=r"`unparseable_reward` must be left at 0 .*got -0\.5"):
         make_judge(make_trainer, knows, unparseable_reward=-0.5)

@@ -119,10 +119,10 @@ def test_the_help_text_can_be_printed(capsys, config):
     [
         ({"max_sampling_rounds": 0}, "`max_sampling_rounds` must be at least 1; got 0"),
         ({"on_exhausted": "shrink"}, "`on_exhausted` must be one of"),
-        ({"easy_pool_alpha": 1.1}, "`easy_pool_alpha` is a probability"),
+        ({"easy_pool_alpha": 1.1}, "`easy_pool_alpha` must be a probability"),
         ({"carry_surplus": True}, "set `dynamic_sampling=True`"),
         ({"dynamic_sampling": True, "easy_pool_keep_zero_std": True}, "`easy_pool_alpha` above 0; got True and 0.0"),
-        ({"dynamic_sampling": True, "scale_rewards": "batch"}, "set `scale_rewards` to 'group' or 'none'"),
+        ({"dynamic_sampling": True, "scale_rewards": "batch"}, "`scale_rewards` must be 'group' or 'none'"),
         (
             {"dynamic_sampling": True, "multi_objective_aggregation": "normalize_then_sum"},
             "set `multi_objective_aggregation` to 'sum_then_normalize'",
@@ -139,7 +139,7 @@ def test_impossible_options_are_refused(tmp_path, options, message):
     [
         ({"stage": "both"}, "`stage` must be one of"),
         ({"on_low_skill": "hope"}, "`on_low_skill` must be one of"),
-        ({"judge_min_gap": 2}, "`judge_min_gap` is a difference of probabilities"),
+        ({"judge_min_gap": 2}, "`judge_min_gap` must be a difference of probabilities"),
         ({"mixed_judge_fraction": 1}, "`mixed_judge_fraction` must be strictly between 0 and 1; got 1"),
         ({"unparseable_reward": 1.0}, "`unparseable_reward` must be below 1"),
         ({"judge_patience": 1}, "`judge_patience` must be at least 2 steps"),

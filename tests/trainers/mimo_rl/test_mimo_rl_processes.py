@@ -65,7 +65,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(make_trainer, weights
     assert last_whole_checkpoint(str(run)) == str(run / "checkpoint-4")
 
     assert last_whole_checkpoint(str(tmp_path / "absent")) is None
-    with pytest.raises(ValueError, match="There is no whole checkpoint in output_dir="):
+    with pytest.raises(ValueError, match="`output_dir` must hold a whole checkpoint"):
         make_trainer(("mixed",), **options, output="empty").train(resume_from_checkpoint=True)
 
 

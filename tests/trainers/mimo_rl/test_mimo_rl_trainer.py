@@ -306,9 +306,9 @@ def test_a_reward_that_always_raises_ends_the_training(make_trainer, dynamic_sam
 
 def test_a_data_set_without_answers_is_named(make_trainer, problems):
     dataset = problems(["mixed"])
-    with pytest.raises(ValueError, match="'scripted' needs the column 'kind', which `train_dataset` does not have"):
+    with pytest.raises(ValueError, match="must have the column 'kind', which the reward function 'scripted' needs"):
         make_trainer(dataset.rename_column("kind", "sort"))
-    with pytest.raises(ValueError, match=r"'kind' of `train_dataset`.* is empty in all 24 rows"):
+    with pytest.raises(ValueError, match=r"answers in the column 'kind'.* got 24 empty rows"):
         make_trainer(dataset.remove_columns("kind").add_column("kind", [None] * 24))
 
 

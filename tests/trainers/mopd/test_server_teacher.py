@@ -429,7 +429,7 @@ def test_keys_are_sent_and_shown_nowhere(server, monkeypatch):
     with pytest.raises(ValueError, match="api_key") as caught:
         ServerTeacher(server.url, api_key="se cret")
     assert "se cret" not in str(caught.value)
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="must not be given together with a user"):
         ServerTeacher(address, api_key="given")
 
 

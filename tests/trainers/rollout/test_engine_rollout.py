@@ -139,9 +139,9 @@ def test_an_engine_that_fails_is_reported_with_its_prompt(make_trainer, tokenize
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dynamic_sampling": False}, "set `dynamic_sampling=True`"),
-        ({"carry_surplus": True}, "set `carry_surplus=False`"),
-        ({"rollout_func": print}, "takes the place of `rollout_func`"),
+        ({"dynamic_sampling": False}, "`dynamic_sampling` must be True"),
+        ({"carry_surplus": True}, "`carry_surplus` must be False"),
+        ({"rollout_func": print}, "together with `rollout_func`"),
     ],
 )
 def test_what_does_not_go_with_an_engine_is_refused(make_trainer, engine, options, message):

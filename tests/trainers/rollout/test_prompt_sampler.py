@@ -68,7 +68,7 @@ def test_a_restored_sampler_goes_on_alike():
 
 
 def test_a_state_of_another_data_set_is_refused():
-    with pytest.raises(ValueError, match="of 5 problems and the training set has 6"):
+    with pytest.raises(ValueError, match="of 5 problems; got 6"):
         PromptSampler(6).load_state_dict(PromptSampler(5).state_dict())
 
 
