@@ -189,6 +189,7 @@ def test_wheel_holds_the_guides_and_the_examples(wheel_names):
         ("kernels", "README.md", "mimo_hf/hub_kernels"),
         ("kernels", "*/*.*", "mimo_hf/hub_kernels"),
         ("kernels", "*/torch-ext/**/*.*", "mimo_hf/hub_kernels"),
+        ("kernels", "*/torch-ext/*/_shared/*.py", "mimo_hf/hub_kernels"),
         ("kernels", "*/benchmarks/*.py", "mimo_hf/hub_kernels"),
         ("kernels", "*/tests/*.py", "mimo_hf/hub_kernels"),
     ],

@@ -41,6 +41,7 @@ MAY_IMPORT = {
 ONLY_PACKAGES = {
     "mimo_hf/oam/**/*.py": {"torch"},
     "kernels/*/torch-ext/**/*.py": {"torch", "triton"},
+    "kernels/_shared/*.py": {"torch", "triton"},
 }
 
 TRAINERS_SHARE = {"analysis", "checkpoints", "launcher", "reward_guard", "sampling"}
@@ -231,6 +232,7 @@ FORBIDDEN = [
     ("mimo_hf/newroom/x.py", "import math"),
     ("kernels/sale-attn/torch-ext/sale_attn/layers.py", "import numpy"),
     ("kernels/sale-attn/torch-ext/sale_attn/layers.py", "import kernels"),
+    ("kernels/_shared/launch.py", "import numpy"),
     ("kernels/sale-attn/tests/test_sale_attn.py", "from mimo_hf.hub import kernels"),
 ]
 

@@ -2,9 +2,9 @@
 Our kernel repositories: finds them in a checkout or in an installed wheel, builds what the `kernels` library loads, checks
 and loads it.
 
-A repository's source is `torch-ext/<name>/`. `build` copies it to `build/torch-cpu/` and `build/torch-cuda/`, each with a
-`metadata.json` whose `id`, the name under which Python knows the module, holds a hash of the source: two versions of a
-kernel live side by side in one process.
+A repository's source is `torch-ext/<name>/`, and in it `_shared`, a link to what all kernels have in common. `build` copies both to
+`build/torch-cpu/` and `build/torch-cuda/`, each with a `metadata.json` whose `id`, the name under which Python knows the
+module, holds a hash of the source: two versions of a kernel live side by side in one process.
 """
 
 import base64
@@ -52,7 +52,7 @@ class Repository:
         return self.path / "torch-ext" / self.python_name
 
     def files(self) -> dict[str, bytes]:
-        """The source, by relative path."""
+        """The source and what it shares with other kernels, by relative path."""
         return _read(self.source)
 
     def kernel_id(self, backend: str) -> str:
@@ -132,6 +132,9 @@ def read_repository(path: Path) -> Repository:
         raise KernelError(
             f"{repository.source / '__init__.py'} is missing: the source of {repository.name} goes there."
         )
+    shared = repository.source / "_shared"
+    if os.path.lexists(shared) and not shared.is_dir():
+        raise KernelError(f"{shared} leads to no folder: put a copy of mimo_hf's kernels/_shared there.")
     return repository
 
 
@@ -425,7 +428,8 @@ def _library() -> Any:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    files = {file for pattern in FILES for file in folder.rglob(pattern)}
+    places = (Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = {file for file in places if any(file.match(pattern) for pattern in FILES)}
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(files)}
 
 

@@ -142,6 +142,30 @@ def test_building_again_leaves_what_is_up_to_date(built):
     assert {path.name for path in (built.path / "build").iterdir()} == {"torch-cpu", "torch-cuda"}
 
 
+def test_what_kernels_share_is_a_part_of_each(folder, tmp_path):
+    """Copied by the build, counted in the id, compared by the check; the build needs neither link nor source."""
+    path = make_repository(folder, "sharing-op", **{"ops.py": "from ._shared.numbers import TWO as double\n"})
+    shared = folder / "_shared"
+    shared.mkdir()
+    (shared / "numbers.py").write_text("def TWO(x):\n    return 2 * x\n")
+    (path / "torch-ext" / "sharing_op" / "_shared").symlink_to("../../../_shared")
+    repository = kernels.find("sharing-op")
+    kernels.build(repository)
+    assert kernels.check(repository) == []
+    before = repository.kernel_id("cpu")
+    copied = repository.variant("cpu") / "_shared"
+    assert not copied.is_symlink()
+    assert (copied / "numbers.py").read_text() == (shared / "numbers.py").read_text()
+
+    (shared / "numbers.py").write_text("def TWO(x):\n    return x + x\n")
+    assert repository.kernel_id("cpu") != before
+    assert any("torch-cpu/_shared/numbers.py differs from" in problem for problem in kernels.check(repository))
+    kernels.build(repository)
+    shutil.move(repository.path / "build", tmp_path / "alone" / "build")
+    shutil.rmtree(folder)
+    assert library.get_local_kernel(tmp_path / "alone").double(4) == 8
+
+
 def test_variants_of_backends_that_are_gone_are_removed(built):
     text = (built.path / "build.toml").read_text().replace('["cpu", "cuda"]', '["cpu"]')
     (built.path / "build.toml").write_text(text)
@@ -254,6 +278,15 @@ def test_a_build_toml_that_can_not_be_used(folder, before, after, message):
     assert before in text
     (path / "build.toml").write_text(text.replace(before, after))
     with pytest.raises(kernels.KernelError, match=message):
+        kernels.repositories()
+
+
+def test_a_link_to_what_kernels_share_that_leads_nowhere(folder):
+    path = make_repository(folder)
+    (path / "torch-ext" / "twice_op" / "_shared").symlink_to("../../../_shared")
+    with pytest.raises(
+        kernels.KernelError, match=r"twice_op/_shared leads to no folder: put a copy of .*kernels/_shared"
+    ):
         kernels.repositories()
 
 

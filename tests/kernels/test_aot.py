@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,10 @@ def test_no_kernel_spills_registers_or_exceeds_shared_memory(compiled):
 
 @pytest.mark.slow
 def test_every_kernel_is_compiled(compiled, repository):
-    sources = "\n".join(path.read_text() for path in repository.glob("torch-ext/*/triton_*.py"))
+    """Its own, and those of the modules of `_shared` that it imports from."""
+    own = [path.read_text() for path in repository.glob("torch-ext/*/*.py")]
+    shared = {name for source in own for name in re.findall(r"^from \._shared\.(\w+) import", source, re.MULTILINE)}
+    sources = "\n".join([*own, *((ROOT / "kernels/_shared" / f"{name}.py").read_text() for name in shared)])
     launched = {row["kernel"] for row in compiled}
     assert launched
     assert launched == {

@@ -231,7 +231,7 @@ def test_head_dims_that_the_kernel_does_not_take(device, backend):
     if backend.name == "reference":
         assert_close(model(ids).logits, flash("eager", head_dim=24, v_head_dim=8)(ids).logits, **EXACT)
     else:
-        with pytest.raises(ValueError, match=r"head dims D/Dv 24/8: backend 'triton' takes .*192/128"):
+        with pytest.raises(ValueError, match=r"head dims d/dv 24/8: backend 'triton' takes .*192/128"):
             model(ids)
 
 

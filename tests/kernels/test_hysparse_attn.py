@@ -1,6 +1,5 @@
 """hysparse-attn: outputs and selected blocks of every backend, against loops in numpy."""
 
-from collections import defaultdict
 from importlib import import_module
 
 import numpy as np
@@ -246,7 +245,7 @@ def test_the_maxima_of_few_queries_are_held_at_once(module_of, monkeypatch):
     empty = torch.empty
     monkeypatch.setattr(forward.torch, "empty", lambda shape, **how: allocated.append(shape) or empty(shape, **how))
     monkeypatch.setattr(forward, "select", lambda maxima, *rest: launched.append(maxima.shape))
-    monkeypatch.setattr(forward, "_full_forward", defaultdict(lambda: lambda *given, **options: None))
+    monkeypatch.setattr(forward, "dense_forward", lambda *given, **options: None)
     q, k = torch.zeros(3, 2, 10_000, 32, device="meta"), torch.zeros(3, 1, 10_000, 32, device="meta")
     forward.full_forward(q, k, k, 0.1, None, 0, (64, 2))
     (held,) = [shape for shape in allocated if isinstance(shape, int)]

@@ -302,8 +302,8 @@ def test_splits_of_the_keys_change_nothing(triton_backend, package, case, splits
     start = arguments.get("kv_start")
     internal = {"sinks": None} | arguments | {"kv_start": None if start is None else start.int(), "splits": splits}
     internal["scaling"] = arguments["query"].shape[-1] ** -0.5
-    output, lse = triton_backend(package, "triton_forward:forward", internal)
-    whole, whole_lse = triton_backend(package, "triton_forward:forward", internal | {"splits": 1})
+    output, lse = triton_backend(package, "triton_attention:forward", internal)
+    whole, whole_lse = triton_backend(package, "triton_attention:forward", internal | {"splits": 1})
     assert_close(output.double(), all_pairs(**in_float64(arguments)), **EXACT)
     assert_close(output, whole, rtol=1e-5, atol=1e-6)
     assert_close(lse, whole_lse, rtol=1e-5, atol=1e-6)
@@ -348,7 +348,7 @@ def test_head_dims_that_the_kernel_does_not_take(triton_backend, package, dims):
     arguments = {"query": torch.ones(1, 2, 3, d), "key": torch.ones(1, 2, 3, d), "value": torch.ones(1, 2, 3, dv)}
     known = "32/32, 64/64, 96/96, 128/128, 192/128"
     with pytest.raises(
-        ValueError, match=rf'head dims D/Dv {d}/{dv}: backend \'triton\' takes {known}; pass backend="ref'
+        ValueError, match=rf'head dims d/dv {d}/{dv}: backend \'triton\' takes {known}; pass backend="ref'
     ):
         triton_backend(package, SOURCE, arguments | options)
 
@@ -356,13 +356,13 @@ def test_head_dims_that_the_kernel_does_not_take(triton_backend, package, dims):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"query": torch.ones(4, 77, 64)}, r"query \[4, 77, 64\].*expected \[B, H, Nq, D\]"),
-        ({"query": torch.ones(1, 4, 77, 64)}, "equal B, D, Hk, Nk"),
-        ({"key": torch.ones(2, 2, 77, 32)}, "equal B, D, Hk, Nk"),
-        ({"value": torch.ones(2, 2, 76, 64)}, "equal B, D, Hk, Nk"),
-        ({"query": torch.ones(2, 3, 77, 64)}, "3 heads of the query and 2 of the keys"),
-        ({"query": torch.ones(2, 4, 78, 64)}, "78 queries and 77 keys: the last query stands at the last key"),
-        ({"query": torch.ones(2, 4, 0, 64)}, "0 queries and 77 keys"),
+        ({"query": torch.ones(4, 77, 64)}, r"query \[4, 77, 64\].*expected \[B, H, n, d\]"),
+        ({"query": torch.ones(1, 4, 77, 64)}, "equal B, d, K, T"),
+        ({"key": torch.ones(2, 2, 77, 32)}, "equal B, d, K, T"),
+        ({"value": torch.ones(2, 2, 76, 64)}, "equal B, d, K, T"),
+        ({"query": torch.ones(2, 3, 77, 64)}, "3 heads of query and 2 of key"),
+        ({"query": torch.ones(2, 4, 78, 64)}, "78 queries and 77 slots of keys: .* each stands at a slot of its own"),
+        ({"query": torch.ones(2, 4, 0, 64)}, "0 queries and 77 slots of keys"),
         ({"sinks": torch.ones(2)}, r"sinks \[2\] torch.float32: expected one floating-point logit a head, \[4\]"),
         ({"sinks": torch.ones(4, dtype=torch.int64)}, "floating-point logit"),
         (

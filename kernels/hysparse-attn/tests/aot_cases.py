@@ -22,8 +22,8 @@ def cases(package, capability, complete):
     full: Any = import_module(f"{name}.triton_full_forward")
     sparse: Any = import_module(f"{name}.triton_sparse_forward")
     attention: Any = import_module(f"{name}.triton_attention")
-    head_dims = import_module(f"{name}.tiles").HEAD_DIMS
-    for part in ("triton_full_forward", "triton_full_backward", "triton_sparse_backward"):
+    head_dims = import_module(f"{name}._shared.tiles").HEAD_DIMS
+    for part in ("triton_attention", "triton_full_forward", "triton_sparse_backward"):
         module: Any = import_module(f"{name}.{part}")
         module.is_hopper = lambda device: capability == 90
     start = torch.zeros(BATCH, dtype=torch.int32)

@@ -17,18 +17,16 @@ def inputs(head_dims, dtype, queries=LENGTH):
 def cases(package, capability, complete):
     """`complete`: every head dim with every type, with and without a window; otherwise a part that has each of them."""
     name = package.__name__
-    forward: Any = import_module(f"{name}.triton_forward")
-    backward: Any = import_module(f"{name}.triton_backward")
-    function = import_module(f"{name}.triton_attention").SinkSWAFunction
-    head_dims = import_module(f"{name}.tiles").HEAD_DIMS
-    backward.is_hopper = lambda device: capability == 90
+    attention: Any = import_module(f"{name}.triton_attention")
+    head_dims = import_module(f"{name}._shared.tiles").HEAD_DIMS
+    attention.is_hopper = lambda device: capability == 90
     start = torch.zeros(BATCH, dtype=torch.int32)
 
     def train(dims, dtype, window):
-        return lambda: function.apply(*inputs(dims, dtype), window, 0.1, start).sum().backward()
+        return lambda: attention.SinkSWAFunction.apply(*inputs(dims, dtype), window, 0.1, start).sum().backward()
 
     def decode(dims, dtype, queries, **options):
-        return lambda: forward.forward(*inputs(dims, dtype, queries), None, 0.1, None, **options)
+        return lambda: attention.forward(*inputs(dims, dtype, queries), None, 0.1, None, **options)
 
     for place, dims in enumerate(head_dims):
         for dtype in (torch.bfloat16, torch.float32):

@@ -2,10 +2,9 @@
 
 import torch
 
+from ._shared.checks import backend_of, check_devices, check_number, check_tensors, placing, triton_operations
 from .reference import block_sparse_attention_reference, full_attention_with_block_scores_reference
-from .tiles import BLOCK_MULTIPLE, DTYPES, HEAD_DIMS
-
-BACKENDS = ("triton", "reference")
+from .tiles import BLOCK_MULTIPLE
 
 
 def full_attention_with_block_scores(
@@ -57,9 +56,9 @@ def full_attention_with_block_scores(
         ValueError, TypeError: an argument that can't be, or that the backend does not take.
         ImportError: the backend is Triton, and Triton can't be imported.
     """
-    _check(q, k, v, block_size, kv_start, q_offset)
+    _check(q, k, v, None, block_size, kv_start, q_offset)
     _check_selection(topk, forced_local_blocks, forced_initial_blocks)
-    if _backend(q, backend) == "reference":
+    if backend_of(q, backend) == "reference":
         return full_attention_with_block_scores_reference(
             q,
             k,
@@ -115,9 +114,9 @@ def block_sparse_attention(
     Raises:
         ValueError, TypeError, ImportError: as `full_attention_with_block_scores`.
     """
-    _check(q, k, v, block_size, kv_start, q_offset)
-    _check_sparse(q, k, idx, sinks)
-    if _backend(q, backend) == "reference":
+    _check(q, k, v, sinks, block_size, kv_start, q_offset)
+    _check_blocks(q, k, idx)
+    if backend_of(q, backend) == "reference":
         return block_sparse_attention_reference(
             q,
             k,
@@ -192,41 +191,22 @@ def hysparse_decode(
 # Arguments
 
 
-def _check(q, k, v, block_size, kv_start, q_offset):
-    shapes = {"q": q.shape, "k": k.shape, "v": v.shape}
-    shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-    if any(len(shape) != 4 for shape in shapes.values()):
-        raise ValueError(f"{shown}: expected [B, H, n, d], [B, K, T, d] and [B, K, T, dv]")
-    batch, heads, queries, head_dim = q.shape
-    kv_heads, slots = k.shape[1:3]
-    if k.shape != (batch, kv_heads, slots, head_dim) or v.shape[:3] != k.shape[:3]:
-        raise ValueError(f"{shown}: expected [B, H, n, d], [B, K, T, d] and [B, K, T, dv] with equal B, d, K, T")
-    if kv_heads == 0 or heads % kv_heads or heads == 0:
-        raise ValueError(f"{heads} heads of q and {kv_heads} of k: the first must be a multiple")
-    if not 1 <= queries <= slots:
-        raise ValueError(
-            f"{queries} queries and {slots} slots of keys: there must be a query, and each stands at a slot of its own; "
-            "pass the keys of the cache and of the queries together"
-        )
+def _check(q, k, v, sinks, block_size, kv_start, q_offset):
+    check_tensors(q, k, v, sinks, kv_start)
+    queries, slots = q.shape[2], k.shape[2]
     if q_offset is not None and (isinstance(q_offset, bool) or not isinstance(q_offset, int)):
         raise TypeError(f"q_offset={q_offset!r}: expected an int, the slot of the first query, or None for T - n")
     if q_offset is not None and not 0 <= q_offset <= slots - queries:
         raise ValueError(
             f"q_offset={q_offset}: with {queries} queries and {slots} slots of keys it lies between 0 and {slots - queries}"
         )
-    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
-        raise TypeError(f"q {q.dtype}, k {k.dtype}, v {v.dtype}: expected one floating-point type")
-    if not q.device == k.device == v.device:
-        raise ValueError(f"q, k and v lie on {q.device}, {k.device} and {v.device}: move them to one device")
-    _check_number("block_size", block_size, 1, "keys in a block")
-    if kv_start is not None and (kv_start.shape != (batch,) or kv_start.dtype not in (torch.int32, torch.int64)):
-        raise ValueError(f"kv_start {list(kv_start.shape)} {kv_start.dtype}: expected int32 or int64, [{batch}]")
+    check_number("block_size", block_size, 1, "keys in a block")
 
 
 def _check_selection(topk, forced_local_blocks, forced_initial_blocks):
-    _check_number("topk", topk, 1, "blocks to name")
-    _check_number("forced_local_blocks", forced_local_blocks, 0, "blocks")
-    _check_number("forced_initial_blocks", forced_initial_blocks, 0, "blocks")
+    check_number("topk", topk, 1, "blocks to name")
+    check_number("forced_local_blocks", forced_local_blocks, 0, "blocks")
+    check_number("forced_initial_blocks", forced_initial_blocks, 0, "blocks")
     if forced_local_blocks + forced_initial_blocks > topk:
         raise ValueError(
             f"forced_local_blocks={forced_local_blocks} and forced_initial_blocks={forced_initial_blocks} do not fit in "
@@ -234,69 +214,25 @@ def _check_selection(topk, forced_local_blocks, forced_initial_blocks):
         )
 
 
-def _check_number(name, value, least, what):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a number of {what}, at least {least}")
-
-
-def _check_sparse(q, k, idx, sinks):
-    batch, heads, queries = q.shape[:3]
-    expected = (batch, k.shape[1], queries)
+def _check_blocks(q, k, idx):
+    expected = (q.shape[0], k.shape[1], q.shape[2])
     if idx.dim() != 4 or idx.shape[:3] != expected or idx.shape[3] == 0 or idx.dtype != torch.int32:
         raise ValueError(
-            f"idx {list(idx.shape)} {idx.dtype}: expected int32, [{batch}, {k.shape[1]}, {queries}, topk], as "
+            f"idx {list(idx.shape)} {idx.dtype}: expected int32, [{', '.join(map(str, expected))}, topk], as "
             "full_attention_with_block_scores returns it"
         )
-    if sinks is not None and (sinks.shape != (heads,) or not sinks.dtype.is_floating_point):
-        raise ValueError(
-            f"sinks {list(sinks.shape)} {sinks.dtype}: expected one floating-point logit a head, [{heads}]"
-        )
-    for name, tensor in (("idx", idx), ("sinks", sinks)):
-        if tensor is not None and tensor.device != q.device:
-            raise ValueError(f"q lies on {q.device} and {name} on {tensor.device}: move them to one device")
-
-
-def _placing(q, k, scale, kv_start, q_offset):
-    """What both Triton operations take next to tensors: scale, kv_start and q_offset, as the kernels want them."""
-    if kv_start is not None:
-        kv_start = kv_start.to(device=q.device, dtype=torch.int32).contiguous()
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return scale, kv_start, k.shape[2] - q.shape[2] if q_offset is None else q_offset
-
-
-# Backends
-
-
-def _backend(q, backend):
-    if backend is None:
-        return "triton" if q.is_cuda else "reference"
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: there are {', '.join(map(repr, BACKENDS))}, and None for the default")
-    return backend
+    check_devices({"q": q, "idx": idx})
 
 
 def _triton(q, v, block_size):
-    """The module of the Triton operations, if they take these arguments."""
-    remedy = 'pass backend="reference" for PyTorch'
-    dims = (q.shape[-1], v.shape[-1])
-    if dims not in HEAD_DIMS:
-        known = ", ".join(f"{d}/{dv}" for d, dv in HEAD_DIMS)
-        raise ValueError(f"head dims d/dv {dims[0]}/{dims[1]}: backend 'triton' takes {known}; {remedy}")
     if block_size % BLOCK_MULTIPLE:
-        raise ValueError(f"block_size={block_size}: backend 'triton' takes multiples of {BLOCK_MULTIPLE}; {remedy}")
-    if q.dtype not in DTYPES:
-        raise ValueError(f"{q.dtype}: backend 'triton' takes float32, float16 and bfloat16; {remedy}")
-    try:
-        from . import triton_attention
-    except ImportError as error:
-        raise ImportError(f"backend 'triton' needs Triton (pip install triton): {error}; or {remedy}") from error
-    if q.is_cuda:
-        capability = torch.cuda.get_device_capability(q.device)
-        if torch.version.cuda and capability < (8, 0):
-            raise ValueError(
-                f"backend 'triton' needs compute capability 8.0 or higher; {q.device} has "
-                f"{capability[0]}.{capability[1]}; {remedy}"
-            )
-    elif not triton_attention.INTERPRETED:
-        raise ValueError(f"backend 'triton' needs CUDA tensors; q is on {q.device}: move it, or {remedy}")
-    return triton_attention
+        raise ValueError(
+            f"block_size={block_size}: backend 'triton' takes multiples of {BLOCK_MULTIPLE}; pass backend=\"reference\" "
+            "for PyTorch"
+        )
+    return triton_operations(__package__, q, v)
+
+
+def _placing(q, k, scale, kv_start, q_offset):
+    """scale, kv_start and q_offset as the kernels want them."""
+    return *placing(q, scale, kv_start), k.shape[2] - q.shape[2] if q_offset is None else q_offset

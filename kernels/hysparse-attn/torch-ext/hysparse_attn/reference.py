@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ._shared.reference import attend
+
 CHUNK = 512
 
 
@@ -33,9 +35,9 @@ def full_attention_with_block_scores_reference(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
 
-    def attend(q, k, v, position):
+    def attend_chunk(q, k, v, position):
         visible = torch.arange(k.shape[2], device=k.device) <= position[:, None, :, None]
-        out, lse, logits = _attend(q, k, v, visible, None, scale)
+        out, lse, logits = attend(q, k, v, visible, None, scale)
         if not need_selection:
             return out, lse
         with torch.no_grad():
@@ -45,7 +47,7 @@ def full_attention_with_block_scores_reference(
         return out, lse, idx
 
     k, v, position = _by_content_position(q, k, v, kv_start, q_offset)
-    out, lse, *idx = _in_chunks(attend, q, k, v, position)
+    out, lse, *idx = _in_chunks(attend_chunk, q, k, v, position)
     return out, lse, idx[0] if need_selection else None
 
 
@@ -69,16 +71,16 @@ def block_sparse_attention_reference(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
 
-    def attend(q, k, v, position, idx):
+    def attend_chunk(q, k, v, position, idx):
         column = torch.arange(k.shape[2], device=k.device)
         blocks = -(-k.shape[2] // block_size)
         entry = torch.where((idx >= 0) & (idx < blocks), idx, blocks).long()
         chosen = torch.zeros((*idx.shape[:3], blocks + 1), dtype=torch.bool, device=k.device).scatter(-1, entry, True)
         visible = chosen[..., column // block_size] & (column <= position[:, None, :, None])
-        return _attend(q, k, v, visible, sinks, scale)[:2]
+        return attend(q, k, v, visible, sinks, scale)[:2]
 
     k, v, position = _by_content_position(q, k, v, kv_start, q_offset)
-    out, lse = _in_chunks(attend, q, k, v, position, idx)
+    out, lse = _in_chunks(attend_chunk, q, k, v, position, idx)
     return (out, lse) if return_lse else out
 
 
@@ -139,8 +141,8 @@ def _by_content_position(q, k, v, kv_start, q_offset):
     return k, v, position - start
 
 
-def _in_chunks(attend, q, k, v, position, *by_query):
-    """`attend` for chunks of queries, with the keys up to the last of them; what it returns is put together."""
+def _in_chunks(attend_chunk, q, k, v, position, *by_query):
+    """`attend_chunk` for chunks of queries, with the keys up to the last of them; what it returns is put together."""
     queries, offset = q.shape[2], k.shape[2] - q.shape[2]
     outputs = []
     for begin in range(0, queries, CHUNK):
@@ -148,33 +150,7 @@ def _in_chunks(attend, q, k, v, position, *by_query):
         part = [q[:, :, begin:end], k[:, :, : offset + end], v[:, :, : offset + end], position[:, begin:end]]
         part += [x[:, :, begin:end] for x in by_query]
         if queries > CHUNK and torch.is_grad_enabled():
-            outputs.append(checkpoint(attend, *part, use_reentrant=False, preserve_rng_state=False))
+            outputs.append(checkpoint(attend_chunk, *part, use_reentrant=False, preserve_rng_state=False))
         else:
-            outputs.append(attend(*part))
+            outputs.append(attend_chunk(*part))
     return [torch.cat(parts, dim=2) for parts in zip(*outputs, strict=True)]
-
-
-def _attend(q, k, v, visible, sinks, scale):
-    """q `[B, H, m, d]`, k `[B, K, P, d]`, visible `[B, K or 1, m, P]`: output, lse and logits `[B, K, G, m, P]`."""
-    precision = torch.promote_types(q.dtype, torch.float32)
-    rows = (q.shape[1] // k.shape[1], q.shape[2])
-    unseen = ~visible.any(dim=2)[..., None]
-    k, v = (x.to(precision).masked_fill(unseen, 0) for x in (k, v))  # 0 * NaN is NaN
-    grouped = q.to(precision).unflatten(1, (k.shape[1], rows[0])).flatten(2, 3)
-    logits = (grouped @ k.transpose(-1, -2) * scale).unflatten(2, rows)
-    logits = logits.masked_fill(~visible[:, :, None], float("-inf"))
-
-    top = logits.detach().amax(dim=-1, keepdim=True)
-    if sinks is not None:
-        sinks = sinks.to(precision).view(1, k.shape[1], rows[0], 1, 1)
-        top = torch.maximum(top, sinks.detach())
-    top = top.clamp_min(torch.finfo(precision).min)  # a row without keys and without a sink
-    weights = (logits - top).exp()
-    total = weights.sum(dim=-1, keepdim=True)
-    if sinks is not None:
-        total = total + (sinks - top).exp()
-    empty = total == 0
-    total = total.masked_fill(empty, 1)
-    out = ((weights / total).flatten(2, 3) @ v).unflatten(2, rows)
-    lse = (top + total.log()).masked_fill(empty, float("-inf"))
-    return out.flatten(1, 2).to(q.dtype), lse.squeeze(-1).flatten(1, 2), logits

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_launch import first_slot
+from ._shared.triton_launch import first_slot
 
 TILE = 512
 # Less than any pair of a score and a block.

@@ -7,8 +7,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import is_hopper, key_gradient_tiles, sparse_tiles
-from .triton_launch import LOG2_E, dot, first_slot, options_of, strides_of
+from ._shared.tiles import is_hopper
+from ._shared.triton_launch import LOG2_E, dot, first_slot, options_of, strides_of
+from ._shared.triton_row_sums import sink_gradient
+from .tiles import key_gradient_tiles, sparse_tiles
 from .triton_sparse_forward import chosen_slots
 
 
@@ -206,10 +208,4 @@ def sparse_backward(
         q, k, v, grad, choosing, first, start, lse, delta, k_grad, v_grad, *strides_of(q, k, v, grad, k_grad, v_grad),
         queries, blocks, q_offset, *scales, **options_of(q, k, v, kv_start, tiles), BLOCK_SIZE=block_size, TOPK=topk,
     )  # fmt: skip
-
-    sink_grad = None
-    if sinks is not None:
-        share = torch.exp2(sinks.float()[:, None] * LOG2_E - lse)
-        share = torch.where(lse == float("-inf"), 0.0, share)
-        sink_grad = -(share * delta).sum(dim=(0, 2)).to(sinks.dtype)
-    return q_grad, k_grad, v_grad, sink_grad
+    return q_grad, k_grad, v_grad, sink_gradient(sinks, lse, delta)

@@ -10,8 +10,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import number_of_splits, sparse_tiles
-from .triton_launch import LOG2_E, dot, empty_outputs, first_slot, merge_splits, options_of, strides_of
+from ._shared.tiles import number_of_splits
+from ._shared.triton_launch import LOG2_E, dot, empty_outputs, first_slot, merge_splits, options_of, strides_of
+from ._shared.triton_softmax import softmax_end, softmax_start, softmax_step
+from .tiles import sparse_tiles
 
 
 @triton.jit
@@ -55,13 +57,7 @@ def _sparse_forward(
     v_ptr += batch * v_stride_b + kv_head * v_stride_h
     idx_ptr += batch * idx_stride_b + kv_head * idx_stride_h + query * idx_stride_n
 
-    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    if HAS_SINKS:
-        top = tl.load(sinks_ptr + head, mask=live, other=float("-inf"))
-        if SPLITS > 1:
-            top = tl.where(split == 0, top, float("-inf"))
-    total = tl.where(top == float("-inf"), 0.0, 1.0)
-    acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+    top, total, acc = softmax_start(sinks_ptr, head, live, split, HAS_SINKS, BLOCK_M, BLOCK_DV)
     steps: tl.constexpr = TOPK * (BLOCK_SIZE // BLOCK_N)
     share: tl.constexpr = (steps + SPLITS - 1) // SPLITS
     for step in range(split * share, tl.minimum(split * share + share, steps)):
@@ -74,19 +70,11 @@ def _sparse_forward(
             logits = dot(q2, k2, logits, UPCAST, PRECISION)
         logits = tl.where(visible[None, :], logits * scale_log2, float("-inf"))
 
-        new_top = tl.maximum(top, tl.max(logits, 1))
-        finite = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weights = tl.exp2(logits - finite[:, None])
-        shrink = tl.exp2(top - finite)
-        total = total * shrink + tl.sum(weights, 1)
         there = visible[:, None] & (dv < DV)[None, :]
         values = tl.load(v_ptr + column[:, None] * v_stride_n + dv[None, :], mask=there, other=0.0)
-        acc = dot(weights.to(values.dtype), values, acc * shrink[:, None], UPCAST, PRECISION)
-        top = new_top
+        top, total, acc = softmax_step(logits, tl.max(logits, 1), values, top, total, acc, UPCAST, PRECISION)
 
-    # A row that sees neither a key nor a sink is zero.
-    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    lse = tl.where(total == 0.0, float("-inf"), top + tl.log2(tl.where(total == 0.0, 1.0, total)))
+    acc, lse = softmax_end(top, total, acc)
     lse_ptr += split * lse_stride_s + batch * lse_stride_b
     tl.store(lse_ptr + head * lse_stride_h + query, lse, mask=live)
     out_ptr += split.to(tl.int64) * out_stride_s + batch * out_stride_b + query * out_stride_n

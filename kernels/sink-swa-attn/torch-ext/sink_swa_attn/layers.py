@@ -19,5 +19,5 @@ class SinkSlidingWindowAttention(nn.Module):
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_start: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """query `[B, H, Nq, D]`, key `[B, Hk, Nk, D]`, value `[B, Hk, Nk, Dv]`, kv_start `[B]`; `[B, H, Nq, Dv]`."""
+        """query `[B, H, n, d]`, key `[B, K, T, d]`, value `[B, K, T, dv]`, kv_start `[B]`; `[B, H, n, dv]`."""
         return sink_swa_attention(query, key, value, self.sinks, self.sliding_window, self.scaling, kv_start)

@@ -12,8 +12,8 @@ def kv_start_of(
     The first key of each row of a batch, `[B]`, or None where all begin at key 0.
 
     Args:
-        mask: None: causal; `[B, Nk]` of which keys are real; or boolean `[B, 1, Nq, Nk]`, True where a query may attend.
-            Left padding is represented. So is right padding where Nq = Nk: rows of padding then give any finite values.
+        mask: None: causal; `[B, T]` of which keys are real; or boolean `[B, 1, n, T]`, True where a query may attend.
+            Left padding is represented. So is right padding where n = T: rows of padding then give any finite values.
 
     Raises:
         ValueError: the mask says something else: packed documents, a static cache, another window, additive values.

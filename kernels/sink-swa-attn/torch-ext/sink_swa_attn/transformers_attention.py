@@ -25,13 +25,13 @@ def flash_attn_forward(
 ) -> tuple[torch.Tensor, None]:
     """
     Args:
-        query: `[B, H, Nq, D]`; key and value not repeated, `[B, Hk, Nk, D]` and `[B, Hk, Nk, Dv]`.
+        query: `[B, H, n, d]`; key and value not repeated, `[B, K, T, d]` and `[B, K, T, dv]`.
         attention_mask: as `masks.kv_start_of` says.
         sliding_window: left out: `module.sliding_window` where there is one.
         s_aux: sink logits, `[H]`; None: `module.sinks` where there is one.
 
     Returns:
-        `[B, Nq, H, Dv]` and None (attention weights are not handed out).
+        `[B, n, H, dv]` and None (attention weights are not handed out).
 
     Raises:
         ValueError: a sink is missing where the configuration wants one, or an argument is not represented.

@@ -1,33 +1,33 @@
 """
-Backward kernels of the full attention. Each gradient is written by one program that adds up its parts in a fixed order: no
-atomics, and the same bits in every run. Logits are computed again from the saved sums of exponentials.
+Backward kernels of causal attention over all keys, or those of a window. Each gradient is written by one program that adds up
+its parts in a fixed order: no atomics, and the same bits in every run. Logits are computed again from the saved lse.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from .tiles import full_query_gradient_tiles, is_hopper, key_gradient_tiles
-from .triton_full_forward import rows_of
+from .tiles import Tiles
+from .triton_dense_forward import place, rows_of, seen_slots
 from .triton_launch import LOG2_E, dot, first_slot, options_of, strides_of
 
 
 @triton.jit
-def _full_query_gradient(
+def _dense_query_gradient(
     q_ptr, k_ptr, v_ptr, grad_ptr, start_ptr, lse_ptr, delta_ptr, q_grad_ptr,
     q_stride_b, q_stride_h, q_stride_n, k_stride_b, k_stride_h, k_stride_n, v_stride_b, v_stride_h, v_stride_n,
     grad_stride_b, grad_stride_h, grad_stride_n, q_grad_stride_b, q_grad_stride_h, q_grad_stride_n,
-    queries, offset, scale_log2, scale,
+    queries, offset, window, scale_log2, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    D1: tl.constexpr, D2: tl.constexpr, DV: tl.constexpr, BLOCK_DV: tl.constexpr, HAS_START: tl.constexpr,
+    D1: tl.constexpr, D2: tl.constexpr, DV: tl.constexpr, BLOCK_DV: tl.constexpr,
+    WINDOWED: tl.constexpr, HAS_START: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest rows first
-    pair = tl.program_id(1).to(tl.int64)
-    batch, kv_head = pair // KV_HEADS, pair % KV_HEADS
+    tile, batch, kv_head = place(WINDOWED, KV_HEADS)
 
-    live, query, head, slot, last = rows_of(tile, kv_head, offset, queries, GROUP, BLOCK_M)
-    low, high = first_slot(start_ptr, batch, HAS_START), last + 1
+    live, query, head, slot = rows_of(tile, kv_head, offset, queries, GROUP, BLOCK_M)
+    start = first_slot(start_ptr, batch, HAS_START)
+    low, high = seen_slots(tile, offset, queries, window, start, GROUP, BLOCK_M, WINDOWED)
 
     d1, dv, cols = tl.arange(0, D1), tl.arange(0, BLOCK_DV), tl.arange(0, BLOCK_N)
     channel = (dv < DV)[None, :]
@@ -58,6 +58,8 @@ def _full_query_gradient(
             k2 = tl.load(k2_ptrs, mask=there[:, None], other=0.0)
             logits = dot(q2, tl.trans(k2), logits, UPCAST, PRECISION)
         visible = there[None, :] & (columns[None, :] <= slot[:, None])
+        if WINDOWED:
+            visible &= columns[None, :] > slot[:, None] - window
         weights = tl.where(visible, tl.exp2(logits * scale_log2 - lse[:, None]), 0.0)
         values = tl.load(v_ptrs, mask=there[:, None] & channel, other=0.0)
         logit_grad = weights * (dot(grad, tl.trans(values), None, UPCAST, PRECISION) - delta[:, None])
@@ -77,24 +79,30 @@ def _full_query_gradient(
 
 
 @triton.jit
-def _full_key_gradient(
+def _dense_key_gradient(
     q_ptr, k_ptr, v_ptr, grad_ptr, start_ptr, lse_ptr, delta_ptr, k_grad_ptr, v_grad_ptr,
     q_stride_b, q_stride_h, q_stride_n, k_stride_b, k_stride_h, k_stride_n, v_stride_b, v_stride_h, v_stride_n,
     grad_stride_b, grad_stride_h, grad_stride_n,
     k_grad_stride_b, k_grad_stride_h, k_grad_stride_n, v_grad_stride_b, v_grad_stride_h, v_grad_stride_n,
-    queries, slots, offset, scale_log2, scale,
+    queries, slots, offset, window, scale_log2, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    D1: tl.constexpr, D2: tl.constexpr, DV: tl.constexpr, BLOCK_DV: tl.constexpr, HAS_START: tl.constexpr,
+    D1: tl.constexpr, D2: tl.constexpr, DV: tl.constexpr, BLOCK_DV: tl.constexpr,
+    WINDOWED: tl.constexpr, HAS_START: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(1).to(tl.int64)
     batch, kv_head = pair // KV_HEADS, pair % KV_HEADS
     begin_slot = tl.program_id(0) * BLOCK_N
     columns = begin_slot + tl.arange(0, BLOCK_N)
-    start = first_slot(start_ptr, batch, HAS_START)
-    there = (columns >= start) & (columns < offset + queries)
+    there = columns < offset + queries
     begin_row = tl.maximum(begin_slot - offset, 0) * GROUP
-    end_row = tl.where(begin_slot + BLOCK_N > start, queries * GROUP, begin_row)
+    end_row = queries * GROUP
+    if WINDOWED:
+        end_row = tl.maximum(tl.minimum(begin_slot + BLOCK_N - 1 + window - offset, queries), 0) * GROUP
+    if HAS_START:
+        start = tl.load(start_ptr + batch)
+        there &= columns >= start
+        end_row = tl.where(begin_slot + BLOCK_N > start, end_row, begin_row)
 
     d1, dv, steps = tl.arange(0, D1), tl.arange(0, BLOCK_DV), tl.arange(0, BLOCK_M)
     channel = (dv < DV)[None, :]
@@ -126,7 +134,10 @@ def _full_key_gradient(
         row = (batch * KV_HEADS * GROUP + head) * queries + query
         lse = tl.load(lse_ptr + row, mask=live, other=0.0)
         delta = tl.load(delta_ptr + row, mask=live, other=0.0)
-        visible = (there[:, None] & live[None, :]) & (columns[:, None] <= (query + offset)[None, :])
+        slot = query + offset
+        visible = (there[:, None] & live[None, :]) & (columns[:, None] <= slot[None, :])
+        if WINDOWED:
+            visible &= columns[:, None] > slot[None, :] - window
         weights = tl.where(visible, tl.exp2(logits * scale_log2 - lse[None, :]), 0.0)
         row_ptr = grad_ptr + head * grad_stride_h + query.to(tl.int64) * grad_stride_n
         grad = tl.load(row_ptr[:, None] + dv[None, :], mask=live[:, None] & channel, other=0.0)
@@ -149,22 +160,26 @@ def _full_key_gradient(
     tl.store(v_grad_ptrs, v_grad.to(dtype), mask=inside & channel)
 
 
-def full_backward(
+def dense_backward(
     grad: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     lse: torch.Tensor,
     delta: torch.Tensor,
+    query_tiles: Tiles,
+    key_tiles: Tiles,
     scale: float,
     kv_start: torch.Tensor | None,
     q_offset: int,
+    window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Args:
         grad: gradient of the output, `[B, H, n, dv]`.
-        lse: what `full_forward` returned.
+        lse: what `dense_forward` wrote, `[B, H, n]`.
         delta: of `delta_of`, `[B, H, n]`.
+        query_tiles, key_tiles: of the kernels for the query's gradient, and for those of keys and values.
 
     Returns:
         Gradients of q, k and v, in their shapes and types: zero where no query sees a key.
@@ -176,16 +191,15 @@ def full_backward(
     assert delta.is_contiguous()
     q_grad, k_grad, v_grad = (torch.empty_like(tensor) for tensor in (q, k, v))
     start = lse if kv_start is None else kv_start
-    scales = scale * LOG2_E, scale
+    numbers = q_offset, window or 0, scale * LOG2_E, scale
+    windowed = window is not None
 
-    tiles = full_query_gradient_tiles(q.dtype, q.shape[-1], is_hopper(q.device))
-    _full_query_gradient[(triton.cdiv(queries * (heads // kv_heads), tiles.rows), batch * kv_heads)](
+    _dense_query_gradient[(triton.cdiv(queries * heads // kv_heads, query_tiles.rows), batch * kv_heads)](
         q, k, v, grad, start, lse, delta, q_grad, *strides_of(q, k, v, grad, q_grad),
-        queries, q_offset, *scales, **options_of(q, k, v, kv_start, tiles),
+        queries, *numbers, **options_of(q, k, v, kv_start, query_tiles), WINDOWED=windowed,
     )  # fmt: skip
-    tiles = key_gradient_tiles(q.dtype, q.shape[-1], is_hopper(q.device))
-    _full_key_gradient[(triton.cdiv(slots, tiles.keys), batch * kv_heads)](
+    _dense_key_gradient[(triton.cdiv(slots, key_tiles.keys), batch * kv_heads)](
         q, k, v, grad, start, lse, delta, k_grad, v_grad, *strides_of(q, k, v, grad, k_grad, v_grad),
-        queries, slots, q_offset, *scales, **options_of(q, k, v, kv_start, tiles),
+        queries, slots, *numbers, **options_of(q, k, v, kv_start, key_tiles), WINDOWED=windowed,
     )  # fmt: skip
     return q_grad, k_grad, v_grad

@@ -1,4 +1,4 @@
-"""What all launches have in common: products, options, and the parts of a split row put together."""
+"""What all launches have in common: products, where rows begin, options and strides."""
 
 import torch
 import triton
@@ -53,6 +53,10 @@ def strides_of(*tensors: torch.Tensor) -> list[int]:
     """All but that of the channels, which lie side by side."""
     assert all(tensor.stride(-1) == 1 for tensor in tensors)
     return [stride for tensor in tensors for stride in tensor.stride()[:-1]]
+
+
+def with_channels_side_by_side(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def empty_outputs(q: torch.Tensor, v: torch.Tensor, splits: int) -> tuple[torch.Tensor, torch.Tensor]:
