@@ -1,4 +1,7 @@
-"""The attention modules of HySparse: full layers select, sparse layers read the selection beside a window of their own."""
+"""
+The attention modules of HySparse. Operators are named by what they do (attend all, attend blocks), layers by what they are: a full
+layer attends all keys and selects blocks of them; a sparse one attends these blocks, and a window of its own.
+"""
 
 import copy
 
@@ -9,9 +12,11 @@ from transformers.masking_utils import flash_attention_mask
 from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as v2_flash
 
 from ..sink_attention import sink_attention_forward
-from .block_attention import block_sparse_attention, full_attention, window_attention
+from .attend import attend_all, attend_blocks, attend_window
+from .block_selection import Selection
 from .cache_hysparse import HySparseCache, release_past
 from .configuration_hysparse import HySparseConfig
+from .row_layout import Rows
 
 try:
     from kernels import use_kernel_forward_from_hub
@@ -69,52 +74,35 @@ class HySparseRotaryEmbedding(v2_flash.MiMoV2FlashRotaryEmbedding):
         return angles.cos(), angles.sin()
 
 
-class SelectingAttention(nn.Module):
-    """`full_attention` with the settings of a configuration."""
+# Operators, with the settings of a configuration. A kernel may replace their forward, under the name in the decorator: its
+# signature is the kernel's, and `Rows` goes no further.
+
+
+@use_kernel_forward_from_hub("HySparseFullAttention")
+class AttendAll(nn.Module):
+    """`attend_all` with the paper's oracle; ablated oracles have no kernel."""
 
     def __init__(self, config: HySparseConfig):
         super().__init__()
         self.scaling = config.head_dim**-0.5
         self.block_size = config.sparse_block_size
         self.topk_blocks = config.topk_blocks
-        self.oracle_reduce = config.oracle_reduce
         self.forced_local_blocks = config.forced_local_blocks
         self.forced_initial_blocks = config.forced_initial_blocks
-
-    def attend(self, query, key, value, kv_start, q_offset: int, need_selection: bool, materialise: bool = False):
-        return full_attention(
-            query,
-            key,
-            value,
-            scaling=self.scaling,
-            block_size=self.block_size,
-            topk=self.topk_blocks,
-            kv_start=kv_start,
-            q_offset=q_offset,
-            need_selection=need_selection,
-            oracle_reduce=self.oracle_reduce,
-            forced_local_blocks=self.forced_local_blocks,
-            forced_initial_blocks=self.forced_initial_blocks,
-            materialise=materialise,
-        )
 
     def forward(self, query, key, value, kv_start, q_offset: int, need_selection: bool):
         """
         Returns:
             `[batch, heads, queries, v_head_dim]`, and `[batch, key_value_heads, queries, topk_blocks]` or None.
         """
-        output, blocks, _ = self.attend(query, key, value, kv_start, q_offset, need_selection)
-        return output, blocks
-
-
-@use_kernel_forward_from_hub("HySparseFullAttention")
-class HySparseFullAttention(SelectingAttention):
-    """The oracle of the paper, which a kernel may replace; ablated oracles have none."""
+        forced = self.forced_local_blocks, self.forced_initial_blocks
+        selection = Selection(self.block_size, self.topk_blocks, "max", *forced) if need_selection else None
+        return attend_all(query, key, value, Rows(kv_start, q_offset), scaling=self.scaling, selection=selection)[:2]
 
 
 @use_kernel_forward_from_hub("HySparseSparseAttention")
-class HySparseSparseAttention(nn.Module):
-    """`block_sparse_attention` with the settings of a configuration; a kernel may replace it."""
+class AttendBlocks(nn.Module):
+    """`attend_blocks` without weights."""
 
     def __init__(self, config: HySparseConfig):
         super().__init__()
@@ -123,18 +111,11 @@ class HySparseSparseAttention(nn.Module):
 
     def forward(self, query, key, value, block_indices, sinks, kv_start, q_offset: int) -> torch.Tensor:
         """`[batch, heads, queries, v_head_dim]`."""
-        output, _ = block_sparse_attention(
-            query,
-            key,
-            value,
-            block_indices,
-            scaling=self.scaling,
-            block_size=self.block_size,
-            kv_start=kv_start,
-            q_offset=q_offset,
-            sinks=sinks,
-        )
-        return output
+        rows, options = Rows(kv_start, q_offset), {"scaling": self.scaling, "block_size": self.block_size}
+        return attend_blocks(query, key, value, block_indices, rows, sinks=sinks, **options)[0]
+
+
+# Layers
 
 
 class HySparseAttention(nn.Module):
@@ -176,21 +157,19 @@ class HySparseAttention(nn.Module):
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
-class HySparseSelectingAttention(HySparseAttention):
-    """Full attention; the last one before sparse layers selects their blocks."""
+class FullLayerAttention(HySparseAttention):
+    """A full layer: its queries see all keys. The last one before sparse layers selects their blocks."""
 
     def __init__(self, config: HySparseConfig, layer_idx: int):
         super().__init__(config, layer_idx, config.num_key_value_heads)
-        self.need_selection = config.serves_sparse_layers(layer_idx)
-        self.full_attention = (HySparseFullAttention if config.oracle_reduce == "max" else SelectingAttention)(config)
+        self.selection = Selection.of(config) if config.serves_sparse_layers(layer_idx) else None
+        self.attend_all = AttendAll(config) if config.oracle_reduce == "max" else None
 
-    def forward(self, hidden_states, shared, rotations, kv_start, q_offset: int, sliding_mask, past_key_values):
+    def forward(self, hidden_states, shared, rotations, rows: Rows, sliding_mask, past_key_values):
         """
         Args:
             hidden_states: `[batch, length, hidden]`.
             rotations: of full and of sliding layers.
-            kv_start: the first slot of each row, `[batch]`, or None.
-            q_offset: the slot of the first query.
 
         Returns:
             `[batch, length, hidden]`, attention weights where the implementation is `"eager"`, and what sparse layers
@@ -200,18 +179,19 @@ class HySparseSelectingAttention(HySparseAttention):
         key, value = self.keys_and_values(hidden_states, rotations[0])
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        arguments = (query, key, value, kv_start, q_offset, self.need_selection)
-        weights = None
-        if self.config._attn_implementation == "eager":
-            attended, blocks, weights = self.full_attention.attend(*arguments, materialise=True)
+        eager, weights = self.config._attn_implementation == "eager", None
+        if eager or self.attend_all is None:
+            options = {"scaling": self.scaling, "selection": self.selection, "materialise": eager}
+            attended, blocks, weights = attend_all(query, key, value, rows, **options)
         else:
-            attended, blocks = self.full_attention(*arguments)
+            place = rows.kv_start, rows.q_offset
+            attended, blocks = self.attend_all(query, key, value, *place, self.selection is not None)
         if isinstance(past_key_values, HySparseCache) and past_key_values.record_selection and blocks is not None:
             past_key_values.last_selection[self.layer_idx] = blocks
         return self.output(attended), weights, (key, value, blocks)
 
 
-class HySparseHybridAttention(HySparseAttention):
+class SparseLayerAttention(HySparseAttention):
     """A sparse layer: selected blocks of the full layer's keys, and a window of its own, mixed by two gates."""
 
     def __init__(self, config: HySparseConfig, layer_idx: int):
@@ -221,7 +201,7 @@ class HySparseHybridAttention(HySparseAttention):
         self.sliding_window = config.sliding_window
         heads = config.num_attention_heads
         if config.use_sparse_branch:
-            self.sparse_attention = HySparseSparseAttention(config)
+            self.attend_blocks = AttendBlocks(config)
             self.sparse_sinks = nn.Parameter(torch.zeros(heads)) if config.use_sparse_sink else None
         if config.use_swa_branch:
             self.swa_sinks = nn.Parameter(torch.zeros(heads)) if config.use_swa_sink else None
@@ -230,13 +210,13 @@ class HySparseHybridAttention(HySparseAttention):
             self.sparse_gate = nn.Linear(config.hidden_size, width, bias=config.gate_bias)
             self.swa_gate = nn.Linear(config.hidden_size, width, bias=config.gate_bias)
 
-    def forward(self, hidden_states, shared, rotations, kv_start, q_offset: int, sliding_mask, past_key_values):
+    def forward(self, hidden_states, shared, rotations, rows: Rows, sliding_mask, past_key_values):
         """
         Args:
             shared: keys, values and block indices of the full layer before.
             sliding_mask: as the attention implementation wants it; None for our own.
 
-        The rest, and what is returned, is as in `HySparseSelectingAttention`; the attention weights are those of the
+        The rest, and what is returned, is as in `FullLayerAttention`; the attention weights are those of the
         sparse branch, where there is one.
         """
         query = self.queries(hidden_states)
@@ -250,11 +230,11 @@ class HySparseHybridAttention(HySparseAttention):
         outputs, weights = [], None
         if self.config.use_swa_branch:
             local, weights = self._attend_window(
-                local_query, hidden_states, shared, rotations[1], kv_start, q_offset, sliding_mask, past_key_values
+                local_query, hidden_states, shared, rotations[1], rows, sliding_mask, past_key_values
             )
             outputs.append(local)
         if self.config.use_sparse_branch:
-            selected, weights = self._attend_selected(global_query, shared, kv_start, q_offset)
+            selected, weights = self._attend_blocks(global_query, shared, rows)
             outputs.append(selected)
         if len(outputs) == 2:
             gates = [self._gate(linear, hidden_states) for linear in (self.swa_gate, self.sparse_gate)]
@@ -266,32 +246,20 @@ class HySparseHybridAttention(HySparseAttention):
         width = 1 if self.config.gate_type == "headwise" else self.v_head_dim
         return gate.unflatten(-1, (-1, width)).transpose(1, 2)
 
-    def _attend_selected(self, query, shared, kv_start, q_offset):
+    def _attend_blocks(self, query, shared, rows):
         key, value, blocks = shared
-        if self.config._attn_implementation == "eager":
-            return block_sparse_attention(
-                query,
-                key,
-                value,
-                blocks,
-                scaling=self.scaling,
-                block_size=self.config.sparse_block_size,
-                kv_start=kv_start,
-                q_offset=q_offset,
-                sinks=self.sparse_sinks,
-                materialise=True,
-            )
-        return self.sparse_attention(query, key, value, blocks, self.sparse_sinks, kv_start, q_offset), None
+        if self.config._attn_implementation != "eager":
+            place = rows.kv_start, rows.q_offset
+            return self.attend_blocks(query, key, value, blocks, self.sparse_sinks, *place), None
+        options = {"scaling": self.scaling, "block_size": self.config.sparse_block_size, "materialise": True}
+        return attend_blocks(query, key, value, blocks, rows, sinks=self.sparse_sinks, **options)
 
-    def _attend_window(
-        self, query, hidden_states, shared, rotation, kv_start, q_offset, sliding_mask, past_key_values
-    ):
+    def _attend_window(self, query, hidden_states, shared, rotation, rows, sliding_mask, past_key_values):
         implementation = self.config._attn_implementation
-        k_offset = 0
         if self.has_kv:
             key, value = self.keys_and_values(hidden_states, rotation)
             if past_key_values is not None:
-                k_offset = past_key_values.get_mask_sizes(query.shape[2], self.layer_idx)[1]
+                rows = rows._replace(k_offset=past_key_values.get_mask_sizes(query.shape[2], self.layer_idx)[1])
                 key, value = past_key_values.update(key, value, self.layer_idx)
                 release_past(past_key_values, self.layer_idx)
             if implementation not in (NAME, "eager"):
@@ -309,15 +277,13 @@ class HySparseHybridAttention(HySparseAttention):
                 return attended.transpose(1, 2), None
         else:
             key, value, _ = shared
-        return window_attention(
+        return attend_window(
             query,
             key,
             value,
+            rows,
             scaling=self.scaling,
             window=self.sliding_window,
-            kv_start=kv_start,
-            q_offset=q_offset,
-            k_offset=k_offset,
             sinks=self.swa_sinks,
             materialise=implementation == "eager",
         )
@@ -332,9 +298,9 @@ def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
 
 __all__ = [
     "NAME",
+    "FullLayerAttention",
     "HySparseAttention",
-    "HySparseHybridAttention",
     "HySparseRMSNorm",
     "HySparseRotaryEmbedding",
-    "HySparseSelectingAttention",
+    "SparseLayerAttention",
 ]

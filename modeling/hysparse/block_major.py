@@ -9,26 +9,28 @@ from typing import NamedTuple
 
 import torch
 
+from .row_layout import Rows
+
 TILE = 16  # queries
 CHUNK_FLOATS = 1 << 21  # of a chunk of queries, over all heads and blocks
 
 
-def block_major_attention(
-    query, key, value, block_indices, scaling: float, block_size: int, kv_start, q_offset: int, sinks
+def attend_block_by_block(
+    query, key, value, block_indices, rows: Rows, scaling: float, block_size: int, sinks
 ) -> torch.Tensor:
-    """`block_sparse_attention`, whose arguments these are: `[batch, heads, queries, v_head_dim]`."""
+    """`attend_blocks`, whose arguments these are: `[batch, heads, queries, v_head_dim]`."""
     heads, num_queries = query.shape[1:3]
     per_pair = heads * (query.shape[-1] + block_size + value.shape[-1])
     size = max(TILE, CHUNK_FLOATS // (query.shape[0] * block_indices.shape[-1] * per_pair))
     chunks = []
     for first in range(0, num_queries, size):
         part = slice(first, first + size)
-        arguments = (query[:, :, part], key, value, block_indices[:, :, part], scaling, block_size, kv_start)
-        chunks.append(_attend_chunk(*arguments, q_offset + first, sinks))
+        arguments = (query[:, :, part], key, value, block_indices[:, :, part])
+        chunks.append(_attend_chunk(*arguments, rows.after(first), scaling, block_size, sinks))
     return torch.cat(chunks, dim=2)
 
 
-def _attend_chunk(query, key, value, block_indices, scaling, block_size, kv_start, q_offset, sinks) -> torch.Tensor:
+def _attend_chunk(query, key, value, block_indices, place: Rows, scaling, block_size, sinks) -> torch.Tensor:
     batch, kv_heads, num_queries, topk = block_indices.shape
     query = query.unflatten(1, (kv_heads, -1)).flatten(0, 1).transpose(1, 2)  # [rows, queries, group, head_dim]
     key, value = key.flatten(0, 1), value.flatten(0, 1)  # a row is one key-value head of one sequence
@@ -38,9 +40,9 @@ def _attend_chunk(query, key, value, block_indices, scaling, block_size, kv_star
     tiles = _tiles(block_indices.flatten(0, 1), -(-num_slots // block_size))
     num_tiles = tiles.row.shape[0]
     slots = tiles.block[:, None] * block_size + torch.arange(block_size, device=query.device)
-    if kv_start is not None:
-        slots = slots + kv_start.repeat_interleave(kv_heads)[tiles.row][:, None]
-    query_slots = tiles.query % num_queries + q_offset
+    if place.kv_start is not None:
+        slots = slots + place.kv_start.repeat_interleave(kv_heads)[tiles.row][:, None]
+    query_slots = tiles.query % num_queries + place.q_offset
     visible = slots[:, None] <= query_slots[..., None]  # [tiles, TILE, block_size]
     slots = slots.clamp(max=num_slots - 1)
     keys, values = key[tiles.row[:, None], slots], value[tiles.row[:, None], slots]
@@ -113,4 +115,4 @@ def _tiles(block_indices: torch.Tensor, num_blocks: int) -> _Tiles:
     return _Tiles(of_tile // (num_blocks + 1), of_tile % (num_blocks + 1), query[:-1].view(total, TILE), place)
 
 
-__all__ = ["block_major_attention"]
+__all__ = ["attend_block_by_block"]

@@ -14,7 +14,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .block_attention import Selection
+from .block_selection import Selection
+from .row_layout import Rows
 
 NAME = "hysparse_agreement"
 QUERIES = 256  # compared at once
@@ -102,7 +103,7 @@ class _AgreementRecorder:
     """An attention function that compares each layer with those before it."""
 
     def __init__(self, num_layers: int, block_size: int, topk: int):
-        self.selection = Selection(block_size, topk, "max", 0, 0)
+        self.selection = Selection(block_size, topk)
         self.selections: list[torch.Tensor] = []  # of the layers so far, [batch, key_value_heads, queries, topk]
         self.shares = torch.zeros(num_layers, num_layers, dtype=torch.float64)
         self.num_queries = 0
@@ -134,7 +135,7 @@ class _AgreementRecorder:
         weights = logits.softmax(dim=-1).mean(dim=2)
         block_size = self.selection.block_size
         shares = pad(weights, (0, -weights.shape[-1] % block_size)).unflatten(-1, (-1, block_size)).sum(dim=-1)
-        return self.selection.blocks(logits, None, q_offset), shares
+        return self.selection.blocks(logits, Rows(q_offset=q_offset)), shares
 
 
 def best_full_layers(agreement: torch.Tensor, num_full: int, *, last_is_full: bool = True) -> list[int]:

@@ -17,15 +17,15 @@ from ..parallel import ParallelMixin
 from ..transformers_versions import CACHE, cache_argument, cache_of, either_cache_name
 from .attention_hysparse import (
     NAME,
+    FullLayerAttention,
     HySparseAttention,
-    HySparseHybridAttention,
     HySparseRMSNorm,
     HySparseRotaryEmbedding,
-    HySparseSelectingAttention,
+    SparseLayerAttention,
 )
 from .cache_hysparse import HySparseCache
 from .configuration_hysparse import HySparseConfig
-from .row_layout import PackedDocuments, content_start, find_documents
+from .row_layout import PackedDocuments, Rows, content_start, find_documents
 
 
 class HySparseDecoderLayer(GradientCheckpointingLayer):
@@ -34,7 +34,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: HySparseConfig, layer_idx: int):
         super().__init__()
         is_full = config.layer_types[layer_idx] == "full_attention"
-        self.self_attn = (HySparseSelectingAttention if is_full else HySparseHybridAttention)(config, layer_idx)
+        self.self_attn = (FullLayerAttention if is_full else SparseLayerAttention)(config, layer_idx)
         is_moe = config.mlp_layer_types[layer_idx] == "sparse"
         self.mlp = (v2_flash.MiMoV2FlashMoE if is_moe else v2_flash.MiMoV2FlashMLP)(config)
         self.input_layernorm = HySparseRMSNorm(config, config.hidden_size)
@@ -48,8 +48,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
         shared_values: torch.Tensor | None,
         block_indices: torch.Tensor | None,
         rotations: tuple[tuple[torch.Tensor, torch.Tensor], ...],
-        kv_start: torch.Tensor | None = None,
-        q_offset: int = 0,
+        rows: Rows,
         sliding_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -66,7 +65,7 @@ class HySparseDecoderLayer(GradientCheckpointingLayer):
         """
         shared = (shared_keys, shared_values, block_indices)
         attended, _, shared = self.self_attn(
-            self.input_layernorm(hidden_states), shared, rotations, kv_start, q_offset, sliding_mask, past_key_values
+            self.input_layernorm(hidden_states), shared, rotations, rows, sliding_mask, past_key_values
         )
         hidden_states = hidden_states + attended
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -133,7 +132,7 @@ class HySparsePreTrainedModel(ParallelMixin, v2_flash.MiMoV2FlashPreTrainedModel
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, HySparseHybridAttention):
+        if isinstance(module, SparseLayerAttention):
             for name, parameter in module.named_parameters():
                 if name.endswith("_sinks") or "_gate." in name:
                     init.zeros_(parameter)
@@ -200,7 +199,7 @@ class HySparseModel(HySparsePreTrainedModel):
                 "can't be represented; pack documents by `position_ids`."
             )
         masks = attention_mask if isinstance(attention_mask, dict) else {"full_attention": attention_mask}
-        kv_start = content_start(masks["full_attention"])
+        rows = Rows(content_start(masks["full_attention"]), q_offset)
         sliding_mask = self._sliding_mask(masks, inputs_embeds, past_key_values, position_ids)
 
         rotations = (
@@ -212,8 +211,7 @@ class HySparseModel(HySparsePreTrainedModel):
             states = layer(
                 *states,
                 rotations=rotations,
-                kv_start=kv_start,
-                q_offset=q_offset,
+                rows=rows,
                 sliding_mask=sliding_mask,
                 **cache_argument(past_key_values),
             )

@@ -1,9 +1,52 @@
 """Where the content of a batch's rows lies: after padding, or as documents packed into one row."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import pad
+
+
+class Rows(NamedTuple):
+    """
+    Where the rows of a batch stand in the text. A *slot* is a place in the cache.
+
+    Rows of a left-padded batch begin at the slots `kv_start`, and blocks of keys are counted from there: block i of row b holds
+    the slots from `kv_start[b] + i * block_size` on. So padding moves no block.
+
+    Args:
+        kv_start: the first slot of each row, `[batch]`; None: 0.
+        q_offset: the slot of the first query; query r stands at slot `q_offset + r`.
+        k_offset: the slot of the first key: a sliding cache begins later than its row.
+    """
+
+    kv_start: torch.Tensor | None = None
+    q_offset: int = 0
+    k_offset: int = 0
+
+    @property
+    def start(self) -> torch.Tensor | int:
+        """kv_start, to be compared with `[batch, key_value_heads, queries, slots]`."""
+        return 0 if self.kv_start is None else self.kv_start.view(-1, 1, 1, 1)
+
+    def after(self, queries: int) -> "Rows":
+        """The same without the first queries."""
+        return self._replace(q_offset=self.q_offset + queries)
+
+    def query_slots(self, num_queries: int, device: torch.device) -> torch.Tensor:
+        """`[queries, 1]`."""
+        return torch.arange(self.q_offset, self.q_offset + num_queries, device=device)[:, None]
+
+    def visible(
+        self, num_queries: int, num_keys: int, device: torch.device, window: int | None = None
+    ) -> torch.Tensor:
+        """Who sees whom, `[batch or 1, 1, queries, keys]`: keys from `kv_start` on, in the past and in the window."""
+        query_slots = self.query_slots(num_queries, device)
+        key_slots = torch.arange(self.k_offset, self.k_offset + num_keys, device=device)
+        visible = key_slots <= query_slots
+        if window is not None:
+            visible &= key_slots > query_slots - window
+        return visible[None, None] if self.kv_start is None else visible & (key_slots >= self.start)
 
 
 def content_start(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -79,4 +122,4 @@ def find_documents(position_ids: torch.Tensor | None) -> PackedDocuments | None:
     return PackedDocuments(row, column, int(row.max()) + 1, int(column.max()) + 1)
 
 
-__all__ = ["PackedDocuments", "content_start", "find_documents"]
+__all__ = ["PackedDocuments", "Rows", "content_start", "find_documents"]

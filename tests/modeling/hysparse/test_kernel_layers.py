@@ -33,11 +33,11 @@ def test_kernel_layers_give_the_models_logits_and_selections(small_model, tokens
         if step == "after":
             kernelized(model, kernels.Mode.INFERENCE)
             assert replaced(model) == [
-                "model.layers.0.self_attn.full_attention",
-                "model.layers.1.self_attn.sparse_attention",
-                "model.layers.2.self_attn.sparse_attention",
-                "model.layers.3.self_attn.full_attention",
-                "model.layers.4.self_attn.full_attention",
+                "model.layers.0.self_attn.attend_all",
+                "model.layers.1.self_attn.attend_blocks",
+                "model.layers.2.self_attn.attend_blocks",
+                "model.layers.3.self_attn.attend_all",
+                "model.layers.4.self_attn.attend_all",
             ]
         cache = HySparseCache(model.config, record_selection=True)
         with torch.no_grad():
@@ -75,4 +75,4 @@ def test_generation_with_kernel_layers_is_the_same(small_model, tokens):
 def test_an_ablated_oracle_keeps_its_own_code(small_model):
     model = small_model(oracle_reduce="random")
     kernelized(model, kernels.Mode.INFERENCE)
-    assert replaced(model) == [f"model.layers.{layer}.self_attn.sparse_attention" for layer in (1, 2)]
+    assert replaced(model) == [f"model.layers.{layer}.self_attn.attend_blocks" for layer in (1, 2)]

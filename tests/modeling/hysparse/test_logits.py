@@ -6,8 +6,10 @@ import torch
 from torch.testing import assert_close
 
 from mimo_hf import HySparseCache
-from mimo_hf.modeling.hysparse import block_attention, block_major
-from mimo_hf.modeling.hysparse.block_attention import block_sparse_attention, full_attention, window_attention
+from mimo_hf.modeling.hysparse import attend, attention_parts, block_major
+from mimo_hf.modeling.hysparse.attend import attend_all, attend_blocks, attend_window
+from mimo_hf.modeling.hysparse.block_selection import Selection
+from mimo_hf.modeling.hysparse.row_layout import Rows
 
 TWO_ROPES = {
     "full_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -75,7 +77,7 @@ def test_small_chunks_of_queries_change_nothing(monkeypatch, small_model, tokens
     mask[1, :11] = 0
     with torch.no_grad():
         expected = model(ids, attention_mask=mask).logits
-        monkeypatch.setattr(block_attention, "CHUNK_LOGITS", 1)
+        monkeypatch.setattr(attention_parts, "CHUNK_LOGITS", 1)
         assert_close(model(ids, attention_mask=mask).logits[0], expected[0], atol=1e-12, rtol=0)
         assert_close(model(ids, attention_mask=mask).logits[1, 11:], expected[1, 11:], atol=1e-12, rtol=0)
 
@@ -92,7 +94,7 @@ def random_states(queries=40, heads=4, kv_heads=2, width=8, seed=0, dtype=torch.
 @pytest.mark.parametrize("materialise", [False, True])
 def test_selected_blocks_are_the_top_of_a_materialised_softmax(materialise):
     query, key, value = random_states()
-    _, blocks, _ = full_attention(query, key, value, scaling=0.5, block_size=4, topk=3, materialise=materialise)
+    _, blocks, _ = attend_all(query, key, value, scaling=0.5, selection=Selection(4, 3), materialise=materialise)
     logits = torch.einsum("bkgqd,bksd->bkgqs", query.unflatten(1, (2, 2)), key) * 0.5
     future = torch.ones(40, 40, dtype=torch.bool).triu(1)
     probabilities = logits.masked_fill(future, -torch.inf).softmax(-1)
@@ -111,9 +113,8 @@ def test_the_groups_maximum_is_of_probabilities_not_of_logits():
     query = torch.zeros(1, 2, 4, 2, dtype=torch.float64)
     query[0, 0, 3] = torch.tensor([50.0, -1.0])
     query[0, 1, 3] = torch.tensor([0.0, 9.0])
-    arguments = {"scaling": 1.0, "block_size": 1, "topk": 1}
-    _, by_probability, _ = full_attention(query, key, key, **arguments)
-    _, by_logit, _ = full_attention(query, key, key, oracle_reduce="logit_max", **arguments)
+    _, by_probability, _ = attend_all(query, key, key, scaling=1.0, selection=Selection(1, 1))
+    _, by_logit, _ = attend_all(query, key, key, scaling=1.0, selection=Selection(1, 1, "logit_max"))
     assert by_probability[0, 0, 3].tolist() == [2]
     assert by_logit[0, 0, 3].tolist() == [0]
 
@@ -121,17 +122,17 @@ def test_the_groups_maximum_is_of_probabilities_not_of_logits():
 def test_of_equal_scores_the_first_block_wins():
     states = torch.ones(1, 2, 30, 4, dtype=torch.float64)
     for queries in (30, 3):
-        _, blocks, _ = full_attention(
-            states[:, :, -queries:], states, states, scaling=1.0, block_size=4, topk=5, q_offset=30 - queries
+        rows = Rows(q_offset=30 - queries)
+        _, blocks, _ = attend_all(
+            states[:, :, -queries:], states, states, rows, scaling=1.0, selection=Selection(4, 5)
         )
         assert blocks[0, 0, -1].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_random_and_recent_blocks_are_visible_distinct_and_as_named():
     query, key, value = random_states()
-    arguments = {"scaling": 0.5, "block_size": 4, "topk": 3}
-    _, recent, _ = full_attention(query, key, value, oracle_reduce="recent", **arguments)
-    _, random, _ = full_attention(query, key, value, oracle_reduce="random", **arguments)
+    _, recent, _ = attend_all(query, key, value, scaling=0.5, selection=Selection(4, 3, "recent"))
+    _, random, _ = attend_all(query, key, value, scaling=0.5, selection=Selection(4, 3, "random"))
     for t in range(40):
         newest = t // 4
         assert recent[0, 0, t].tolist() == [*range(newest, -1, -1), -1, -1][:3]
@@ -171,11 +172,10 @@ def test_a_selection_of_everything_is_dense_attention(queries):
     outputs = []
     for block_size in (4, 8):
         blocks = torch.arange(40 // block_size, dtype=torch.int32).expand(1, 2, queries, -1)
-        output, _ = block_sparse_attention(
-            query[:, :, -queries:], key, value, blocks, scaling=0.5, block_size=block_size, q_offset=40 - queries
-        )
+        rows = Rows(q_offset=40 - queries)
+        output, _ = attend_blocks(query[:, :, -queries:], key, value, blocks, rows, scaling=0.5, block_size=block_size)
         outputs.append(output)
-    dense, _, _ = full_attention(query, key, value, scaling=0.5, block_size=4, topk=1, materialise=True)
+    dense, _, _ = attend_all(query, key, value, scaling=0.5, materialise=True)
     assert torch.equal(*outputs)
     assert_close(outputs[0], dense[:, :, -queries:], atol=1e-14, rtol=0)
 
@@ -186,16 +186,8 @@ def test_a_query_without_blocks_gives_zeros_and_finite_gradients(sinks, queries)
     states = [state.requires_grad_() for state in random_states()]
     blocks = torch.full((1, 2, queries, 2), -1, dtype=torch.int32)
     blocks[0, 0, -1, 0] = 1
-    output, _ = block_sparse_attention(
-        states[0][:, :, -queries:],
-        states[1],
-        states[2],
-        blocks,
-        scaling=0.5,
-        block_size=4,
-        q_offset=40 - queries,
-        sinks=sinks,
-    )
+    query, rows = states[0][:, :, -queries:], Rows(q_offset=40 - queries)
+    output, _ = attend_blocks(query, *states[1:], blocks, rows, scaling=0.5, block_size=4, sinks=sinks)
     assert output[0, :2, -1].abs().min() > 0
     assert output[0, :, :-1].eq(0).all()
     output.sum().backward()
@@ -208,20 +200,19 @@ def test_gradients_of_the_ops_are_those_of_finite_differences(queries):
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)  # noqa: E731  for four tensors in a row
     query, key, value, sinks = draw(1, 2, queries, 2), draw(1, 1, 20, 2), draw(1, 1, 20, 3), draw(2)
     blocks = torch.tensor([[[[0, 3], [2, -1], [1, 4]] * 7]], dtype=torch.int32)[:, :, :queries]
-    offset = 20 - queries
+    rows = Rows(q_offset=20 - queries)
 
-    def sparse(query, key, value, sinks):
-        arguments = {"scaling": 0.7, "block_size": 4, "q_offset": offset, "sinks": sinks}
-        return block_sparse_attention(query, key, value, blocks, **arguments)[0]
+    def some(query, key, value, sinks):
+        return attend_blocks(query, key, value, blocks, rows, scaling=0.7, block_size=4, sinks=sinks)[0]
 
-    def full(query, key, value):
-        return full_attention(query, key, value, scaling=0.7, block_size=4, topk=2, q_offset=offset)[0]
+    def every(query, key, value):
+        return attend_all(query, key, value, rows, scaling=0.7, selection=Selection(4, 2))[0]
 
     def window(query, key, value, sinks):
-        return window_attention(query, key, value, scaling=0.7, window=4, q_offset=offset, sinks=sinks)[0]
+        return attend_window(query, key, value, rows, scaling=0.7, window=4, sinks=sinks)[0]
 
-    assert torch.autograd.gradcheck(sparse, (query, key, value, sinks))
-    assert torch.autograd.gradcheck(full, (query, key, value))
+    assert torch.autograd.gradcheck(some, (query, key, value, sinks))
+    assert torch.autograd.gradcheck(every, (query, key, value))
     assert torch.autograd.gradcheck(window, (query, key, value, sinks))
 
 
@@ -237,18 +228,11 @@ def test_going_block_by_block_is_attention_under_a_mask(start, with_sinks, monke
     blocks[0, 0, 7] = -1
     results = []
     for enough in (1, 10**9):
-        monkeypatch.setattr(block_attention, "SPARSE_ENOUGH", enough)
+        monkeypatch.setattr(attend, "SPARSE_ENOUGH", enough)
         monkeypatch.setattr(block_major, "CHUNK_FLOATS", 1)
         leaves = [state.clone().requires_grad_() for state in states]
-        output, _ = block_sparse_attention(
-            *leaves[:3],
-            blocks,
-            scaling=0.6,
-            block_size=4,
-            kv_start=start,
-            q_offset=40,
-            sinks=leaves[3] if with_sinks else None,
-        )
+        sinks = leaves[3] if with_sinks else None
+        output, _ = attend_blocks(*leaves[:3], blocks, Rows(start, 40), scaling=0.6, block_size=4, sinks=sinks)
         output.square().sum().backward()
         results.append([output.detach(), *(leaf.grad for leaf in leaves)])
     for by_block, by_mask in zip(*results, strict=True):
@@ -260,9 +244,9 @@ def test_not_a_number_in_one_row_does_not_poison_another():
     query, key, value = (torch.cat([state, state]) for state in random_states(dtype=torch.float32))
     key[1, :, 3] = torch.nan
     for queries in (40, 2):
-        arguments = {"scaling": 0.5, "block_size": 4, "q_offset": 40 - queries}
-        output, blocks, _ = full_attention(query[:, :, -queries:], key, value, topk=3, **arguments)
-        sparse, _ = block_sparse_attention(query[:, :, -queries:], key, value, blocks, **arguments)
+        last, rows = query[:, :, -queries:], Rows(q_offset=40 - queries)
+        output, blocks, _ = attend_all(last, key, value, rows, scaling=0.5, selection=Selection(4, 3))
+        sparse, _ = attend_blocks(last, key, value, blocks, rows, scaling=0.5, block_size=4)
         assert output[0].isfinite().all()
         assert sparse[0].isfinite().all()
         assert blocks.max() < 10
