@@ -61,6 +61,7 @@ STREETS = {
         "rollout": TRAINERS_SHARE,
         "mimo_rl": {"rollout", *TRAINERS_SHARE},
         "judge_rlvr": {"mimo_rl", "rollout", *TRAINERS_SHARE},
+        "mopd": {"mimo_rl", "rollout", *TRAINERS_SHARE},
     },
 }
 

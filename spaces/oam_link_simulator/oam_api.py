@@ -23,7 +23,7 @@ CAPS = {
 }  # fmt: skip
 RINGS = {"num_elements": ("num_tx", "num_rx"), "radius_m": ("radius_tx_m", "radius_rx_m")}  # both alike
 LISTS = {"distance_m": "distances_m", "snr_db": "snrs_db"}  # one value, of what an experiment takes several of
-RUNS = {
+RUNS: dict[str, Callable[..., Any]] = {
     "simulate": experiments.run_simulate,
     "sweep": experiments.run_sweep,
     "field": experiments.run_field,

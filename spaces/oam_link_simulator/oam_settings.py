@@ -145,13 +145,19 @@ class Settings:
         return wavelengths * self.wavelength_m
 
     def link_config(self) -> LinkConfig:
-        same = {name: getattr(self, name) for name in LINK if hasattr(self, name) and name != "wavelength_m"}
-        radii = {f"radius_{end}_m": self._length_m(getattr(self, f"radius_{end}_wl")) for end in ("tx", "rx")}
+        same: dict[str, Any] = {
+            name: getattr(self, name) for name in LINK if hasattr(self, name) and name != "wavelength_m"
+        }
+        radii: dict[str, Any] = {
+            f"radius_{end}_m": self._length_m(getattr(self, f"radius_{end}_wl")) for end in ("tx", "rx")
+        }
         return LinkConfig(**same, **radii)
 
     def oem_config(self) -> OEMConfig:
-        own = {name: getattr(self, at) for name, at in OEM_CONTROLS.items()}
-        lengths = {f"{name}_m": self._length_m(getattr(self, f"oem_{name}_wl")) for name in ("radius", "pitch")}
+        own: dict[str, Any] = {name: getattr(self, at) for name, at in OEM_CONTROLS.items()}
+        lengths: dict[str, Any] = {
+            f"{name}_m": self._length_m(getattr(self, f"oem_{name}_wl")) for name in ("radius", "pitch")
+        }
         same = {name: getattr(self, name) for name in ("freq_ghz", "snr_db", "snr_reference")}
         return OEMConfig(**own, **lengths, **same)
 
@@ -201,7 +207,7 @@ def parse(name: str, text: str) -> Any:
     """The value of one setting from its text in a link. Raises ValueError naming the setting and what is allowed."""
     meta, kind = CONTROLS[name], _KINDS[name]
     label = f"{meta.label} ({meta.key})"
-    if meta.many:
+    if meta.many and meta.choices:
         return tuple(parse_choice(label, part, meta.choices) for part in text.split(",") if part)
     if meta.choices:
         return parse_choice(label, text, meta.choices)

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from .mopd_config import MOPDConfig
     from .mopd_trainer import MOPDTrainer
     from .pool import TeacherPool
+    from .server_connection import TeacherError
+    from .server_teacher import ServerTeacher
+    from .teacher_server import serve_teacher
     from .teachers import LoraTeacher
 
 __getattr__, __dir__ = lazy_names(
@@ -16,8 +19,19 @@ __getattr__, __dir__ = lazy_names(
         "mopd_config": "MOPDConfig",
         "mopd_trainer": "MOPDTrainer",
         "pool": "TeacherPool",
+        "server_connection": "TeacherError",
+        "server_teacher": "ServerTeacher",
+        "teacher_server": "serve_teacher",
         "teachers": "LoraTeacher",
     },
 )
 
-__all__ = ["LoraTeacher", "MOPDConfig", "MOPDTrainer", "TeacherPool"]
+__all__ = [
+    "LoraTeacher",
+    "MOPDConfig",
+    "MOPDTrainer",
+    "ServerTeacher",
+    "TeacherError",
+    "TeacherPool",
+    "serve_teacher",
+]

@@ -38,7 +38,7 @@ def load_teacher(
     try:
         # Whatever the Hub has now is what was asked for; code beside the weights runs only if that was asked for, too.
         with _no_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(  # nosec B615
+            model, info = AutoModelForCausalLM.from_pretrained(  # nosec B615  # as said above
                 place, dtype=dtype, output_loading_info=True, **chosen, **common
             )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
@@ -49,7 +49,7 @@ def load_teacher(
             f"{path} lacks {len(missing)} tensors of {type(model).__name__}, which would be random: {shown}."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **common)  # nosec B615
+        tokenizer = AutoTokenizer.from_pretrained(place, **common)  # nosec B615  # as said above
     except (ValueError, OSError):
         tokenizer = None
     return model.to(device), tokenizer

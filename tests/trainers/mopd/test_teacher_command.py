@@ -148,8 +148,8 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
 
 
 def test_a_server_open_to_the_network_warns_unless_it_has_a_key(folder, capsys, monkeypatch):
-    serve(folder, lambda url: None, "--host", "0.0.0.0")  # noqa: S104
+    serve(folder, lambda url: None, "--host", "0.0.0.0")  # noqa: S104  what the test is about
     assert "warning: whoever reaches 0.0.0.0" in capsys.readouterr().err
     monkeypatch.setenv("VLLM_API_KEY", "secret")
-    serve(folder, lambda url: ServerTeacher(url).check(), "--host", "0.0.0.0")  # noqa: S104
+    serve(folder, lambda url: ServerTeacher(url).check(), "--host", "0.0.0.0")  # noqa: S104  what the test is about
     assert "warning" not in capsys.readouterr().err
