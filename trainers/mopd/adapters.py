@@ -8,6 +8,7 @@ from typing import Any
 
 try:
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import check_target_module_exists
 except ImportError as error:
     raise ImportError("Teachers that are adapters need PEFT: pip install 'mimo-hf[peft]'") from error
 
@@ -104,15 +105,19 @@ def _check_adapter(config: Any, path: str, name: str, model: Any) -> None:
             "puts tokens in front of the prompt. Merge it into a model of its own."
         )
     head = next((key for key, module in model.named_modules() if module is model.get_output_embeddings()), "lm_head")
-    targets = config.target_modules
-    on_head = isinstance(targets, list | set | tuple) and any(
-        head.split(".")[-1] == key.split(".")[-1] for key in targets
-    )
+    # "all-linear" leaves the head out.
+    on_head = config.target_modules != "all-linear" and bool(check_target_module_exists(config, head))
+    biases = getattr(config, "bias", "none")
     if getattr(config, "modules_to_save", None) or on_head:
         what = f"modules_to_save={config.modules_to_save}" if config.modules_to_save else f"an adapter on {head!r}"
         raise ValueError(
             f"The adapter {path!r} of the teacher {name!r} has {what}, which scoring by the shared model would pass over. Merge "
             "it (merge_and_unload) and give the merged model as the teacher."
+        )
+    if biases != "none":
+        raise ValueError(
+            f"`bias` of the adapter {path!r} of the teacher {name!r} must be 'none', as PEFT writes biases into the base, which other "
+            f"teachers share; got {biases!r}. Merge it (merge_and_unload) and give the merged model as the teacher."
         )
     base = getattr(model.config, "_name_or_path", "") or ""
     said = config.base_model_name_or_path or ""

@@ -211,9 +211,11 @@ def test_a_table_that_only_has_more_padding_is_taken(
     [
         ({"modules_to_save": ["lm_head"]}, ["'b'", "modules_to_save", "lm_head", "merge_and_unload"]),
         ({"target_modules": ["q_proj", "lm_head"]}, ["'b'", "lm_head", "merge_and_unload"]),
+        ({"target_modules": r".*(q_proj|lm_head)"}, ["'b'", "lm_head", "merge_and_unload"]),
+        ({"bias": "lora_only"}, ["'b'", "bias", "'lora_only'", "merge_and_unload"]),
     ],
 )
-def test_adapters_that_change_the_head_are_refused(make_mopd, save_adapter, settings, words):
+def test_adapters_that_change_what_teachers_share_are_refused(make_mopd, save_adapter, settings, words):
     with pytest.raises(ValueError, match=r".+") as caught:
         make_mopd({"a": "self", "b": save_adapter("tb", 0, **settings), "c": "self"}, peft_config=LORA)
     assert [word for word in words if word not in str(caught.value)] == []
