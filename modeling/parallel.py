@@ -102,8 +102,8 @@ class ParallelMixin(Host):
         num_mtp_heads = getattr(self.config, "num_mtp_layers", 0)
         if stages > 1 and num_mtp_heads > 0:
             raise ValueError(
-                f"`pp_size={stages}` is not supported with MTP heads (`num_mtp_layers={num_mtp_heads}`), which read the "
-                "embeddings of the first stage and the states of the last. Use `tp_size`, or load with `num_mtp_layers=0`."
+                f"`pp_size` must be 1 with MTP heads (`num_mtp_layers={num_mtp_heads}`), which read the embeddings of the "
+                f"first stage and the states of the last; got {stages}. Use `tp_size`, or load with `num_mtp_layers=0`."
             )
         values = {field: getattr(self.config, field) for field in self.split_by_tp}
         for field, value in values.items() if self.splits_heads(distributed_config) else ():
@@ -111,7 +111,7 @@ class ParallelMixin(Host):
                 common = gcd(*values.values())
                 allowed = [str(number) for number in range(1, common + 1) if common % number == 0]
                 raise ValueError(
-                    f"`tp_size={size}` does not divide `{field}={value}`: each process needs whole heads. For this model "
+                    f"`tp_size` must divide `{field}={value}`, as each process needs whole heads; got {size}. For this model "
                     f"`tp_size`, the number of processes, can be {' or '.join(allowed)}."
                 )
 

@@ -99,12 +99,12 @@ def _with_old_name(kwargs: dict[str, Any]) -> dict[str, Any]:
         if name not in (OLD_NAME, NEW_NAME) and (
             isinstance(value, Cache) or (name in NEVER_READ and value is not None)
         ):
-            raise ValueError(f"`{name}` is not read as a cache; call it `{CACHE}`.")
+            raise ValueError(f"`{name}` must be called `{CACHE}` to be read as a cache.")
     # Before 5.24 `cache` is also what continuous batching calls its paged cache, which the attention itself takes.
     if NEW_NAME not in kwargs or not (CACHE == NEW_NAME or new is None or isinstance(new, Cache)):
         return kwargs
     if old is not None and new is not None and old is not new:
-        raise ValueError(f"`{OLD_NAME}` and `{NEW_NAME}` are two names of one argument; leave one of them out.")
+        raise ValueError(f"`{OLD_NAME}` must not go with `{NEW_NAME}`, another name of it; leave one of them out.")
     kwargs = {name: value for name, value in kwargs.items() if name != NEW_NAME}
     if new is not None:
         kwargs[OLD_NAME] = new

@@ -196,8 +196,8 @@ class HySparseConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"`model_type` is {model_type!r}, not 'hysparse': load it with `AutoConfig`, or turn a dense checkpoint into "
-                "HySparse with `mimo_hf.modeling.hysparse.convert_dense`."
+                f"`model_type` must be 'hysparse'; got {model_type!r}. Load it with `AutoConfig`, or turn a dense checkpoint "
+                "into HySparse with `mimo_hf.modeling.hysparse.convert_dense`."
             )
         return super().from_dict(config_dict, **kwargs)
 
@@ -214,7 +214,7 @@ class HySparseConfig(PreTrainedConfig):
             ValueError: there is no such preset.
         """
         if name not in PRESETS:
-            raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}.")
+            raise ValueError(f"`name` must be one of {', '.join(PRESETS)}; got {name!r}.")
         return cls(**{**PRESETS[name], **overrides})
 
     @property
@@ -259,8 +259,8 @@ class HySparseConfig(PreTrainedConfig):
                 )
         if self.attention_dropout:
             raise ValueError(
-                f"`attention_dropout={self.attention_dropout}` is not supported: selection reads the probabilities "
-                "themselves; set it to 0.0."
+                "`attention_dropout` must be 0.0, as selection reads the probabilities themselves; got "
+                f"{self.attention_dropout}."
             )
         self._check_layers()
         self._check_selection()
@@ -292,8 +292,8 @@ class HySparseConfig(PreTrainedConfig):
     def _check_selection(self):
         if self.sliding_window < 2:
             raise ValueError(
-                f"`sliding_window` counts the query itself and must be at least 2; got {self.sliding_window}. (The caches of "
-                "transformers keep the last `sliding_window - 1` positions, and all of them instead of none.)"
+                f"`sliding_window` must be at least 2, as it counts the query itself; got {self.sliding_window}. The caches "
+                "of transformers keep the last `sliding_window - 1` positions, and all of them instead of none."
             )
         block, topk = self.sparse_block_size, self.sparse_topk_tokens
         if block < 1 or topk < block or topk % block:
@@ -315,10 +315,10 @@ class HySparseConfig(PreTrainedConfig):
             raise ValueError(f"`gate_type` must be one of {', '.join(GATES)}; got {self.gate_type!r}.")
         if not (self.use_swa_branch or self.use_sparse_branch):
             raise ValueError(
-                "`use_swa_branch` and `use_sparse_branch` are both False: a sparse layer needs a branch to attend with."
+                "`use_swa_branch` and `use_sparse_branch` must not both be False: sparse layers need a branch to attend with."
             )
         if self.swa_shares_kv and not self.use_swa_branch:
-            raise ValueError("`swa_shares_kv=True` says what the window branch reads, and `use_swa_branch` is False.")
+            raise ValueError("`swa_shares_kv=True` must go with the window branch; got `use_swa_branch=False`.")
         if self.swa_shares_kv and self.swa_num_key_value_heads != self.num_key_value_heads:
             raise ValueError(
                 f"`swa_num_key_value_heads={self.swa_num_key_value_heads}` must be "
@@ -329,8 +329,8 @@ class HySparseConfig(PreTrainedConfig):
         for field, system in FOREIGN_FIELDS.items():
             if fields.get(field) is not None:
                 raise ValueError(
-                    f"`{field}={fields[field]!r}` belongs to {system}; HySparse has no such field and would be built "
-                    "wrongly. Remove it, or load the model with the class that it was made for."
+                    f"`{field}` must not be given to HySparse, as it belongs to {system}; got {fields[field]!r}. Remove it, "
+                    "or load the model with the class that it was made for."
                 )
 
     def _translate_token_selection(self, fields: dict[str, Any]):
@@ -343,8 +343,8 @@ class HySparseConfig(PreTrainedConfig):
         if tokens:
             if self.sparse_block_size != 1:
                 raise ValueError(
-                    f"`forced_local_tokens={tokens}` needs `selection_granularity='token'`; with blocks of "
-                    f"{self.sparse_block_size} tokens give `forced_local_blocks`."
+                    f"`forced_local_tokens` must go with `selection_granularity='token'`; got {tokens} with blocks of "
+                    f"{self.sparse_block_size} tokens. For these give `forced_local_blocks`."
                 )
             self.forced_local_blocks = tokens
 

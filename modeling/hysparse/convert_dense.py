@@ -142,15 +142,15 @@ def _load(path: str | os.PathLike) -> PreTrainedModel:
 def _check_family(model_type: str | None):
     if model_type not in FAMILIES:
         raise ValueError(
-            f"a model with `model_type={model_type!r}` can't be converted; HySparse has the layers of {', '.join(FAMILIES)}."
+            f"`model_type` must be one of {', '.join(FAMILIES)}, whose layers HySparse has; got {model_type!r}."
         )
 
 
 def _refuse_quantised(quantization_config):
     if quantization_config is not None:
         raise ValueError(
-            "`quantization_config` is set: quantised weights can't be split over other layers. Convert the full-precision "
-            "checkpoint, and quantise the result."
+            "`quantization_config` must not be set: quantised weights can't be split over other layers. Convert the "
+            "full-precision checkpoint, and quantise the result."
         )
 
 
@@ -158,35 +158,33 @@ def _check_config(config: PreTrainedConfig):
     _check_family(config.model_type)
     _refuse_quantised(getattr(config, "quantization_config", None))
     if getattr(config, "mlp_bias", False):
-        raise ValueError(
-            "`mlp_bias=True`: the MLPs of HySparse have no bias, and the model would compute something else."
-        )
+        raise ValueError(f"`mlp_bias` must be False, as the MLPs of HySparse have no bias; got {config.mlp_bias}.")
     windows = [i for i, kind in enumerate(getattr(config, "layer_types", None) or []) if kind != "full_attention"]
     if windows:
         raise ValueError(
-            f"`layer_types` has {config.layer_types[windows[0]]!r} in layer {windows[0]}: only layers that attend to the whole "
-            "context can be converted. If the window is longer than any input, set `use_sliding_window=False` and all "
-            "`layer_types` to 'full_attention'."
+            f"`layer_types` must all be 'full_attention' to be converted; got {config.layer_types[windows[0]]!r} in layer "
+            f"{windows[0]}. If the window is longer than any input, set `use_sliding_window=False` and all `layer_types` to "
+            "'full_attention'."
         )
 
 
 def _check_weights(model: PreTrainedModel):
     if not isinstance(model.get_output_embeddings(), nn.Linear) or not hasattr(model, "model"):
         raise ValueError(
-            f"{type(model).__name__} has no language-modelling head: pass {FAMILIES[model.config.model_type].__name__}."
+            f"`model` must be a {FAMILIES[model.config.model_type].__name__}, with its LM head; got {type(model).__name__}."
         )
     parameters = dict(model.named_parameters())
     biased = next((name for name in parameters if name.endswith("o_proj.bias")), None)
     if biased:
         raise ValueError(
-            f"`{biased}` (from `attention_bias={model.config.attention_bias}`) has no place: `o_proj` of HySparse has no bias."
+            f"`o_proj` must have no bias; got `{biased}` (from `attention_bias={model.config.attention_bias}`)."
         )
     for name, parameter in parameters.items():
         if parameter.is_meta:
-            raise ValueError(f"`{name}` is not in memory (device 'meta'): load the model without offloading.")
+            raise ValueError(f"`{name}` must be in memory, not on 'meta'. Load the model without offloading.")
         if not parameter.is_floating_point():
             raise ValueError(
-                f"`{name}` is {parameter.dtype}: convert the full-precision checkpoint, not a quantised one."
+                f"`{name}` must be floating-point; got {parameter.dtype}. Convert the checkpoint before it was quantised."
             )
 
 
@@ -205,7 +203,7 @@ def _layer_types(num_layers: int, sparse_layers_per_full: int, full_layers: Sequ
 def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in SETTINGS:
-            raise ValueError(f"`{name}` is not a setting of the conversion; there are {', '.join(SETTINGS)}.")
+            raise ValueError(f"A setting of the conversion must be one of {', '.join(SETTINGS)}; got `{name}`.")
     return settings
 
 
@@ -232,8 +230,8 @@ def _copy_weights(dense: PreTrainedModel, converted: HySparseForCausalLM):
     missing = [name for name in result.missing_keys if not name.endswith(("_sinks", "_gate.weight", "_gate.bias"))]
     if missing:
         raise ValueError(
-            f"{len(missing)} weights, such as `{missing[0]}`, are not in the model under the names of its class. Merge adapters "
-            "into it first (`merge_and_unload()`)."
+            f"`model` must have all weights under the names of its class; it lacks {len(missing)}, such as `{missing[0]}`. "
+            "Merge adapters into it first (`merge_and_unload()`)."
         )
     left_out = Counter(MTP_LAYERS if name.startswith(f"{MTP_LAYERS}.") else name for name in result.unexpected_keys)
     if left_out:

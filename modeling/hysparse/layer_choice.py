@@ -93,8 +93,8 @@ def layer_agreement(
         del ALL_ATTENTION_FUNCTIONS[NAME], ALL_MASK_ATTENTION_FUNCTIONS[NAME]
     if recorder.num_queries == 0:
         raise ValueError(
-            f"no row in `batches` is longer than `sparse_topk_tokens={topk}`: every layer would select all blocks. Pass "
-            "longer rows, or lower it."
+            f"`batches` must have a row longer than `sparse_topk_tokens={topk}`; got none, so every layer would select all "
+            "blocks. Pass longer rows, or lower it."
         )
     return recorder.shares / recorder.num_queries
 

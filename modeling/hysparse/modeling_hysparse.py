@@ -94,7 +94,7 @@ class HySparsePreTrainedModel(ParallelMixin, v2_flash.MiMoV2FlashPreTrainedModel
             return NAME
         if requested_attention == "sdpa":
             raise ValueError(
-                f"attn_implementation='sdpa' has no attention sinks; use {NAME!r}, the same fused attention with them."
+                f"`attn_implementation` must not be 'sdpa', which has no sinks; {NAME!r} is the same with them."
             )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
@@ -102,9 +102,9 @@ class HySparsePreTrainedModel(ParallelMixin, v2_flash.MiMoV2FlashPreTrainedModel
         # Before transformers looks for an attention in the kernel's repository.
         if attn_implementation is not None and attn_implementation.endswith("hysparse-attn"):
             raise ValueError(
-                f"attn_implementation={attn_implementation!r}: this kernel replaces layers, and nothing would use it as an "
-                "attention. Call `mimo_hf.hub.kernels.register_layers('hysparse-attn')` and `kernels.kernelize(model, "
-                "mode=..., device='cuda')`."
+                f"`attn_implementation` must be an attention; got {attn_implementation!r}, a kernel that replaces layers. "
+                "Call `mimo_hf.hub.kernels.register_layers('hysparse-attn')` and `kernels.kernelize(model, mode=..., "
+                "device='cuda')`."
             )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
@@ -112,13 +112,13 @@ class HySparsePreTrainedModel(ParallelMixin, v2_flash.MiMoV2FlashPreTrainedModel
         super().check_parallel(distributed_config)
         if distributed_config.pp_size > 1:
             raise ValueError(
-                f"`pp_size={distributed_config.pp_size}` is not supported: sparse layers read the keys and the selection of "
-                "the full layer before them, and stages pass hidden states only. Use `tp_size`, or `ep_size` for experts."
+                "`pp_size` must be 1, as sparse layers read the full layer's keys and selection and stages pass hidden states "
+                f"only; got {distributed_config.pp_size}. Use `tp_size`, or `ep_size` for experts."
             )
         if self.config.oracle_reduce == "random" and self.splits_heads(distributed_config):
             raise ValueError(
-                "`oracle_reduce='random'` is not supported under tensor parallelism: each process would draw the same blocks "
-                "for its heads. Run it on one process."
+                "`oracle_reduce` must not be 'random' under tensor parallelism: each process would draw the same blocks for "
+                "its heads. Run it on one process."
             )
 
     @classmethod
@@ -178,7 +178,7 @@ class HySparseModel(HySparsePreTrainedModel):
                 together with what they can't be combined with.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give one of `input_ids` and `inputs_embeds`; got both or none of them.")
+            raise ValueError("One of `input_ids` and `inputs_embeds` must be given; got both or none of them.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         documents = self._documents(attention_mask, position_ids, past_key_values, kwargs)
@@ -194,9 +194,9 @@ class HySparseModel(HySparsePreTrainedModel):
             position_ids = torch.arange(q_offset, q_offset + length, device=inputs_embeds.device)[None]
         if isinstance(attention_mask, torch.Tensor) and attention_mask.shape != (batch, q_offset + length):
             raise ValueError(
-                f"`attention_mask` has the shape {list(attention_mask.shape)}; expected [batch, slots] = "
-                f"[{batch}, {q_offset + length}], a number for each token in the cache and each new one. Masks of other forms "
-                "can't be represented; pack documents by `position_ids`."
+                f"`attention_mask` must be [batch, slots] = [{batch}, {q_offset + length}], a number for each token in the "
+                f"cache and each new one; got {list(attention_mask.shape)}. Masks of other forms can't be represented; pack "
+                "documents by `position_ids`."
             )
         masks = attention_mask if isinstance(attention_mask, dict) else {"full_attention": attention_mask}
         rows = Rows(content_start(masks["full_attention"]), q_offset)
@@ -242,7 +242,7 @@ class HySparseModel(HySparsePreTrainedModel):
             refused.append(CACHE)
         if refused:
             raise ValueError(
-                f"`{refused[0]}` can't be had of packed documents (`position_ids` start anew within a row): pass them as a "
+                f"`{refused[0]}` must not go with packed documents (`position_ids` start anew within a row). Pass them as a "
                 "padded batch, one document a row."
             )
         return documents

@@ -76,8 +76,8 @@ class MiMoConfig(Qwen2Config):
         check_mtp_fields(self, "num_nextn_predict_layers")
         if not self.attention_bias:
             raise ValueError(
-                "`attention_bias=False` is not supported: queries, keys and values of MiMo-7B have a bias. Use Qwen3 or "
-                "Llama for a model without."
+                "`attention_bias` must be True, as queries, keys and values of MiMo-7B have a bias; got "
+                f"{self.attention_bias}. Use Qwen3 or Llama for a model without."
             )
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -88,8 +88,8 @@ class MiMoConfig(Qwen2Config):
             )
         if self.use_sliding_window and (self.sliding_window is None or self.sliding_window < 2):
             raise ValueError(
-                "`sliding_window` counts the query itself and must be at least 2 with `use_sliding_window=True`; got "
-                f"{self.sliding_window}. (The caches of transformers keep all positions of a window of 1.)"
+                "`sliding_window` must be at least 2 with `use_sliding_window=True`, as it counts the query itself; got "
+                f"{self.sliding_window}. The caches of transformers keep all positions of a window of 1."
             )
 
     def get_mtp_config(self) -> "MiMoConfig":

@@ -36,9 +36,9 @@ def note_for_other_classes(num_mtp_layers: int) -> dict[str, Any]:
 
 def refuse_later_family(seen: str):
     raise ValueError(
-        f"This checkpoint belongs to a later MiMo-V2 family ({seen}). {LATER_FAMILIES} have another architecture than "
-        "MiMo-V2-Flash and would be built wrongly here. Load them with the code of their own repository "
-        "(`trust_remote_code=True`) or with SGLang or vLLM."
+        f"`model_type` must be that of MiMo-V2-Flash; the checkpoint belongs to a later MiMo-V2 family ({seen}). "
+        f"{LATER_FAMILIES} have another architecture and would be built wrongly here. Load them with the code of their own "
+        "repository (`trust_remote_code=True`) or with SGLang or vLLM."
     )
 
 
@@ -118,8 +118,8 @@ class MiMoV2FlashConfig(TrunkConfig):
         if num_heads is not None:
             if self.num_mtp_layers not in (0, num_heads):
                 raise ValueError(
-                    f"`num_mtp_layers={self.num_mtp_layers}` and `num_nextn_predict_layers={num_heads}` contradict each "
-                    "other; give one of them."
+                    f"`num_mtp_layers` and `num_nextn_predict_layers` must agree; got {self.num_mtp_layers} and {num_heads}. "
+                    "Give one of them."
                 )
             self.num_mtp_layers = num_heads
 
@@ -147,7 +147,7 @@ class MiMoV2FlashConfig(TrunkConfig):
     def _take(self, field: str, value: Any, source: str, unset: tuple = (None,)):
         if getattr(self, field) not in (*unset, value):
             raise ValueError(
-                f"`{field}={getattr(self, field)}` and the {value} of `{source}` contradict each other; give one of them."
+                f"`{field}` and `{source}` must agree; got {getattr(self, field)} and {value}. Give one of them."
             )
         setattr(self, field, value)
 
@@ -162,7 +162,7 @@ class MiMoV2FlashConfig(TrunkConfig):
             )
         if kwargs.get("rope_scaling") is not None:
             raise ValueError(
-                f"`rope_scaling={kwargs['rope_scaling']}` is not a field of MiMo-V2-Flash; describe scaled rotary "
+                f"`rope_scaling` must not be given to MiMo-V2-Flash; got {kwargs['rope_scaling']}. Describe scaled rotary "
                 "embeddings per layer type in `rope_parameters`."
             )
         kwargs.pop("rope_scaling", None)
@@ -183,8 +183,8 @@ class MiMoV2FlashConfig(TrunkConfig):
         for (layer_type, key), value in given.items():
             if known.get(layer_type, {}).get(key, value) != value:
                 raise ValueError(
-                    f"`rope_parameters[{layer_type!r}][{key!r}]={known[layer_type][key]}` and the official field's value "
-                    f"{value} contradict each other; give one of them."
+                    f"`rope_parameters[{layer_type!r}][{key!r}]` must agree with the official field; got "
+                    f"{known[layer_type][key]} and {value}. Give one of them."
                 )
             defaults[layer_type][key] = float(value)
         self.rope_parameters = {name: values | known.get(name, {}) for name, values in defaults.items()}
@@ -206,9 +206,9 @@ class MiMoV2FlashConfig(TrunkConfig):
             value = kwargs.pop(field, None)
             if value is not None and value != built:
                 raise ValueError(
-                    f"`{field}={value!r}` is not supported: transformers' MiMo-V2-Flash layers are built with "
-                    f"{built!r} (sliding layers have twice the key-value heads and an attention sink, global layers "
-                    "have none, experts are routed by sigmoid scores without shared experts)."
+                    f"`{field}` must be {built!r}, as in transformers' MiMo-V2-Flash layers; got {value!r}. Sliding layers "
+                    "have twice the key-value heads and an attention sink, global layers have none, and experts are routed by "
+                    "sigmoid scores without shared experts."
                 )
 
     def check_values(self):

@@ -117,7 +117,7 @@ class MiMoV2FlashPreTrainedModel(ParallelMixin, trunk.MiMoV2FlashPreTrainedModel
             return sink_attention.NAME
         if requested_attention == "sdpa":
             raise ValueError(
-                "attn_implementation='sdpa' has no attention sinks; use 'mimo_sink', the same fused attention with them."
+                "`attn_implementation` must not be 'sdpa', which has no attention sinks; 'mimo_sink' is the same with them."
             )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 

@@ -17,7 +17,7 @@ def routers_of(model: nn.Module) -> list[MiMoV2FlashTopkRouter]:
     routers = [module for module in model.modules() if isinstance(module, MiMoV2FlashTopkRouter)]
     if not routers:
         raise ValueError(
-            f"{type(model).__name__} has no mixture-of-experts layers (`mlp_layer_types` holds no 'sparse')."
+            f"`mlp_layer_types` must hold a 'sparse' for mixture-of-experts layers; {type(model).__name__} has none."
         )
     return routers
 
@@ -76,7 +76,7 @@ class RoutingRecorder:
     @property
     def indices(self) -> torch.Tensor:
         if not self.texts:
-            raise ValueError("nothing was recorded: run the model inside `with record_routing(model)`.")
+            raise ValueError("`indices` must not be empty: run the model inside `with record_routing(model)`.")
         return torch.cat([torch.stack([torch.cat(chunks) for chunks in layers], dim=1) for layers in self.texts])
 
     def begin(self, batch_size: int, continues: bool):
@@ -168,7 +168,7 @@ def replay_routing(model: PreTrainedModel, indices: torch.Tensor) -> Iterator[No
             recomputed += 1
         logits, _, own = output
         if len(own) != len(indices):
-            raise ValueError(f"`indices` holds {len(indices)} tokens, this forward pass has {len(own)}.")
+            raise ValueError(f"`indices` must be of the {len(own)} tokens of this forward pass; got {len(indices)}.")
         recorded = indices[:, layer].to(device=own.device, dtype=own.dtype)
         chosen = torch.where((recorded < 0).any(dim=-1, keepdim=True), own, recorded)
         weights = logits.sigmoid().gather(1, chosen)
@@ -202,7 +202,7 @@ def _check_replayed(indices: torch.Tensor, routers: list[MiMoV2FlashTopkRouter])
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise ValueError(f"`indices` must hold integers, the numbers of the experts; got {indices.dtype}.")
     if indices.numel() and int(indices.max()) >= routers[0].num_experts:
-        raise ValueError(f"`indices` names expert {int(indices.max())}; the model has {routers[0].num_experts}.")
+        raise ValueError(f"`indices` must be below {routers[0].num_experts}; got expert {int(indices.max())}.")
 
 
 class ForwardPasses:

@@ -123,16 +123,15 @@ class MTPMixin(MTPGenerationMixin):
         wanted = len(self.mtp_heads) > 0 and config.mtp_loss_weight > 0 and config.mtp_train_mode != "trunk"
         if labels is not None and not wanted and config.mtp_train_mode == "heads" and self.training:
             raise ValueError(
-                "mtp_train_mode='heads' trains the MTP heads alone, but there is nothing to train: "
-                f"num_mtp_layers={len(self.mtp_heads)}, mtp_loss_weight={config.mtp_loss_weight}. Use "
-                "mtp_train_mode='trunk' or 'joint', or a weight above 0."
+                f"`mtp_train_mode` must not be 'heads' if there are none to train; got num_mtp_layers={len(self.mtp_heads)}, "
+                f"mtp_loss_weight={config.mtp_loss_weight}. Use mtp_train_mode='trunk' or 'joint', or a weight above 0."
             )
         if labels is None or not wanted:
             return False
         if input_ids is None:
             raise ValueError(
-                "the MTP loss needs `input_ids`, since the heads read the tokens that follow; got `inputs_embeds`. Set "
-                "`config.mtp_loss_weight = 0` to train the trunk alone."
+                "`input_ids` must be given for the MTP loss, since the heads read the tokens that follow; got "
+                "`inputs_embeds`. Set `config.mtp_loss_weight = 0` to train the trunk alone."
             )
         if config.mtp_train_mode == "heads" and self.training:
             logger.warning_once("mtp_train_mode='heads': only the MTP heads are trained, the trunk stays as it is.")
@@ -234,9 +233,9 @@ class MTPMixin(MTPGenerationMixin):
     def _require_heads(self, what: str):
         if len(self.mtp_heads) == 0:
             raise ValueError(
-                f"`{what}` needs MTP heads, but this model has none (`num_mtp_layers=0`). If the checkpoint has tensors "
-                f"`{self.mtp_prefix}*`, load it with `from_pretrained(..., num_mtp_layers=K)`. Otherwise build the model "
-                "with `num_mtp_layers=1`, train it, then `replicate_mtp_heads(K)` and train the heads."
+                f"`{what}` must go with MTP heads; this model has none (`num_mtp_layers=0`). If the checkpoint has tensors "
+                f"`{self.mtp_prefix}*`, load it with `from_pretrained(..., num_mtp_layers=K)`. Otherwise build the model with "
+                "`num_mtp_layers=1`, train it, then `replicate_mtp_heads(K)` and train the heads."
             )
 
     def _require_trained_heads(self, what: str):
@@ -245,7 +244,7 @@ class MTPMixin(MTPGenerationMixin):
         names = [n for n, p in self.named_parameters() if n in untouched and p._version == untouched[n]]
         if names:
             raise ValueError(
-                f"`{what}` needs trained MTP heads, but the checkpoint had no values for {', '.join(names)}, and nothing "
+                f"`{what}` must go with trained MTP heads; the checkpoint had no values for {', '.join(names)}, and nothing "
                 "has trained them since. Train the heads, or load a checkpoint that has them."
             )
 

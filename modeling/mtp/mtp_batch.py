@@ -91,36 +91,38 @@ def decode_batch(
         ValueError: something asked for has no meaning for rows of different lengths, or the cache can't be rolled back.
     """
     if streamer is not None:
-        raise ValueError("`streamer` with `use_mtp=True` needs a batch of 1: rows accept different numbers of drafts.")
+        raise ValueError("`streamer` with `use_mtp=True` must go with a batch of 1: rows advance unevenly.")
     if synced_gpus:
         raise ValueError(
-            "`use_mtp=True` decodes batches without `synced_gpus`: ranks run different numbers of rounds. Gather the "
-            "weights, or leave `use_mtp` out."
+            f"`synced_gpus` must be False for a batch with `use_mtp=True`; got {synced_gpus}. Ranks run different numbers of "
+            "rounds: gather the weights, or leave `use_mtp` out."
         )
     if not use_cache:
-        raise ValueError("`use_mtp=True` needs `use_cache=True`.")
+        raise ValueError("`use_mtp=True` must go with `use_cache=True`.")
     if generation_config.assistant_ensemble_weight is not None:
-        raise ValueError("`assistant_ensemble_weight` with `use_mtp=True` needs a batch of 1.")
+        raise ValueError("`assistant_ensemble_weight` with `use_mtp=True` must go with a batch of 1.")
     if generation_config.return_dict_in_generate and (
         generation_config.output_attentions or generation_config.output_hidden_states
     ):
         raise ValueError(
-            "`output_attentions` and `output_hidden_states` with `use_mtp=True` need a batch of 1: the states of rows that "
-            "accept different numbers of drafts don't share a shape."
+            "`output_attentions` and `output_hidden_states` with `use_mtp=True` must go with a batch of 1: the states of rows "
+            "that accept different numbers of drafts don't share a shape."
         )
     if any(isinstance(processor, PrefixConstrainedLogitsProcessor) for processor in logits_processor):
         raise ValueError(
-            "`prefix_allowed_tokens_fn` with `use_mtp=True` needs a batch of 1: it is told the number of the row, which "
-            "changes when rows end."
+            "`prefix_allowed_tokens_fn` with `use_mtp=True` must go with a batch of 1: it is told the number of the row, "
+            "which changes when rows end."
         )
     if input_ids.shape[1] == 0 or inputs_embeds is not None:
-        raise ValueError("`use_mtp=True` needs the prompt as `input_ids`: the heads read its tokens.")
+        raise ValueError("`use_mtp=True` must go with the prompt as `input_ids`: the heads read its tokens.")
     check_cache(cache)
     padding = left_padding(input_ids, attention_mask)
     if position_ids is not None and not torch.equal(
         position_ids.expand_as(input_ids).where(columns(input_ids) >= padding, 0), positions(input_ids, padding)
     ):
-        raise ValueError("`position_ids` with `use_mtp=True` must count each row's tokens from 0; leave them out.")
+        raise ValueError(
+            "`position_ids` with `use_mtp=True` must count each row's tokens from 0; got another count. Leave them out."
+        )
 
     decoder = _BatchDecoder(model, input_ids, padding, logits_processor, generation_config, cache)
     decoder.criteria = StoppingCriteriaList(c for c in stopping_criteria if not isinstance(c, CUT_BY_TRANSFORMERS))

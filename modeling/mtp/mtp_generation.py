@@ -171,16 +171,15 @@ class MTPGenerationMixin(Host):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if generation_config.use_mtp and (generation_config.num_beams or 1) > 1:
             raise ValueError(  # here, before transformers logs that it ignores one of the two
-                "`use_mtp=True` drafts for greedy decoding and sampling, not for beam search; set `num_beams=1`, or leave "
-                "`use_mtp` out."
+                "`num_beams` must be 1 with `use_mtp=True`, which drafts for greedy decoding and sampling; got "
+                f"{generation_config.num_beams}. Set it to 1, or leave `use_mtp` out."
             )
         return generation_config, model_kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         if generation_config.use_mtp and generation_mode != GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
-                f"`use_mtp=True` drafts for greedy decoding and sampling, not for {generation_mode.value}; leave one of "
-                "them out."
+                f"`use_mtp=True` must go with greedy decoding or sampling; got {generation_mode.value}. Leave one of them out."
             )
         if generation_config.use_mtp:
             self._refuse_beside_mtp(generation_config, generation_mode_kwargs)
@@ -196,23 +195,23 @@ class MTPGenerationMixin(Host):
         given = [name for name in drafters if getattr(generation_config, name) is not None]
         given += ["assistant_model"] if generation_mode_kwargs.get("assistant_model") is not None else []
         if given:
-            raise ValueError(f"`use_mtp=True` and `{given[0]}` are two ways to draft; leave one of them out.")
+            raise ValueError(f"`use_mtp=True` must not go with `{given[0]}`, another way to draft; leave one out.")
         if generation_config.dola_layers is not None:
-            raise ValueError("`use_mtp=True` does not decode with `dola_layers`; leave one of them out.")
+            raise ValueError("`use_mtp=True` must not go with `dola_layers`; leave one of them out.")
         if generation_config.guidance_scale not in (None, 1.0):
             raise ValueError(
-                "`use_mtp=True` does not work with `guidance_scale`, whose second text transformers advances token by "
-                "token and can't take back with a rejected draft; leave one of them out."
+                "`use_mtp=True` must not go with `guidance_scale`, whose second text transformers advances token by token and "
+                "can't take back with a rejected draft; leave one of them out."
             )
         if generation_config.output_attentions and self.config._attn_implementation != "eager":
             raise ValueError(
-                f"`output_attentions` needs the attention 'eager'; this model has '{self.config._attn_implementation}'. Call "
+                f"`output_attentions` must go with the attention 'eager'; got '{self.config._attn_implementation}'. Call "
                 "`model.set_attn_implementation('eager')` first."
             )
         if self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
             raise ValueError(
-                "`use_mtp=True` needs the cache, which transformers leaves out under gradient checkpointing in training "
-                "mode; call `model.eval()` or `model.gradient_checkpointing_disable()` before `generate`."
+                "`use_mtp=True` must go with the cache, which transformers leaves out under gradient checkpointing in "
+                "training mode; call `model.eval()` or `model.gradient_checkpointing_disable()` before `generate`."
             )
 
     def prepare_inputs_for_generation(
@@ -248,7 +247,7 @@ class MTPGenerationMixin(Host):
             )
         cache = cache_of(kwargs)
         if generation_config.use_mtp and cache is None:
-            raise ValueError("`use_mtp=True` needs `use_cache=True`: rejected drafts are taken back from the cache.")
+            raise ValueError("`use_mtp=True` must go with `use_cache=True`, to take rejected drafts back.")
         num_cached_tokens = 0 if cache is None else int(cache.get_seq_length())
         if generation_config.use_mtp and num_cached_tokens > 0:
             mask = kwargs.get("attention_mask")
@@ -258,8 +257,8 @@ class MTPGenerationMixin(Host):
             )
             if not num_cached_tokens < input_ids.shape[1] == mask_length:
                 raise ValueError(
-                    f"`use_mtp=True` needs the whole text as `input_ids`, also where `{CACHE}` holds the beginning of it; "
-                    f"got {input_ids.shape[1]} tokens, a mask for {mask_length} and a cache of {num_cached_tokens}."
+                    f"`input_ids` must be the whole text with `use_mtp=True`, also if `{CACHE}` holds its beginning; got "
+                    f"{input_ids.shape[1]} tokens, a mask for {mask_length} and a cache of {num_cached_tokens}."
                 )
             # Assisted decoding in transformers would run the whole text again, behind what the cache holds.
             kwargs["num_cached_tokens"] = num_cached_tokens
@@ -301,7 +300,7 @@ class MTPGenerationMixin(Host):
             )
         self._require_trained_heads("use_mtp=True")
         if input_ids.shape[1] == 0 or model_kwargs.get("inputs_embeds") is not None:
-            raise ValueError("`use_mtp=True` needs the prompt as `input_ids`: the heads read its tokens.")
+            raise ValueError("`use_mtp=True` must go with the prompt as `input_ids`: the heads read its tokens.")
         generator = self.mtp_candidate_generator_class(
             self, generation_config, logits_processor, attention_mask=model_kwargs.get("attention_mask")
         )

@@ -15,13 +15,13 @@ def check_cache(cache):
     ):
         kind = type(cache).__name__ + (" with offloading" if getattr(cache, "offloading", False) else "")
         raise ValueError(
-            f"`use_mtp=True` needs a DynamicCache, whose rows can be rolled back by different numbers of tokens; got a "
-            f"{kind}. Leave `cache_implementation` and `{CACHE}` out."
+            f"`{CACHE}` must be a DynamicCache with `use_mtp=True`, as rows are rolled back by different numbers of tokens; "
+            f"got a {kind}. Leave `cache_implementation` and `{CACHE}` out."
         )
     if cache.get_seq_length() > 0:
         raise ValueError(
-            "`use_mtp=True` decodes batches from an empty cache: afterwards the rows of its cache are aligned otherwise "
-            f"than the text. Leave `{CACHE}` out."
+            f"`{CACHE}` must be empty for a batch with `use_mtp=True`, whose rows the cache holds aligned otherwise than the "
+            f"text; got {cache.get_seq_length()} tokens. Leave it out."
         )
 
 
@@ -38,8 +38,8 @@ def left_padding(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -
     padding = (~mask).sum(dim=1, keepdim=True)
     if not torch.equal(mask, columns(input_ids) >= padding) or (padding == input_ids.shape[1]).any():
         raise ValueError(
-            "`attention_mask` must be zeros, then at least one 1 in each row: `use_mtp=True` needs padding on the left. "
-            'Set `tokenizer.padding_side = "left"`.'
+            "`attention_mask` must be zeros, then at least one 1 in each row, as `use_mtp=True` needs padding on the left; "
+            'got another order. Set `tokenizer.padding_side = "left"`.'
         )
     return padding
 

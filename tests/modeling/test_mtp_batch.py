@@ -362,7 +362,7 @@ def test_filled_caches_are_refused(follower, tokens):
     cache = DynamicCache(config=follower.config)
     with torch.no_grad():
         follower(tokens(2, 3), past_key_values=cache)
-    with pytest.raises(ValueError, match="empty cache"):
+    with pytest.raises(ValueError, match=r"must be empty .*; got 3 tokens"):
         follower.generate(tokens(2, 6), use_mtp=True, past_key_values=cache, max_new_tokens=4, **GREEDY)
 
 

@@ -296,13 +296,13 @@ def test_what_does_not_go_together_is_refused(follower, tokens, arguments, named
 
 
 def test_the_refusal_of_beams_is_all_that_is_said(follower, tokens, caplog):
-    with pytest.raises(ValueError, match="not for beam search; set `num_beams=1`"):
+    with pytest.raises(ValueError, match=r"`num_beams` must be 1 with `use_mtp=True`.*got 2"):
         follower.generate(tokens(1, 6), use_mtp=True, max_new_tokens=4, num_beams=2, **GREEDY)
     assert caplog.records == []
 
 
 def test_a_second_drafter_is_refused(follower, tiny_model, tokens):
-    with pytest.raises(ValueError, match="`assistant_model` are two ways to draft"):
+    with pytest.raises(ValueError, match="must not go with `assistant_model`, another way to draft"):
         follower.generate(tokens(1, 6), use_mtp=True, assistant_model=tiny_model(), max_new_tokens=4, **GREEDY)
 
 

@@ -15,10 +15,10 @@ CASES = {
     "mimo drafts": {"model": "mimo", "generate": {"use_mtp": True}},
 }
 REFUSED = {
-    "one head": ({"model": "one head"}, "`tp_size=2` does not divide `num_key_value_heads=1`"),
+    "one head": ({"model": "one head"}, "`tp_size` must divide `num_key_value_heads=1`.*; got 2"),
     "stages": (
         {"model": "mimo", "distributed": {"pp_size": 2}},
-        r"not supported with MTP heads \(`num_mtp_layers=3`\)",
+        r"`pp_size` must be 1 with MTP heads \(`num_mtp_layers=3`\).*; got 2",
     ),
 }
 

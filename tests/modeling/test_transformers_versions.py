@@ -42,13 +42,13 @@ def test_a_cache_is_used_under_either_name(causal_lm, name):
 @pytest.mark.parametrize("name", ["cache_params", "past_key_value", "state", "layer_past"])
 def test_a_cache_under_a_name_that_nothing_reads_is_refused(causal_lm, name):
     for model in (causal_lm, causal_lm.model):
-        with pytest.raises(ValueError, match=f"`{name}` is not read as a cache; call it `{CACHE}`"):
+        with pytest.raises(ValueError, match=f"`{name}` must be called `{CACHE}` to be read as a cache"):
             model(torch.tensor([[3, 4]]), **{name: DynamicCache(config=causal_lm.config)})
 
 
 def test_two_caches_and_the_tuples_of_old_are_refused(causal_lm):
     ids, one, two = torch.tensor([[3, 4]]), DynamicCache(), DynamicCache()
-    with pytest.raises(ValueError, match="two names of one argument"):
+    with pytest.raises(ValueError, match="another name of it"):
         causal_lm(ids, cache=one, past_key_values=two)
     for name in NAMES:
         with pytest.raises(ValueError, match=f"`{name}` must be a cache"):

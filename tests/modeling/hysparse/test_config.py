@@ -45,7 +45,7 @@ def test_a_preset_is_a_model_of_its_size(name, parameters, full):
 
 def test_a_preset_takes_other_fields():
     assert HySparseConfig.from_preset("hysparse-7b", sliding_window=64).sliding_window == 64
-    with pytest.raises(ValueError, match=r"no preset 'hysparse-1b'; there are hysparse-7b, hysparse-80b-a3b"):
+    with pytest.raises(ValueError, match=r"`name` must be one of hysparse-7b, hysparse-80b-a3b.*; got 'hysparse-1b'"):
         HySparseConfig.from_preset("hysparse-1b")
 
 
@@ -70,21 +70,24 @@ IMPOSSIBLE = [
     ({"layer_types": ["full_attention"] * 3}, "`layer_types` must name each of the 36 layers"),
     ({"num_key_value_heads": 5}, "`num_attention_heads=32` must be a multiple of `num_key_value_heads=5`"),
     ({"swa_num_key_value_heads": 3}, "must be a multiple of `swa_num_key_value_heads=3`"),
-    ({"sliding_window": 0}, "`sliding_window` counts the query itself and must be at least 2; got 0"),
-    ({"sliding_window": 1}, "`sliding_window` counts the query itself and must be at least 2; got 1"),
+    ({"sliding_window": 0}, "`sliding_window` must be at least 2, as it counts the query itself; got 0"),
+    ({"sliding_window": 1}, "`sliding_window` must be at least 2, as it counts the query itself; got 1"),
     ({"sparse_layers_per_full": -1}, "`sparse_layers_per_full` must be 0 or more; got -1"),
     ({"oracle_reduce": "mean"}, "`oracle_reduce` must be one of max, sum, logit_max, random, recent; got 'mean'"),
     ({"gate_type": "scalar"}, "`gate_type` must be one of headwise, elementwise; got 'scalar'"),
     ({"forced_local_blocks": 17}, "together at most the 16 blocks"),
-    ({"forced_local_tokens": 8}, "needs `selection_granularity='token'`"),
+    ({"forced_local_tokens": 8}, "must go with `selection_granularity='token'`; got 8 with blocks of 64"),
     ({"selection_granularity": "page"}, "`selection_granularity` must be 'block' or 'token'; got 'page'"),
-    ({"use_swa_branch": False, "use_sparse_branch": False}, "needs a branch to attend with"),
-    ({"swa_shares_kv": True, "use_swa_branch": False}, "`use_swa_branch` is False"),
+    ({"use_swa_branch": False, "use_sparse_branch": False}, "need a branch to attend with"),
+    ({"swa_shares_kv": True, "use_swa_branch": False}, "got `use_swa_branch=False`"),
     ({"swa_shares_kv": True, "swa_num_key_value_heads": 4}, "must be `num_key_value_heads=8`"),
-    ({"attention_dropout": 0.1}, "`attention_dropout=0.1` is not supported"),
+    ({"attention_dropout": 0.1}, "`attention_dropout` must be 0.0, .*; got 0.1"),
     ({"num_hidden_layers": 0}, "`num_hidden_layers` must be at least 1; got 0"),
     ({"mlp_layer_types": ["sparse"] * 36}, "`num_experts_per_tok=8` must lie between 1 and `n_routed_experts=0`"),
-    ({"index_topk": 2048}, "`index_topk=2048` belongs to DeepSeek Sparse Attention"),
+    (
+        {"index_topk": 2048},
+        "`index_topk` must not be given to HySparse, as it belongs to DeepSeek Sparse Attention; got 2048",
+    ),
     ({"kv_sharing_modes": ["reuse"]}, "belongs to a model whose key-value sharing transformers arranges"),
     ({"hybrid_layer_pattern": [0, 1]}, "belongs to MiMo-V2-Flash"),
 ]
@@ -105,6 +108,6 @@ def test_a_field_that_is_changed_later_is_checked_when_the_model_is_built():
 
 def test_the_configuration_of_another_system_is_refused(tmp_path):
     LlamaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"`model_type` is 'llama', not 'hysparse'.*convert_dense"):
+    with pytest.raises(ValueError, match=r"`model_type` must be 'hysparse'; got 'llama'.*convert_dense"):
         HySparseConfig.from_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"

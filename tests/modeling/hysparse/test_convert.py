@@ -284,20 +284,23 @@ def adapters():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: make_dense(mlp_bias=True), "mlp_bias=True"),
+        (lambda: make_dense(mlp_bias=True), "`mlp_bias` must be False.*got True"),
         (lambda: make_dense("llama", attention_bias=True), "o_proj.bias.*attention_bias=True"),
         (lambda: make_dense("qwen3", attention_bias=True), "o_proj.bias"),
-        (lambda: make_dense(attention_dropout=0.1), "attention_dropout=0.1"),
-        (windows, "`layer_types` has 'sliding_attention' in layer 3"),
+        (lambda: make_dense(attention_dropout=0.1), "`attention_dropout` must be 0.0, .*; got 0.1"),
+        (windows, "`layer_types` must .*; got 'sliding_attention' in layer 3"),
         (quantised, "quantization_config"),
         (integers, "lm_head.weight.*int8"),
-        (adapters, "5 weights.*q_proj.*merge_and_unload"),
-        (lambda: make_dense().to("meta"), "not in memory"),
+        (adapters, "lacks 5, .*q_proj.*merge_and_unload"),
+        (lambda: make_dense().to("meta"), "must be in memory"),
         (
             lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1)),
-            "model_type='gpt2'.*llama, qwen2, qwen3, mimo",
+            "`model_type` must be one of llama, qwen2, qwen3, mimo.*got 'gpt2'",
         ),
-        (lambda: LlamaModel(LlamaConfig(**SMALL)), "LlamaModel has no language-modelling head: pass LlamaForCausalLM"),
+        (
+            lambda: LlamaModel(LlamaConfig(**SMALL)),
+            "`model` must be a LlamaForCausalLM, with its LM head; got LlamaModel",
+        ),
     ],
 )
 def test_models_that_hysparse_cannot_represent_are_refused(make, named):
@@ -326,7 +329,7 @@ def test_folders_are_refused_before_their_weights_are_read(fields, tmp_path):
         ({"full_layers": [1, 4]}, r"full_layers.*\[1, 4\]"),
         ({"full_layers": [0, 5]}, "full_layers.*1 to 4"),
         ({"sparse_topk_tokens": 100}, "sparse_topk_tokens=100"),
-        ({"hidden_size": 8}, "`hidden_size` is not a setting"),
+        ({"hidden_size": 8}, "A setting .*; got `hidden_size`"),
         ({"gate_type": "wide"}, "gate_type.*wide"),
     ],
 )

@@ -164,7 +164,7 @@ def test_what_packed_documents_cannot_give_is_refused(options, name, small_model
     model, ids = small_model(), tokens(1, 10)
     if "past_key_values" in options:
         options = {"past_key_values": HySparseCache(model.config)}
-    with pytest.raises(ValueError, match=f"`{name}` can't be had of packed documents"):
+    with pytest.raises(ValueError, match=f"`{name}` must not go with packed documents"):
         model(ids, position_ids=torch.arange(10)[None] % 5, **options)
 
 

@@ -110,7 +110,7 @@ def test_the_model_attends_as_before_after_an_error(tokens):
     ("changes", "named"),
     [
         ({"sparse_topk_tokens": 10}, "sparse_topk_tokens=10.*sparse_block_size=4"),
-        ({"sparse_topk_tokens": 32}, "no row in `batches` is longer than `sparse_topk_tokens=32`"),
+        ({"sparse_topk_tokens": 32}, "`batches` must have a row longer than `sparse_topk_tokens=32`.*; got none"),
         ({"num_full": 1}, "num_full.*between 2 and 4.*got 1"),
         ({"num_full": 5}, "num_full.*got 5"),
     ],

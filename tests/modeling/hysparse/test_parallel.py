@@ -44,10 +44,13 @@ CASES = {
     "experts": {"model": "moe", "distributed": EXPERTS},
 }
 REFUSED = {
-    "one_head": ({"model": "one_head"}, "`tp_size=2` does not divide `num_key_value_heads=1`: .* can be 1."),
-    "odd_window": ({"model": "odd_window"}, "`tp_size=2` does not divide `swa_num_key_value_heads=3`"),
-    "random": ({"model": "random"}, "`oracle_reduce='random'` is not supported under tensor parallelism"),
-    "stages": ({"model": "dense", "distributed": {"pp_size": 2}}, "`pp_size=2` is not supported: sparse layers read"),
+    "one_head": ({"model": "one_head"}, "`tp_size` must divide `num_key_value_heads=1`.*; got 2.* can be 1."),
+    "odd_window": ({"model": "odd_window"}, "`tp_size` must divide `swa_num_key_value_heads=3`.*; got 2"),
+    "random": ({"model": "random"}, "`oracle_reduce` must not be 'random' under tensor parallelism"),
+    "stages": (
+        {"model": "dense", "distributed": {"pp_size": 2}},
+        "`pp_size` must be 1, as sparse layers read .*; got 2",
+    ),
     "no experts": ({"model": "dense", "distributed": EXPERTS}, "requested.*`ep_size=2`|`ep_size=2` was requested"),
 }
 REPLICATED = {

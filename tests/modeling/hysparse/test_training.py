@@ -216,11 +216,11 @@ def test_experts_train_and_come_back(small_model, tokens, tmp_path):
 
 def test_bad_inputs_are_refused_by_name(small_model, tokens):
     model, ids = small_model(), tokens(1, 12)
-    with pytest.raises(ValueError, match="one of `input_ids` and `inputs_embeds`"):
+    with pytest.raises(ValueError, match="One of `input_ids` and `inputs_embeds` must be given"):
         model()
-    with pytest.raises(ValueError, match=r"`attention_mask` has the shape \[1, 1, 12, 12\]"):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be .*; got \[1, 1, 12, 12\]"):
         model(ids, attention_mask=torch.ones(1, 1, 12, 12))
-    with pytest.raises(ValueError, match=r"`attention_mask` has the shape \[1, 5\]; expected .* \[1, 12\]"):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be .* \[1, 12\].*; got \[1, 5\]"):
         model(ids, attention_mask=torch.ones(1, 5))
     holes = torch.ones(1, 12)
     holes[0, 4] = 0
@@ -229,12 +229,14 @@ def test_bad_inputs_are_refused_by_name(small_model, tokens):
 
 
 def test_attention_without_sinks_is_refused(small_model):
-    with pytest.raises(ValueError, match=r"'sdpa' has no attention sinks; use 'hysparse_chunked'"):
+    with pytest.raises(ValueError, match=r"must not be 'sdpa', which has no sinks; 'hysparse_chunked'"):
         small_model().set_attn_implementation("sdpa")
 
 
 def test_the_kernel_of_layers_is_no_attention_implementation(small_model):
-    with pytest.raises(ValueError, match=r"'mimo-hf/hysparse-attn': this kernel replaces layers.*register_layers"):
+    with pytest.raises(
+        ValueError, match=r"got 'mimo-hf/hysparse-attn', a kernel that replaces layers.*register_layers"
+    ):
         small_model().set_attn_implementation("mimo-hf/hysparse-attn")
 
 

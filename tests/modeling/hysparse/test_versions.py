@@ -64,7 +64,7 @@ def test_a_cache_is_used_under_either_name(name, make, small_model, tokens):
 def test_a_cache_under_a_name_that_nothing_reads_is_refused(name, small_model, tokens):
     causal_lm = small_model()
     for model in (causal_lm, causal_lm.model):
-        with pytest.raises(ValueError, match=f"`{name}` is not read as a cache; call it `{CACHE}`"):
+        with pytest.raises(ValueError, match=f"`{name}` must be called `{CACHE}` to be read as a cache"):
             model(tokens(1, 4), **{name: HySparseCache(causal_lm.config)})
 
 
