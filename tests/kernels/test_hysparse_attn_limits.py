@@ -118,26 +118,29 @@ def test_every_run_gives_the_same_bits(run, module):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"q": torch.ones(4, 37, 64)}, r"q \[4, 37, 64\].*expected \[B, H, n, d\]"),
+        ({"q": torch.ones(4, 37, 64)}, r"`q`, `k` and `v` must be \[B, H, n, d\].*; got q \[4, 37, 64\]"),
         ({"q": torch.ones(1, 4, 37, 64)}, "equal B, d, K, T"),
         ({"k": torch.ones(2, 2, 37, 32)}, "equal B, d, K, T"),
         ({"v": torch.ones(2, 2, 36, 64)}, "equal B, d, K, T"),
-        ({"q": torch.ones(2, 3, 37, 64)}, "3 heads of q and 2 of k"),
-        ({"q": torch.ones(2, 4, 38, 64)}, "38 queries and 37 slots of keys"),
-        ({"q": torch.ones(2, 4, 0, 64)}, "0 queries and 37 slots of keys"),
-        ({"q_offset": 1}, "q_offset=1: with 37 queries and 37 slots of keys it lies between 0 and 0"),
-        ({"q_offset": -1}, "q_offset=-1: "),
+        ({"q": torch.ones(2, 3, 37, 64)}, "`q` must have a multiple of `k`'s heads; got 3 and 2"),
+        ({"q": torch.ones(2, 4, 38, 64)}, "got 37 slots and 38 queries"),
+        ({"q": torch.ones(2, 4, 0, 64)}, "got 37 slots and 0 queries"),
+        ({"q_offset": 1}, "`q_offset` must be 0 to 0 with 37 queries and 37 slots of keys; got 1"),
+        ({"q_offset": -1}, "`q_offset` must .*; got -1"),
         (
             {"kv_start": torch.zeros(3, dtype=torch.int32)},
-            r"kv_start \[3\] torch.int32: expected int32 or int64, \[2\]",
+            r"`kv_start` must be int32 or int64, \[2\]; got \[3\] torch.int32",
         ),
-        ({"kv_start": torch.zeros(2)}, r"kv_start \[2\] torch.float32"),
-        ({"block_size": 0}, "block_size=0: expected a number of keys in a block, at least 1"),
-        ({"topk": 0}, "topk=0: expected a number of blocks to name, at least 1"),
-        ({"topk": 2.0}, "topk=2.0: expected"),
-        ({"forced_local_blocks": -1}, "forced_local_blocks=-1: expected a number of blocks, at least 0"),
-        ({"forced_local_blocks": 2, "forced_initial_blocks": 1}, "do not fit in topk=2: raise topk or force fewer"),
-        ({"backend": "cutlass"}, "backend='cutlass': there are 'triton', 'reference', and None"),
+        ({"kv_start": torch.zeros(2)}, r"`kv_start` must .*; got \[2\] torch.float32"),
+        ({"block_size": 0}, "`block_size` must be a number of keys in a block, at least 1; got 0"),
+        ({"topk": 0}, "`topk` must be a number of blocks to name, at least 1; got 0"),
+        ({"topk": 2.0}, "`topk` must .*; got 2.0"),
+        ({"forced_local_blocks": -1}, "`forced_local_blocks` must be a number of blocks, at least 0; got -1"),
+        (
+            {"forced_local_blocks": 2, "forced_initial_blocks": 1},
+            "must fit in topk=2; got 2 and 1. Raise topk or force fewer",
+        ),
+        ({"backend": "cutlass"}, "`backend` must be 'triton', 'reference' or None; got 'cutlass'"),
     ],
 )
 def test_arguments_that_can_not_be(module, changes, message):
@@ -148,10 +151,13 @@ def test_arguments_that_can_not_be(module, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"idx": torch.zeros(2, 2, 37, 2)}, r"idx \[2, 2, 37, 2\] torch.float32: expected int32, \[2, 2, 37, topk\]"),
-        ({"idx": torch.zeros(2, 4, 37, 2).int()}, r"idx \[2, 4, 37, 2\]"),
-        ({"idx": torch.zeros(2, 2, 37, 0).int()}, r"idx \[2, 2, 37, 0\]"),
-        ({"sinks": torch.ones(2)}, r"sinks \[2\] torch.float32: expected one floating-point logit a head, \[4\]"),
+        (
+            {"idx": torch.zeros(2, 2, 37, 2)},
+            r"`idx` must be int32, \[2, 2, 37, topk\].*; got \[2, 2, 37, 2\] torch.float32",
+        ),
+        ({"idx": torch.zeros(2, 4, 37, 2).int()}, r"`idx` must .*; got \[2, 4, 37, 2\]"),
+        ({"idx": torch.zeros(2, 2, 37, 0).int()}, r"`idx` must .*; got \[2, 2, 37, 0\]"),
+        ({"sinks": torch.ones(2)}, r"`sinks` must be one floating-point logit a head, \[4\]; got \[2\] torch.float32"),
         ({"sinks": torch.ones(4, dtype=torch.int64)}, "floating-point logit"),
     ],
 )
@@ -165,12 +171,12 @@ def test_types_that_do_not_fit(module):
     arguments = arguments_of("ragged")
     with pytest.raises(TypeError, match=r"q torch\.float64, k torch\.float32"):
         module.full_attention_with_block_scores(**arguments | {"q": arguments["q"].double()})
-    with pytest.raises(TypeError, match=r"q_offset=tensor\(0\): expected an int"):
+    with pytest.raises(TypeError, match=r"`q_offset` must be an int.*; got tensor\(0\)"):
         module.full_attention_with_block_scores(**arguments | {"q_offset": torch.tensor(0)})
 
 
 def test_more_than_one_query_is_no_step_of_decoding(module):
-    with pytest.raises(ValueError, match=r"expected one query.*for several call full_attention_with_block_scores"):
+    with pytest.raises(ValueError, match=r"`q` must be one query.*For several call full_attention_with_block_scores"):
         module.hysparse_decode(**arguments_of("ragged"))
 
 
@@ -179,10 +185,10 @@ def test_more_than_one_query_is_no_step_of_decoding(module):
     [
         (
             {x: torch.ones(2, 2, 3, 24) for x in "qkv"},
-            r"head dims d/dv 24/24: .*32/32, 64/64, 96/96, 128/128, 192/128;",
+            r"head dims d/dv .*32/32, 64/64, 96/96, 128/128, 192/128; got 24/24",
         ),
-        ({"block_size": 24}, "block_size=24: backend 'triton' takes multiples of 16;"),
-        ({x: torch.ones(2, 2, 3, 64).double() for x in "qkv"}, "torch.float64: backend 'triton' takes float32, "),
+        ({"block_size": 24}, "`block_size` must be a multiple of 16 for backend 'triton'; got 24"),
+        ({x: torch.ones(2, 2, 3, 64).double() for x in "qkv"}, "`q` must be float32, .*; got torch.float64"),
     ],
 )
 def test_what_the_kernel_does_not_take_has_a_remedy(triton_backend, calling, changes, message):
@@ -192,7 +198,7 @@ def test_what_the_kernel_does_not_take_has_a_remedy(triton_backend, calling, cha
 
 def test_the_kernel_asked_for_on_a_cpu_is_an_error(module):
     with pytest.raises(
-        ValueError, match=r"backend 'triton' needs CUDA tensors; q is on cpu: .* backend=\"reference\""
+        ValueError, match=r"`q` must be a CUDA tensor for backend 'triton'; got cpu. .* backend=\"reference\""
     ):
         module.full_attention_with_block_scores(**arguments_of("ragged"), backend="triton")
 

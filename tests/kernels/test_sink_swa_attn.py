@@ -164,9 +164,7 @@ def test_float64_is_for_the_reference_only(attend, backend):
     if torch.float64 in backend.dtypes:
         assert_close(attend(arguments), all_pairs(**in_float64(arguments)), rtol=1e-12, atol=1e-12)
     else:
-        with pytest.raises(
-            ValueError, match=r"torch.float64: backend 'triton' takes float32, .* backend=\"reference\""
-        ):
+        with pytest.raises(ValueError, match=r"must be float32, .*; got torch.float64: .* backend=\"reference\""):
             attend(arguments)
 
 
@@ -339,7 +337,9 @@ def refused(attend, message, kind=ValueError, **changes):
 
 @pytest.mark.parametrize("window", [0, -3, True, 2.5])
 def test_a_window_that_can_not_be(attend, window):
-    refused(attend, rf"window={window!r}: expected how many positions a query sees, .* at least 1", window=window)
+    refused(
+        attend, rf"`window` must be the positions that a query sees, .* at least 1, .*; got {window!r}", window=window
+    )
 
 
 @pytest.mark.parametrize("dims", [(24, 8), (80, 80), (128, 192), (256, 256)])
@@ -347,29 +347,33 @@ def test_head_dims_that_the_kernel_does_not_take(triton_backend, package, dims):
     (d, dv), options = dims, triton_backend.options
     arguments = {"query": torch.ones(1, 2, 3, d), "key": torch.ones(1, 2, 3, d), "value": torch.ones(1, 2, 3, dv)}
     known = "32/32, 64/64, 96/96, 128/128, 192/128"
-    with pytest.raises(
-        ValueError, match=rf'head dims d/dv {d}/{dv}: backend \'triton\' takes {known}; pass backend="ref'
-    ):
+    with pytest.raises(ValueError, match=rf'head dims d/dv {known}; got {d}/{dv}: pass backend="ref'):
         triton_backend(package, SOURCE, arguments | options)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"query": torch.ones(4, 77, 64)}, r"query \[4, 77, 64\].*expected \[B, H, n, d\]"),
+        (
+            {"query": torch.ones(4, 77, 64)},
+            r"`query`, `key` and `value` must be \[B, H, n, d\].*; got query \[4, 77, 64\]",
+        ),
         ({"query": torch.ones(1, 4, 77, 64)}, "equal B, d, K, T"),
         ({"key": torch.ones(2, 2, 77, 32)}, "equal B, d, K, T"),
         ({"value": torch.ones(2, 2, 76, 64)}, "equal B, d, K, T"),
-        ({"query": torch.ones(2, 3, 77, 64)}, "3 heads of query and 2 of key"),
-        ({"query": torch.ones(2, 4, 78, 64)}, "78 queries and 77 slots of keys: .* each stands at a slot of its own"),
-        ({"query": torch.ones(2, 4, 0, 64)}, "0 queries and 77 slots of keys"),
-        ({"sinks": torch.ones(2)}, r"sinks \[2\] torch.float32: expected one floating-point logit a head, \[4\]"),
+        ({"query": torch.ones(2, 3, 77, 64)}, "`query` must have a multiple of `key`'s heads; got 3 and 2"),
+        (
+            {"query": torch.ones(2, 4, 78, 64)},
+            "`key` must have a slot for each query, .*; got 77 slots and 78 queries",
+        ),
+        ({"query": torch.ones(2, 4, 0, 64)}, "got 77 slots and 0 queries"),
+        ({"sinks": torch.ones(2)}, r"`sinks` must be one floating-point logit a head, \[4\]; got \[2\] torch.float32"),
         ({"sinks": torch.ones(4, dtype=torch.int64)}, "floating-point logit"),
         (
             {"kv_start": torch.zeros(3, dtype=torch.int32)},
-            r"kv_start \[3\] torch.int32: expected int32 or int64, \[2\]",
+            r"`kv_start` must be int32 or int64, \[2\]; got \[3\] torch.int32",
         ),
-        ({"kv_start": torch.zeros(2)}, r"kv_start \[2\] torch.float32"),
+        ({"kv_start": torch.zeros(2)}, r"`kv_start` must .*; got \[2\] torch.float32"),
     ],
 )
 def test_shapes_that_do_not_fit(attend, changes, message):
@@ -381,12 +385,12 @@ def test_types_that_do_not_fit(attend):
 
 
 def test_a_backend_that_does_not_exist(attend):
-    refused(attend, r"backend='cutlass': there are 'triton', 'reference', and None", backend="cutlass")
+    refused(attend, r"`backend` must be 'triton', 'reference' or None; got 'cutlass'", backend="cutlass")
 
 
 def test_the_kernel_asked_for_on_a_cpu_is_an_error(module_of):
     arguments, _ = tensors("ragged")
-    with pytest.raises(ValueError, match="backend 'triton' needs CUDA tensors; query is on cpu"):
+    with pytest.raises(ValueError, match="`query` must be a CUDA tensor for backend 'triton'; got cpu"):
         module_of("sink-swa-attn").sink_swa_attention(**arguments, backend="triton")
 
 

@@ -168,7 +168,7 @@ def hysparse_decode(
     """
     if q.dim() == 4 and q.shape[2] != 1:
         raise ValueError(
-            f"q {list(q.shape)}: expected one query, [B, H, 1, d]; for several call full_attention_with_block_scores"
+            f"`q` must be one query, [B, H, 1, d]; got {list(q.shape)}. For several call full_attention_with_block_scores."
         )
     with torch.no_grad():
         out, lse, idx = full_attention_with_block_scores(
@@ -195,10 +195,10 @@ def _check(q, k, v, sinks, block_size, kv_start, q_offset):
     check_tensors(q, k, v, sinks, kv_start)
     queries, slots = q.shape[2], k.shape[2]
     if q_offset is not None and (isinstance(q_offset, bool) or not isinstance(q_offset, int)):
-        raise TypeError(f"q_offset={q_offset!r}: expected an int, the slot of the first query, or None for T - n")
+        raise TypeError(f"`q_offset` must be an int, the first query's slot, or None for T - n; got {q_offset!r}.")
     if q_offset is not None and not 0 <= q_offset <= slots - queries:
         raise ValueError(
-            f"q_offset={q_offset}: with {queries} queries and {slots} slots of keys it lies between 0 and {slots - queries}"
+            f"`q_offset` must be 0 to {slots - queries} with {queries} queries and {slots} slots of keys; got {q_offset}."
         )
     check_number("block_size", block_size, 1, "keys in a block")
 
@@ -209,8 +209,8 @@ def _check_selection(topk, forced_local_blocks, forced_initial_blocks):
     check_number("forced_initial_blocks", forced_initial_blocks, 0, "blocks")
     if forced_local_blocks + forced_initial_blocks > topk:
         raise ValueError(
-            f"forced_local_blocks={forced_local_blocks} and forced_initial_blocks={forced_initial_blocks} do not fit in "
-            f"topk={topk}: raise topk or force fewer"
+            f"`forced_local_blocks` and `forced_initial_blocks` must fit in topk={topk}; got {forced_local_blocks} and "
+            f"{forced_initial_blocks}. Raise topk or force fewer."
         )
 
 
@@ -218,8 +218,8 @@ def _check_blocks(q, k, idx):
     expected = (q.shape[0], k.shape[1], q.shape[2])
     if idx.dim() != 4 or idx.shape[:3] != expected or idx.shape[3] == 0 or idx.dtype != torch.int32:
         raise ValueError(
-            f"idx {list(idx.shape)} {idx.dtype}: expected int32, [{', '.join(map(str, expected))}, topk], as "
-            "full_attention_with_block_scores returns it"
+            f"`idx` must be int32, [{', '.join(map(str, expected))}, topk], as full_attention_with_block_scores returns it; "
+            f"got {list(idx.shape)} {idx.dtype}."
         )
     check_devices({"q": q, "idx": idx})
 
@@ -227,8 +227,8 @@ def _check_blocks(q, k, idx):
 def _triton(q, v, block_size):
     if block_size % BLOCK_MULTIPLE:
         raise ValueError(
-            f"block_size={block_size}: backend 'triton' takes multiples of {BLOCK_MULTIPLE}; pass backend=\"reference\" "
-            "for PyTorch"
+            f"`block_size` must be a multiple of {BLOCK_MULTIPLE} for backend 'triton'; got {block_size}: pass "
+            'backend="reference" for PyTorch.'
         )
     return triton_operations(__package__, q, v)
 

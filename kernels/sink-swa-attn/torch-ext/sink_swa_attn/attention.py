@@ -45,7 +45,7 @@ def sink_swa_attention(
     check_tensors(query, key, value, sinks, kv_start, ("query", "key", "value"))
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(
-            f"window={window!r}: expected how many positions a query sees, itself among them, at least 1; None: all"
+            f"`window` must be the positions that a query sees, with itself, at least 1, or None for all; got {window!r}."
         )
     if backend_of(query, backend) == "reference":
         return sink_swa_attention_reference(query, key, value, sinks, window, scaling, kv_start)

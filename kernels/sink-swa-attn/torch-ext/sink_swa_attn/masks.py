@@ -21,19 +21,19 @@ def kv_start_of(
     if mask is None:
         if 1 < query_length < key_length:
             raise ValueError(
-                f"{query_length} queries, {key_length} keys and no mask: this is how a static cache begins, and here the "
-                "last query stands at the last key; use a dynamic cache"
+                f"`attention_mask` must not be None with {query_length} queries and {key_length} keys: this is how a static "
+                "cache begins, and here the last query stands at the last key. Use a dynamic cache."
             )
         return None
     expected = [(key_length,), (1, query_length, key_length)]
     if tuple(mask.shape[1:]) not in expected:
         raise ValueError(
-            f"attention_mask {list(mask.shape)}: expected [B, {key_length}] or [B, 1, {query_length}, ...]"
+            f"`attention_mask` must be [B, {key_length}] or [B, 1, {query_length}, {key_length}]; got {list(mask.shape)}."
         )
     if mask.dim() == 4 and mask.dtype != torch.bool:
         raise ValueError(
-            f"attention_mask of {mask.dtype}: additive masks are not represented; pass booleans, True where a query "
-            "may attend"
+            f"`attention_mask` must be booleans, True where a query may attend; got {mask.dtype}. Additive masks are not "
+            "represented."
         )
     # All layers of a model get the same mask: it is read once for each window.
     version = 0 if mask.is_inference() else mask._version
@@ -52,8 +52,8 @@ def _of_keys(mask, query_length, key_length, window):
     contiguous = mask == ((position >= start[:, None]) & (position < end[:, None]))
     if not bool(contiguous.all()) or (query_length < key_length and bool((end < key_length).any())):
         raise ValueError(
-            "attention_mask has padding between or after the keys; here rows of a batch end at the last key: pad them on "
-            'the left (`tokenizer.padding_side = "left"`)'
+            "`attention_mask` must not have padding between or after the keys: here rows of a batch end at the last key. Pad "
+            'them on the left (`tokenizer.padding_side = "left"`).'
         )
     return start.int() if bool((start > 0).any()) else None
 
@@ -78,8 +78,8 @@ def _of_pairs(mask, query_length, key_length, window):
         wrong |= (differs & own if offset == 0 else differs).any()
     if bool(wrong):
         raise ValueError(
-            f"attention_mask is not causal with window={window}, padding on the left and the last query at the last key. "
-            "Packed documents, static caches and masks of one's own are not represented; use attn_implementation="
-            '"eager" or "mimo_sink" for them'
+            f"`attention_mask` must be causal with window={window}, padding on the left and the last query at the last key; "
+            "got another one. Packed documents, static caches and masks of one's own are not represented: use "
+            'attn_implementation="eager" or "mimo_sink" for them.'
         )
     return start.int() if bool((start > (0 if window is None else max(0, offset - window + 1))).any()) else None

@@ -37,19 +37,19 @@ def flash_attn_forward(
         ValueError: a sink is missing where the configuration wants one, or an argument is not represented.
     """
     if dropout:
-        raise ValueError(f"dropout={dropout}: not supported; set attention_dropout=0.0 in the configuration")
+        raise ValueError(f"`dropout` must be 0; got {dropout}. Set attention_dropout=0.0 in the configuration.")
     if softcap is not None:
-        raise ValueError(f"softcap={softcap}: not supported")
+        raise ValueError(f"`softcap` must be None; got {softcap}.")
     if is_causal is False or (is_causal is None and getattr(module, "is_causal", True) is False):
-        raise ValueError("is_causal=False: this attention is causal")
+        raise ValueError("`is_causal` must not be False: this attention is causal.")
     if sliding_window is FROM_MODULE:
         sliding_window = getattr(module, "sliding_window", None)
     if s_aux is None:
         s_aux = getattr(module, "sinks", None)
     if s_aux is None and _wants_sinks(module, sliding_window is not None):
         raise ValueError(
-            f"layer {getattr(module, 'layer_idx', '?')} has no sinks, and its configuration wants them: load the "
-            "checkpoint's `attention_sink_bias` (in transformers `self_attn.sinks`), or pass them as `s_aux`"
+            f"`s_aux` must not be None where the configuration wants sinks; layer {getattr(module, 'layer_idx', '?')} has "
+            "none. Load the checkpoint's `attention_sink_bias` (in transformers `self_attn.sinks`), or pass them."
         )
     kv_start = kv_start_of(attention_mask, query.shape[2], key.shape[2], sliding_window)
     if kv_start is not None and kv_start.shape[0] != query.shape[0]:
