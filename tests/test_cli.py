@@ -96,7 +96,7 @@ WRONG = [
     ("oam simulate --num-tx 1", "--num-tx must be a whole number at least 2; got '1'"),
     ("oam simulate --output x.csv", "--output is now --out"),
     ("oam simulate --plot x.jpg", "--plot must end in .png or .svg or .pdf; got 'x.jpg'"),
-    ("oam sweep --preset nope", "--preset nope: there is no such preset; there are claim-bepre-tilt"),
+    ("oam sweep --preset nope", "--preset must be one of claim-bepre-tilt"),
     ("schedule", "give a job: simulate, replay, report, check"),
     ("schedule simulate nowhere", "TRACE 'nowhere' is neither a file nor a workload (coding, deepsearch)"),
     ("schedule replay missing.jsonl", "TRACE 'missing.jsonl' does not exist"),

@@ -146,7 +146,9 @@ def simulate_ber(
     choice(detector, "detector", DETECTORS)
     choice(csi, "csi", ("perfect", "ls"))
     if (csi == "ls") != (pilot_snr_db is not None):
-        raise ValueError(f"`pilot_snr_db` goes with `csi='ls'`, and only with it; got {pilot_snr_db} and {csi!r}.")
+        raise ValueError(
+            f"`pilot_snr_db` must be given with `csi='ls'`, and only with it; got {pilot_snr_db} and csi={csi!r}."
+        )
     if pilot_snr_db is not None:
         real(pilot_snr_db, "pilot_snr_db")
     g = matrix(g, "g", square=detector == "mode")
@@ -182,10 +184,12 @@ def count_errors(
     noise = noise.expand(batch)
 
     # Labels, symbols, received, noise, detected and compared: about twelve complex numbers a symbol and antenna.
-    chunk = max_bytes // (192 * (num_rx + num_tx) * max(1, math.prod(batch)))
+    symbol_bytes = 192 * (num_rx + num_tx) * max(1, math.prod(batch))
+    chunk = max_bytes // symbol_bytes
     if chunk < 1:
         raise ValueError(
-            f"`max_bytes={max_bytes}` holds not one symbol of this batch; allow more, or split the batch."
+            f"`max_bytes` must be at least the {symbol_bytes} of one symbol of this batch; got {max_bytes}. Allow more, or split "
+            "the batch."
         )
     points = qam_constellation(order).to(g.device)
     bit_errors = torch.zeros(*batch, num_tx, dtype=torch.int64, device=g.device)

@@ -116,7 +116,9 @@ def _refuse_coincidence(link: LinkGeometry, p_squared: Tensor, q_squared: Tensor
     between = link.rx_positions().detach()[..., :, None, :] - link.tx_positions().detach()[..., None, :, :]
     nearest = between.square().sum(dim=-1).amin(dim=(-2, -1)).sqrt()
     if bool((nearest <= 1e-6 * link.wavelength_m.detach()).any()):
-        raise ValueError("two elements coincide (their distance is zero): move the arrays apart.")
+        raise ValueError(
+            "`link` must keep the elements of its ends apart; got two that coincide. Move the arrays apart."
+        )
 
 
 def _warn_of_near_field(link: LinkGeometry, p_squared: Tensor, q_squared: Tensor):

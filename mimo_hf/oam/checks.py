@@ -80,7 +80,9 @@ def usable_device(name: torch.device | str) -> torch.device:
         ) from error
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise ValueError(f"`device={str(name)!r}` asks for a GPU, and torch sees {num_gpus}. Use 'cpu'.")
+        raise ValueError(
+            f"`device` must be on this machine; got {str(name)!r}, and torch sees {num_gpus} of that kind. Use 'cpu'."
+        )
     return device
 
 

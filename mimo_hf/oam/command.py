@@ -166,5 +166,7 @@ def _settings(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     entry.options(**options)  # raises for options that do not go together
     link = entry.config(**{name: value for name, value in chosen.items() if name not in own})
     if link.freq_ghz is not None and link.wavelength_m is not None:
-        raise ValueError("--freq-ghz can't be given together with --wavelength-m: each follows from the other.")
+        raise ValueError(
+            "--freq-ghz must not be given together with --wavelength-m, from which it follows. Leave one of them out."
+        )
     return link, options

@@ -27,7 +27,7 @@ def separable(g: Tensor) -> Tensor:
     """`g` where it has as many rows as columns at least; raises ValueError where it has not."""
     num_rx, num_tx = g.shape[-2:]
     if num_rx < num_tx:
-        raise ValueError(f"`detector='zf'` needs N_r >= N_t; got N_r = {num_rx}, N_t = {num_tx}. Use 'mmse'.")
+        raise ValueError(f"`detector='zf'` must have N_r >= N_t; got N_r = {num_rx}, N_t = {num_tx}. Use 'mmse'.")
     return g
 
 

@@ -28,16 +28,16 @@ def divergence_rad(mode: int, kr: Real) -> Tensor:
     Raises:
         ValueError: \\(kR \le j'_{l,1}\\): a ring that small does not radiate the mode.
     """
-    return _divergence(mode, positive(kr, "kr"))
+    return _divergence(mode, positive(kr, "kr"), "`kr`")
 
 
-def _divergence(mode: int, kr: Tensor) -> Tensor:
+def _divergence(mode: int, kr: Tensor, called: str) -> Tensor:
     if mode == 0:
         return torch.zeros_like(kr)
     needed = bessel_first_maximum(abs(mode))
     if bool((kr.detach() <= needed).any()):
         raise ValueError(
-            f"kR must exceed {needed:.4g} for mode {mode} to radiate; got {shown(kr.min())}. Enlarge the radius, or use "
+            f"{called} must exceed {needed:.4g} for mode {mode} to radiate; got {shown(kr.min())}. Enlarge the radius, or use "
             "fewer elements."
         )
     return torch.asin(needed / kr)
@@ -56,7 +56,7 @@ def effective_ring_radii(
     focal = positive(focal_length_m, "focal_length_m")
     kr = 2 * math.pi / positive(wavelength_m, "wavelength_m") * uca.radius_m
     orders = range(1, uca.num_elements // 2 + 1)
-    angles = [_divergence(order, kr) for order in orders]
+    angles = [_divergence(order, kr, "kR of `radius_m`") for order in orders]
     radii = [uca.radius_m, *(2 * focal * torch.tan(angle / 2) for angle in angles)]
     if dish_radius_m is not None:
         limit = positive(dish_radius_m, "dish_radius_m")

@@ -62,7 +62,9 @@ def superpose(
     for start in range(0, len(points), chunk):
         distance = torch.linalg.vector_norm(points[start : start + chunk, None] - elements, dim=-1)
         if bool((distance == 0).any()):
-            raise ValueError("a point of `points_m` lies on an element, where the field has no value.")
+            raise ValueError(
+                "`points_m` must not lie on elements, where the field has no value; move the point that does."
+            )
         amplitude, phase = wavelength_m / (4 * math.pi * distance), -wavenumber * distance
         waves = torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
         modes = torch.fft.ifft(waves, dim=-1, norm="ortho")

@@ -250,7 +250,9 @@ class Pose:
 def wavelength(wavelength_m: Real | None = None, freq_hz: Real | None = None) -> Tensor:
     """The wavelength, of one of the two; ValueError where both are given, or none."""
     if (wavelength_m is None) == (freq_hz is None):
-        raise ValueError(f"give exactly one of `wavelength_m` and `freq_hz`; got {wavelength_m!r} and {freq_hz!r}.")
+        raise ValueError(
+            f"`wavelength_m` or `freq_hz` must be given, exactly one of them; got {wavelength_m!r} and {freq_hz!r}."
+        )
     if wavelength_m is None:
         return SPEED_OF_LIGHT_M_S / positive(freq_hz, "freq_hz")
     return positive(wavelength_m, "wavelength_m")
@@ -297,7 +299,7 @@ class LinkGeometry:
         self.pose = pose if tx_pose is None else tx_pose.inverse().compose(pose)
         if bool((self.distance_m.detach() < self.wavelength_m.detach()).any()):
             raise ValueError(
-                f"the distance must be at least one wavelength ({float(self.wavelength_m.max()):g} m); got "
+                f"`distance_m` must be at least one wavelength ({float(self.wavelength_m.max()):g} m); got "
                 f"{float(self.distance_m.min()):g} m."
             )
 
@@ -341,7 +343,7 @@ class LinkGeometry:
         """Both arrays, where both are UCAs; raises TypeError where they are not."""
         if not isinstance(self.tx, UCA) or not isinstance(self.rx, UCA):
             names = f"{type(self.tx).__name__} and {type(self.rx).__name__}"
-            raise TypeError(f"this needs a UCA at both ends; got {names}.")
+            raise TypeError(f"`link` must have a UCA at both ends; got {names}.")
         return self.tx, self.rx
 
     @property

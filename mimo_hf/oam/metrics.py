@@ -41,11 +41,11 @@ def noise_variance(
     gain = formulas.ONE
     if reference == "siso":
         if link is None:
-            raise ValueError("`reference='siso'` needs `link`, for the distance and the wavelength.")
+            raise ValueError("`link` must be given with `reference='siso'`, for the distance and the wavelength.")
         gain = real(beta, "beta")
     if reference == "frobenius":
         if h is None:
-            raise ValueError("`reference='frobenius'` needs `h`, for its norm.")
+            raise ValueError("`h` must be given with `reference='frobenius'`, for its norm.")
         h = matrix(h, "h")
     return formulas.noise_variance(snr_db, reference, link, h, total, gain)
 

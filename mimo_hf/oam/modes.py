@@ -144,7 +144,9 @@ def aligned_eigenvalues(link: LinkGeometry, aliases: bool = True) -> Tensor:
     """
     tx, rx = link.rings()
     if tx.num_elements != rx.num_elements:
-        raise ValueError(f"both rings need the same count; got {tx.num_elements} and {rx.num_elements}.")
+        raise ValueError(
+            f"`link` must have as many elements at one end as at the other; got {tx.num_elements} and {rx.num_elements}."
+        )
     num = tx.num_elements
     x, rotation = link.bessel_argument, link.pose.rotation
     delta = torch.atan2(rotation[..., 1, 0], rotation[..., 0, 0]) + rx.phase0_rad - tx.phase0_rad

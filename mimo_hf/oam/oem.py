@@ -28,11 +28,12 @@ def grids(link: LinkGeometry) -> tuple[UCAGrid, UCAGrid]:
     """Both arrays, where both are grids with equal counts per UCA."""
     if not isinstance(link.tx, UCAGrid) or not isinstance(link.rx, UCAGrid):
         raise TypeError(
-            f"this needs a UCAGrid at both ends; got {type(link.tx).__name__} and {type(link.rx).__name__}."
+            f"`link` must have a UCAGrid at both ends; got {type(link.tx).__name__} and {type(link.rx).__name__}."
         )
     if link.tx.uca.num_elements != link.rx.uca.num_elements:
         raise ValueError(
-            f"UCAs at both ends need the same count; got {link.tx.uca.num_elements} and {link.rx.uca.num_elements}."
+            f"`link` must have as many elements in a UCA at one end as at the other; got {link.tx.uca.num_elements} and "
+            f"{link.rx.uca.num_elements}."
         )
     return link.tx, link.rx
 
@@ -61,7 +62,7 @@ class OEMLink:
     def __post_init__(self):
         grids(self.link)
         if self.focal_length_m is None and self.dish_radius_m is not None:
-            raise ValueError("`dish_radius_m` goes with `focal_length_m`: give both, or neither for no dish.")
+            raise ValueError("`dish_radius_m` must go with `focal_length_m`: give both, or neither for no dish.")
 
     def blocks(self) -> Tensor:
         """The channel between modes of UCAs, `[..., L, N_r, L, N_t]`, as `mode_blocks` orders it."""
@@ -189,7 +190,9 @@ def oem_spectral_efficiency(
     choice(power, "power", ("equal", "waterfill"))
     choice(assume, "assume", ASSUMPTIONS)
     if power == "waterfill" and detector != "svd":
-        raise ValueError(f"`power='waterfill'` needs the streams of `detector='svd'`; got detector={detector!r}.")
+        raise ValueError(
+            f"`power='waterfill'` must go with the streams of `detector='svd'`; got detector={detector!r}."
+        )
     if detector in ("zf", "joint_zf"):
         separable(_check(blocks)[..., 0, :, 0, :])
     noise, total = positive(noise_variance, "noise_variance"), positive(total_power, "total_power")

@@ -71,7 +71,7 @@ def bepre(source: LinkGeometry | Tensor, method: str | None = None) -> BePre:
         return of_channel(los_channel(source)) if method == "svd" else of_geometry(source, method)
     if choice(method or "svd", "method", BEPRE_METHODS) != "svd":
         raise ValueError(
-            f"`method={method!r}` is computed from angles and lengths: pass a LinkGeometry, not a matrix."
+            f"`source` must be a LinkGeometry with method={method!r}, which is computed from angles and lengths; got a matrix."
         )
     return of_channel(matrix(source, "source"))
 

@@ -89,6 +89,5 @@ def preset(name: str, command: str) -> Preset:
     own = presets_of(command)
     if name in own:
         return own[name]
-    if name in PRESETS:
-        raise ValueError(f"--preset {name} belongs to `mimo-hf oam {PRESETS[name].command}`.")
-    raise ValueError(f"--preset {name}: there is no such preset; there are {', '.join(own)}.")
+    elsewhere = f", which belongs to `mimo-hf oam {PRESETS[name].command}`" if name in PRESETS else ""
+    raise ValueError(f"--preset must be one of {', '.join(own)}; got {name!r}{elsewhere}.")

@@ -294,7 +294,9 @@ def wave(config: LinkConfig | OEMConfig) -> dict[str, Any]:
     if config.wavelength_m is None and config.freq_ghz is None:
         return {"wavelength_m": DEFAULT_WAVELENGTH_M}
     if config.wavelength_m is not None and config.freq_ghz is not None:
-        raise ValueError("give `freq_ghz` or `wavelength_m`, not both: each follows from the other.")
+        raise ValueError(
+            "`freq_ghz` must not be given together with `wavelength_m`, from which it follows. Leave one of them out."
+        )
     return {
         "wavelength_m": config.wavelength_m,
         "freq_hz": None if config.freq_ghz is None else config.freq_ghz * 1e9,

@@ -64,7 +64,9 @@ def simulate_link(
         shape = torch.broadcast_shapes(*shapes.values())
     except RuntimeError:
         seen = ", ".join(f"`{name}` {list(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"batch shapes must broadcast; got {seen}.") from None
+        raise ValueError(
+            f"`link`, `believed` and `snr_db` must have batch shapes that broadcast; got {seen}."
+        ) from None
     # That of a mean channel differs by the distances of single elements alone.
     positive(formulas.noise_variance(snr_db, "tx" if snr_reference == "tx" else "siso", link, None), "noise_variance")
     # Rings whose enclosing spheres do not touch have no common point, which settles nearly every link.

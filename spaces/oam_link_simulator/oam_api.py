@@ -119,7 +119,7 @@ def run(name: str, values: dict[str, Any]) -> Any:
 
 def _within(name: str, value: float, most: float):
     if value > most:
-        raise ValueError(f"`{name}` is capped at {most:g} here; got {value:g}. Use `mimo-hf oam` for more.")
+        raise ValueError(f"`{name}` must be at most {most:g} here; got {value:g}. Use `mimo-hf oam` for more.")
 
 
 def _typed(name: str, declared: Field, value: Any) -> Any:
@@ -144,7 +144,9 @@ def _typed(name: str, declared: Field, value: Any) -> Any:
     if value != int(value):
         raise ValueError(f"`{name}` must be a whole number; got {value:g}.")
     if value > CAPS[name]:
-        raise ValueError(f"`{name}` is capped at {CAPS[name]} here; got {_shown(value)}. Use `mimo-hf oam` for more.")
+        raise ValueError(
+            f"`{name}` must be at most {CAPS[name]} here; got {_shown(value)}. Use `mimo-hf oam` for more."
+        )
     least = declared.metadata["least"]
     least = -CAPS[name] if least is None else least
     if value < least:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from oam_charts import Curve, Page, Picture, bars, columns, curves
-from oam_settings import Settings
+from oam_settings import CONTROLS, Settings
 from oam_views import NAMES, note
 
 from mimo_hf.oam.comparisons import run_dof, run_oem
@@ -26,7 +26,8 @@ def efficiency(settings: Settings) -> Page:
     over_snr = run_sweep(config, "snr_db", -10.0, 40.0, 51)
     start, stop, num = settings.sweep_start, settings.sweep_stop, settings.sweep_num
     if start == stop:
-        raise ValueError(f"The sweep needs two different ends; got {start:g} twice.")
+        ends = (CONTROLS[name].label for name in ("sweep_start", "sweep_stop"))
+        raise ValueError(f"{' and '.join(ends)} of the sweep must differ; got {start:g} twice.")
     swept = run_sweep(config, settings.sweep, min(start, stop), max(start, stop), num)
     label = axis_label(settings.sweep)
     name = label.rpartition(" (")[0]
@@ -65,7 +66,8 @@ def efficiency(settings: Settings) -> Page:
 def mimo(settings: Settings) -> Page:
     low, high = sorted((settings.mimo_start_m, settings.mimo_stop_m))
     if low == high:
-        raise ValueError(f"The two distances must differ; got {low:g} m twice.")
+        ends = (CONTROLS[name].label for name in ("mimo_start_m", "mimo_stop_m"))
+        raise ValueError(f"{' and '.join(ends)} must differ; got {low:g} twice.")
     config = settings.link_config()
     size = max(settings.num_tx, settings.num_rx)
     draws = max(20, min(100, 6_400 // size**2))

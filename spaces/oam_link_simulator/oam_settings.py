@@ -138,7 +138,7 @@ class Settings:
     @property
     def wavelength_m(self) -> float:
         if not self.freq_ghz > 0:
-            raise ValueError(f"Frequency must be above 0 GHz; got {self.freq_ghz}.")
+            raise ValueError(f"{CONTROLS['freq_ghz'].label} must be above 0; got {self.freq_ghz}.")
         return SPEED_OF_LIGHT_M_GHZ / self.freq_ghz
 
     def _length_m(self, wavelengths: float) -> float:

@@ -136,7 +136,7 @@ def test_any_number_of_the_link_can_be_swept(param, capsys):
     [
         (
             ["simulate", "--freq-ghz", "30", "--wavelength-m", "0.01"],
-            "--freq-ghz can't be given together with --wavelength-m",
+            "--freq-ghz must not be given together with --wavelength-m",
         ),
         (["simulate", "--num-tx", "0"], "--num-tx must be a whole number at least 2; got '0'"),
         (["simulate", "--num-tx", "8.5"], "--num-tx must be a whole number"),
@@ -145,7 +145,7 @@ def test_any_number_of_the_link_can_be_swept(param, capsys):
         (["simulate", "--tilt-deg", "inf"], "--tilt-deg must be a finite number; got 'inf'"),
         (["simulate", "--tilt-deg", "-inf"], "--tilt-deg must be a finite number; got '-inf'"),
         (["simulate", "--distance-m", "0"], "--distance-m must be"),
-        (["simulate", "--distance-m", "0.001"], "the distance must be at least one wavelength"),
+        (["simulate", "--distance-m", "0.001"], "--distance-m must be at least one wavelength"),
         (["simulate", "--power", "much"], "--power must be one of equal, waterfill; got 'much'"),
         (["simulate", "--device", "toaster"], "--device must be cpu, cuda"),
         (["simulate", "--output", "x.txt"], "--output is now --out"),
@@ -164,16 +164,16 @@ def test_any_number_of_the_link_can_be_swept(param, capsys):
         ),
         (
             ["sweep", "--preset", "claim-nothing"],
-            "there are claim-bepre-tilt, counter-edfors, counter-pointing-tolerance.",
+            "must be one of claim-bepre-tilt, counter-edfors, counter-pointing-tolerance; got 'claim-nothing'.",
         ),
         (["sweep", "--preset", "claim-oem-dish"], "belongs to `mimo-hf oam oem`"),
         (["oem", "--pitch-m", "0.1"], "--pitch-m must be at least twice the radius"),
-        (["oem", "--dish-radius-m", "0.1"], "--dish-radius-m goes with --focal-length-m"),
-        (["oem", "--radius-m", "0.008", "--focal-length-m", "1"], "kR"),
+        (["oem", "--dish-radius-m", "0.1"], "--dish-radius-m must go with --focal-length-m"),
+        (["oem", "--radius-m", "0.008", "--focal-length-m", "1"], "kR of --radius-m must exceed"),
         (["dof", "--rhos", "0.5,1.5"], "--rhos must be numbers with commas between, each a finite number at least 0"),
         (["dof", "--num-draws", "1"], "--num-draws"),
         (["dof", "--seed", "-1"], "--seed must be a whole number"),
-        (["ber", "--detector", "zf", "--num-rx", "4"], "--detector zf needs N_r >= N_t"),
+        (["ber", "--detector", "zf", "--num-rx", "4"], "--detector zf must have N_r >= N_t"),
         (["ber", "--order", "8"], "--order must be one of 4, 16, 64; got '8'"),
         (["ber", "--precoding", "magic"], "--precoding must be one of plain"),
         (["ber", "--snrs-db", "1,,2"], "--snrs-db must be numbers with commas between"),
@@ -225,7 +225,7 @@ def test_gpu_is_asked_for_where_none_is(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, _, err = run(capsys, "simulate", "--device", "cuda")
     assert code == 2
-    assert "--device cuda" in err
+    assert "--device must be on this machine; got 'cuda'" in err
 
 
 def test_what_the_library_warns_of_is_told(capsys):

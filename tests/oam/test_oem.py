@@ -242,7 +242,7 @@ def test_effective_rings_of_plain_radius_and_count_are_the_plain_model(make_grid
 def test_dish_needs_a_ring_that_radiates_the_mode():
     with pytest.raises(ValueError, match=r"kR.*mode 4"):
         effective_ring_radii(UCA(8, 0.008), 0.01, focal_length_m=1.0)
-    with pytest.raises(ValueError, match="kR"):
+    with pytest.raises(ValueError, match="`kr` must exceed"):
         divergence_rad(3, 4.0)
 
 

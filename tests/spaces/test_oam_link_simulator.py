@@ -351,10 +351,14 @@ def test_the_nyquist_mode_is_announced():
     [
         ("modes", {"mode": 7, "num_tx": 4}, "mode"),
         ("link", {"distance_m": 0.001}, "at least one wavelength"),
-        ("oem", {"oem_focal_m": 1.0, "oem_radius_wl": 0.4}, "kR must exceed"),
+        ("oem", {"oem_focal_m": 1.0, "oem_radius_wl": 0.4}, "kR of `radius_m` must exceed"),
         ("oem", {"oem_pitch_wl": 5.0}, "twice the radius"),
-        ("efficiency", {"sweep_start": 3.0, "sweep_stop": 3.0}, "two different ends"),
-        ("mimo", {"mimo_start_m": 3.0, "mimo_stop_m": 3.0}, "must differ"),
+        ("efficiency", {"sweep_start": 3.0, "sweep_stop": 3.0}, "From and To of the sweep must differ; got 3 twice"),
+        (
+            "mimo",
+            {"mimo_start_m": 3.0, "mimo_stop_m": 3.0},
+            r"Least distance \(m\) and Greatest distance \(m\) must differ; got 3 twice",
+        ),
     ],
 )
 def test_what_is_impossible_is_said(tab, changes, message):
@@ -469,7 +473,11 @@ def test_the_api_gives_the_numbers_of_the_library(client):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("simulate", {"freq_ghz": 30.0, "wavelength_m": 0.01}, "not both"),
+        (
+            "simulate",
+            {"freq_ghz": 30.0, "wavelength_m": 0.01},
+            "`freq_ghz` must not be given together with `wavelength_m`",
+        ),
         ("simulate", {"distance_m": 0.001}, "at least one wavelength"),
         ("simulate", {"num_tx": 1}, "num_tx"),
         ("simulate", {"num_tx": 8.5}, "`num_tx` must be a whole number; got 8.5"),
@@ -482,16 +490,16 @@ def test_the_api_gives_the_numbers_of_the_library(client):
         ("simulate", {"power": 3}, "`power` must be a text; got 3"),
         ("simulate", {"power": "x" * 1000}, "`power` must be one of a few words; got 1000 characters"),
         ("oem", {"rows": -1}, "`rows` must be at least 1; got -1"),
-        ("oem", {"rows": 10**30}, "`rows` is capped at 16 here; got a number of more than 15 digits"),
+        ("oem", {"rows": 10**30}, "`rows` must be at most 16 here; got a number of more than 15 digits"),
         ("ber", {"seed": -1}, "`seed` must be at least 0"),
-        ("simulate", {"num_tx": 64}, "capped at 32"),
-        ("sweep", {"num": 10_000}, "capped at 1001"),
+        ("simulate", {"num_tx": 64}, "at most 32 here"),
+        ("sweep", {"num": 10_000}, "at most 1001 here"),
         ("sweep", {"param": "colour"}, "param"),
         ("field", {"mode": 9}, "mode"),
-        ("oem", {"focal_length_m": 1.0, "radius_m": 0.004}, "kR must exceed"),
-        ("oem", {"rows": 16, "columns": 16}, "capped at 128"),
+        ("oem", {"focal_length_m": 1.0, "radius_m": 0.004}, "kR of `radius_m` must exceed"),
+        ("oem", {"rows": 16, "columns": 16}, "at most 128 here"),
         ("ber", {"order": 5}, "order"),
-        ("ber", {"num_symbols": 10_000_000}, "capped"),
+        ("ber", {"num_symbols": 10_000_000}, "at most"),
     ],
 )
 def test_the_api_says_what_is_wrong(client, name, arguments, message):

@@ -31,7 +31,7 @@ def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
     config = PeftConfig.from_pretrained(path)
     causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
     _check_adapter(config, path, name, causal_lm)
-    remedy = f"it says that it is for {config.base_model_name_or_path!r}. Pass its own base: LoraTeacher({path!r}, base=...)."
+    remedy = f"which says that it is for {config.base_model_name_or_path!r}. Pass its own base: LoraTeacher({path!r}, base=...)."
     try:
         if isinstance(model, PeftModel):
             model.load_adapter(path, called, is_trainable=False)
@@ -39,16 +39,16 @@ def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
             model = PeftModel.from_pretrained(model, path, called, is_trainable=False)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"The adapter {path!r} of the teacher {name!r} does not fit the model that it is loaded into ({_shape(causal_lm)}); "
-            f"{remedy} ({error})"
+            f"`teachers[{name!r}]` must be an adapter that fits the model it is loaded into, {_shape(causal_lm)}; got {path!r}, "
+            f"{remedy} PEFT says: {error}"
         ) from error
     # PEFT only warns of weights that found no place.
     placed = get_peft_model_state_dict(model, adapter_name=called)
     missing = sorted(set(load_peft_weights(path, device="cpu")) - set(placed))
     if missing:
         raise ValueError(
-            f"The adapter {path!r} of the teacher {name!r} has weights that the model it is loaded into has no place for, such as "
-            f"{missing[0]!r}; {remedy}"
+            f"`teachers[{name!r}]` must be an adapter whose weights all have a place in the model it is loaded into, where "
+            f"{missing[0]!r} has none; got {path!r}, {remedy}"
         )
     return model, called
 
@@ -101,8 +101,8 @@ def weights_of(model: PeftModel, adapter: str) -> dict[str, Any]:
 def _check_adapter(config: Any, path: str, name: str, model: Any) -> None:
     if config.is_prompt_learning:
         raise ValueError(
-            f"The adapter {path!r} of the teacher {name!r} must change weights, as LoRA does; got {config.peft_type}, which "
-            "puts tokens in front of the prompt. Merge it into a model of its own."
+            f"`teachers[{name!r}]` must be an adapter that changes weights, as LoRA does; got {path!r} of {config.peft_type}, "
+            "which puts tokens in front of the prompt. Merge it into a model of its own."
         )
     head = next((key for key, module in model.named_modules() if module is model.get_output_embeddings()), "lm_head")
     # "all-linear" leaves the head out.
@@ -111,8 +111,9 @@ def _check_adapter(config: Any, path: str, name: str, model: Any) -> None:
     if getattr(config, "modules_to_save", None) or on_head:
         what = f"modules_to_save={config.modules_to_save}" if config.modules_to_save else f"an adapter on {head!r}"
         raise ValueError(
-            f"The adapter {path!r} of the teacher {name!r} has {what}, which scoring by the shared model would pass over. Merge "
-            "it (merge_and_unload) and give the merged model as the teacher."
+            f"`teachers[{name!r}]` must be an adapter without modules_to_save that leaves the head as it is; got {path!r} with "
+            f"{what}, which scoring by the shared model would pass over. Merge it (merge_and_unload) and give the merged model "
+            "as the teacher."
         )
     if biases != "none":
         raise ValueError(

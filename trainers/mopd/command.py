@@ -101,15 +101,16 @@ def _check_path(name: str) -> None:
     """What can be said before torch is imported."""
     folder = Path(name).expanduser()
     if folder.is_file():
-        raise ValueError(f"PATH_OR_ID is a file, {name}; give the folder that it lies in.")
+        raise ValueError(f"PATH_OR_ID must be a folder; got {name}, which is a file. Give the folder that it lies in.")
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise ValueError(
-                f"{name} has neither config.json nor adapter_config.json; give a checkpoint or adapter folder."
+                f"PATH_OR_ID must be a checkpoint or adapter folder; got {name}, which has neither config.json nor "
+                "adapter_config.json."
             )
     elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         raise ValueError(
-            f"PATH_OR_ID {name} does not exist; give a checkpoint folder, or a model of the Hub as OWNER/NAME."
+            f"PATH_OR_ID must be a checkpoint folder, or a model of the Hub as OWNER/NAME; got {name}, which does not exist."
         )
 
 
@@ -123,7 +124,9 @@ def _check_address(host: str, port: int) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port} can't be listened on: {error.strerror}. Give others.") from None
+        raise ValueError(
+            f"--host and --port must be an address to listen on; got {host} and {port}: {error.strerror}. Give others."
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -91,8 +91,8 @@ class Domains:
                 f"{type(value).__name__}."
             )
         raise ValueError(
-            f"The column {self.column!r} of `{title}` names {value!r}, which has no teacher; there are {known}. Add one to "
-            "`teachers`, or set `default_teacher`."
+            f"The column {self.column!r} of `{title}` must name one of the teachers {known}; got {value!r}, which has no teacher. "
+            "Add one to `teachers`, or set `default_teacher`."
         )
 
     def indices(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
@@ -181,13 +181,13 @@ def check_quota(quota: Any, names: Sequence[str], rows: Sequence[Sequence[int]])
     unknown = quota.keys() - set(names)
     if unknown:
         raise ValueError(
-            f"`domain_quota` names {', '.join(map(repr, sorted(unknown)))}, which has no teacher; there are "
-            f"{', '.join(map(repr, names))}."
+            f"`domain_quota` must name teachers only, {', '.join(map(repr, names))}; got "
+            f"{', '.join(map(repr, sorted(unknown)))}."
         )
     for name, own in zip(names, rows, strict=True):
         if quota.get(name, 0) > 0 and not own:
             raise ValueError(
-                f"`domain_quota` gives {name!r} a share of {quota[name]}, and `train_dataset` has no row of it."
+                f"`domain_quota` must give no share to a domain without rows in `train_dataset`; got {quota[name]} for {name!r}."
             )
         if quota.get(name, 0) == 0 and own:
             logger.warning("`domain_quota` gives %s no share: its %d rows are never drawn.", name, len(own))

@@ -259,13 +259,13 @@ class MOPDConfig(MiMoRLConfig):
                 raise ValueError(f"`{name}` must be above 0; got {value}.")
         if self.adv_clip is not None and self.kl_estimator != "sampled":
             raise ValueError(
-                "`adv_clip` bounds the log-ratio of the sampled token, which only `kl_estimator='sampled'` uses; got "
+                "`adv_clip` must go with `kl_estimator='sampled'`, as it bounds the log-ratio of the sampled token; got "
                 f"{self.kl_estimator!r}. Leave `adv_clip` out."
             )
         if self.router_replay and self.carry_surplus:
             raise ValueError(
-                "`router_replay` keeps the experts of the policy that generated a batch, and `carry_surplus` brings in rows of an "
-                "earlier one: leave one of the two out."
+                "`router_replay` must not go with `carry_surplus`: it keeps the experts of the policy that generated a batch, and "
+                "`carry_surplus` brings in rows of an earlier one. Leave one of the two out."
             )
         self._check_rewards_have_a_use()
         self._check_shares("domain_quota", self.domain_quota)
@@ -295,21 +295,23 @@ class MOPDConfig(MiMoRLConfig):
         for name, remedy in NOT_READ.items():
             value = getattr(self, name, defaults.get(name))
             if value != defaults.get(name):
-                raise ValueError(f"`{name}` is not read by MOPD; got {value!r}. Leave it out: {remedy}.")
+                raise ValueError(
+                    f"`{name}` must keep its default, as MOPD does not read it; got {value!r}. Leave it out: {remedy}."
+                )
 
     def _check_rewards_have_a_use(self):
         if self.orm_alpha and self.num_generations is not None and self.num_generations < 2:
             raise ValueError(
-                "`orm_alpha` above 0 compares the rewards of a prompt's completions: set `num_generations` to 2 or more; "
-                f"got {self.num_generations}."
+                "`num_generations` must be at least 2 with `orm_alpha` above 0, which compares the rewards of a prompt's "
+                f"completions; got {self.num_generations}."
             )
         if self.orm_alpha:
             return
         for name in ("dynamic_sampling", "easy_pool_alpha", "carry_surplus"):
             if getattr(self, name):
                 raise ValueError(
-                    f"`{name}` chooses prompts by their rewards, which have no part in the loss where `orm_alpha` is 0: set "
-                    f"`orm_alpha` above 0, or leave `{name}` out; got {getattr(self, name)!r}."
+                    f"`{name}` must go with `orm_alpha` above 0, as it chooses prompts by their rewards, which have no part in "
+                    f"the loss otherwise; got {getattr(self, name)!r}. Set `orm_alpha` above 0, or leave `{name}` out."
                 )
 
     def _check_shares(self, name: str, shares: Any):
@@ -324,8 +326,8 @@ class MOPDConfig(MiMoRLConfig):
                 )
             if self.dynamic_sampling or self.easy_pool_alpha:
                 raise ValueError(
-                    "`domain_quota` fills batches from the data set's order, and `dynamic_sampling` and "
-                    "`easy_pool_alpha` draw prompts of their own: leave one of the two out."
+                    "`domain_quota` must not go with `dynamic_sampling` or `easy_pool_alpha`: it fills batches from the data "
+                    "set's order, and they draw prompts of their own. Leave one of the two out."
                 )
 
 

@@ -139,7 +139,8 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         self._has_rewards = reward_funcs is not None
         if settings.orm_alpha and not self._has_rewards:
             raise ValueError(
-                f"`orm_alpha={settings.orm_alpha}` mixes outcome rewards in: give `reward_funcs`, or set `orm_alpha=0`."
+                f"`reward_funcs` must be given with `orm_alpha={settings.orm_alpha}`, which mixes outcome rewards in; got None. "
+                "Give them, or set `orm_alpha=0`."
             )
         datasets = _named_datasets(train_dataset, eval_dataset)
         _refuse_images(datasets)
@@ -432,8 +433,8 @@ def _factors(weights: Any, names: list[str]) -> Tensor:
     unknown = weights.keys() - set(names)
     if unknown:
         raise ValueError(
-            f"`domain_weights` names {', '.join(map(repr, sorted(unknown)))}, which has no teacher; there are "
-            f"{', '.join(map(repr, names))}."
+            f"`domain_weights` must name teachers only, {', '.join(map(repr, names))}; got "
+            f"{', '.join(map(repr, sorted(unknown)))}."
         )
     return torch.tensor([float(weights.get(name, 1.0)) for name in names])
 

@@ -220,7 +220,7 @@ def _check_student_shares_its_base(model: Any) -> None:
     active = model.peft_config[model.active_adapter]
     if getattr(active, "modules_to_save", None):
         raise ValueError(
-            f"The student's adapter has modules_to_save={active.modules_to_save}, which its base model is not without: teachers "
-            "that share the base would score with them. Leave `modules_to_save` out, or give these teachers a base of their "
-            "own: LoraTeacher(path, base=...)."
+            "`modules_to_save` of the student's adapter must be empty where teachers share its base, as they would score with "
+            f"these modules; got {active.modules_to_save}. Leave it out, or give these teachers a base of their own: "
+            "LoraTeacher(path, base=...)."
         )

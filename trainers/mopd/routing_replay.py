@@ -38,7 +38,7 @@ class RoutingReplay:
                     f"`router_replay` does not know the routers of {experts[0]}: set router_replay=False."
                 )
             raise ValueError(
-                f"`router_replay` needs experts, and {type(model).__name__} has none: set router_replay=False."
+                f"`router_replay` must be False for a model without experts; got True, and {type(model).__name__} has none."
             )
         self._rules: list[Any] = [None] * len(self.routers)
         self._recorded: list[list[Tensor]] | None = None

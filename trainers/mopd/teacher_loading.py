@@ -32,7 +32,7 @@ def load_teacher(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {device} can't be used here: {_first_line(error)}") from None
+        raise ValueError(f"`device` must be one that can be used here; got {device}: {_first_line(error)}") from None
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     common = {"trust_remote_code": trust_remote_code}
     try:
@@ -42,11 +42,11 @@ def load_teacher(
                 place, dtype=dtype, output_loading_info=True, **chosen, **common
             )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        raise ValueError(f"{path} can't be loaded: {_first_line(error)}") from error
+        raise ValueError(f"{path} must be a model that can be loaded; got {_first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
-            f"{path} lacks {len(missing)} tensors of {type(model).__name__}, which would be random: {shown}."
+            f"{path} must have all tensors of {type(model).__name__}, or they would be random; it lacks {len(missing)}: {shown}."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **common)  # nosec B615  # as said above

@@ -43,12 +43,12 @@ def check_teachers(teachers: Any) -> Mapping[str, Any]:
             raise ValueError(f"A key of `teachers` must be the name of a domain; got {name!r}.")
         if has_adapters(spec):
             raise TypeError(
-                f"The teacher {name!r} must not be a PeftModel: give LoraTeacher(path, base), or merge it (merge_and_unload)."
+                f"`teachers[{name!r}]` must not be a PeftModel; give LoraTeacher(path, base), or merge it (merge_and_unload)."
             )
         known = isinstance(spec, os.PathLike | str | LoraTeacher | PreTrainedModel) or is_client(spec)
         if not known or (isinstance(spec, str) and not spec):
             raise TypeError(
-                f"The teacher {name!r} must be a model, the path of one, LoraTeacher(path), the address of a server "
+                f"`teachers[{name!r}]` must be a model, the path of one, LoraTeacher(path), the address of a server "
                 f"('http://...'), 'self', or have the methods of ServerTeacher; got {spec!r}."
             )
     return teachers
@@ -58,8 +58,8 @@ def check_estimator(teachers: Mapping[str, Any], args: MOPDConfig) -> None:
     servers = [name for name, spec in teachers.items() if is_address(spec) or is_client(spec)]
     if servers and args.kl_estimator in ("full", "topk"):
         raise ValueError(
-            f"`kl_estimator={args.kl_estimator!r}` needs a teacher's probabilities of any token, which a server does not give; "
-            f"{', '.join(map(repr, servers))} is behind one. Set 'sampled' or 'topk_teacher'."
+            "`kl_estimator` must be 'sampled' or 'topk_teacher' for a teacher behind a server, which does not give its "
+            f"probabilities of any token; got {args.kl_estimator!r} for {', '.join(map(repr, servers))}."
         )
 
 

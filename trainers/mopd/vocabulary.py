@@ -47,7 +47,7 @@ def common_size(student: Vocabulary, teacher: Vocabulary, name: str, estimator: 
             if student.tokens.get(token) != teacher.tokens.get(token)
         )
         raise ValueError(
-            f"The tokenizer of the teacher {name!r} must be the student's; {len(differing)} tokens differ, such as "
+            f"`teachers[{name!r}]` must have the student's tokenizer; got one in which {len(differing)} tokens differ, such as "
             f"{differing[0]!r} (student {student.tokens.get(differing[0])}, teacher {teacher.tokens.get(differing[0])}). {REMEDY}"
         )
     if student.size == teacher.size:
@@ -56,7 +56,7 @@ def common_size(student: Vocabulary, teacher: Vocabulary, name: str, estimator: 
     known = student.tokens is not None and teacher.tokens is not None
     if not known or max(student.tokens.values()) >= smaller:  # type: ignore[union-attr]
         raise ValueError(
-            f"The vocabulary of the teacher {name!r} must be the student's; got {teacher.size} and {student.size} tokens, and no "
+            f"`teachers[{name!r}]` must have the student's vocabulary; got {teacher.size} and {student.size} tokens, and no "
             f"equal tokenizers that show that only their padding differs. {REMEDY}"
         )
     if estimator == "sampled":  # each log-probability is over its model's own table

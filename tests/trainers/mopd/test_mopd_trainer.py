@@ -199,7 +199,7 @@ def test_padding_and_masked_tokens_do_not_count(make_mopd, estimator):
 
 
 def test_alpha_needs_rewards(make_mopd):
-    with pytest.raises(ValueError, match=r"orm_alpha=0.5.*reward_funcs"):
+    with pytest.raises(ValueError, match=r"reward_funcs.*orm_alpha=0.5"):
         make_mopd(orm_alpha=0.5, num_generations=4)
 
 
@@ -217,7 +217,7 @@ def test_weights_of_domains_scale_their_term(make_mopd):
     assert not none.any()
     assert only_b.any()
     torch.testing.assert_close(twice, 2 * only_b, rtol=1e-5, atol=1e-8)
-    with pytest.raises(ValueError, match=r"domain_weights.*'z'.*'a', 'b', 'c'"):
+    with pytest.raises(ValueError, match=r"domain_weights.*'a', 'b', 'c'; got 'z'"):
         make_mopd(domain_weights={"z": 1})
 
 
@@ -230,7 +230,7 @@ def test_quotas_are_kept_in_every_batch(make_mopd, generated_batches):
 def test_quotas_are_checked_against_the_data(make_mopd, make_rows, caplog):
     with pytest.raises(ValueError, match=r"domain_quota.*'z'"):
         make_mopd(domain_quota={"z": 1.0})
-    with pytest.raises(ValueError, match=r"'c' a share of 0.5"):
+    with pytest.raises(ValueError, match=r"got 0.5 for 'c'"):
         make_mopd(rows=make_rows(domains=("a", "b")), domain_quota={"a": 0.5, "c": 0.5})
     make_mopd(domain_quota={"a": 0.5, "b": 0.5})
     assert "gives c no share: its 8 rows" in caplog.text

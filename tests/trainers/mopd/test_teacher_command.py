@@ -124,8 +124,8 @@ def test_missing_weights_are_no_teacher(folder, capsys):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     message = refused(capsys, folder, "--port", free_port())
     assert (
-        "lacks 2 tensors of Qwen2ForCausalLM, which would be random: lm_head.weight, model.layers.0.mlp.up_proj.weight."
-        in message
+        "must have all tensors of Qwen2ForCausalLM, or they would be random; it lacks 2: lm_head.weight, "
+        "model.layers.0.mlp.up_proj.weight." in message
     )
 
 
@@ -137,14 +137,18 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     assert "is a file" in refused(capsys, tmp_path / "file")
     assert "--port must be a whole number from 1 to 65535; got '65536'" in refused(capsys, folder, "--port", 65536)
     assert "--max-logprobs must be a whole number of at least -1" in refused(capsys, folder, "--max-logprobs", -2)
-    assert "--device cuda:7 can't be used here" in refused(capsys, folder, "--port", free_port(), "--device", "cuda:7")
-    assert "can't be loaded" in refused(capsys, folder, "--port", free_port(), "--attn-implementation", "none-such")
-    assert "can't be listened on" in refused(capsys, folder, "--host", "192.0.2.1")
+    assert "--device must be one that can be used here; got cuda:7: " in refused(
+        capsys, folder, "--port", free_port(), "--device", "cuda:7"
+    )
+    assert "must be a model that can be loaded; got " in refused(
+        capsys, folder, "--port", free_port(), "--attn-implementation", "none-such"
+    )
+    assert "--host and --port must be an address to listen on; got 192.0.2.1" in refused(
+        capsys, folder, "--host", "192.0.2.1"
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"--port {port} can't be listened on: Address already in use." in refused(
-            capsys, folder, "--port", port
-        )
+        assert f"got 127.0.0.1 and {port}: Address already in use." in refused(capsys, folder, "--port", port)
 
 
 def test_a_server_open_to_the_network_warns_unless_it_has_a_key(folder, capsys, monkeypatch):

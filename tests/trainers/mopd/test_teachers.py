@@ -186,7 +186,7 @@ def test_another_order_of_tokens_is_refused_by_name(make_mopd, far_model, make_t
     words = [*map(str, range(9, -1, -1)), "yes", "no", "maybe", "solve", "#"]
     path = save_with_tokenizer(far_model(2), make_tokenizer(words), tmp_path / "other")
     with pytest.raises(
-        ValueError, match=r"tokenizer of the teacher 'b'.*10 tokens differ.*'0' .student 3, teacher 12.*GOLD"
+        ValueError, match=r"'b'.*student's tokenizer.*10 tokens differ.*'0' .student 3, teacher 12.*GOLD"
     ):
         make_mopd({"a": far_model(1), "b": path, "c": far_model(3)})
 
@@ -223,13 +223,13 @@ def test_adapters_that_change_what_teachers_share_are_refused(make_mopd, save_ad
 
 def test_adapters_for_another_shape_are_refused(make_mopd, make_model, save_adapter):
     path = save_adapter("tb", 0, make_model(hidden_size=32, num_attention_heads=4, num_key_value_heads=2))
-    with pytest.raises(ValueError, match=r"'b' does not fit.*hidden_size 16.*base="):
+    with pytest.raises(ValueError, match=r"'b'.*must.*fits.*hidden_size 16.*base="):
         make_mopd({"a": "self", "b": path, "c": "self"}, peft_config=LORA)
 
 
 def test_adapters_for_more_layers_are_refused(make_mopd, make_model, save_adapter):
     path = save_adapter("tb", 0, make_model(num_hidden_layers=2))
-    with pytest.raises(ValueError, match=r"'b' has weights.*layers.1.*base="):
+    with pytest.raises(ValueError, match=r"'b'.*must.*weights.*layers.1.*base="):
         make_mopd({"a": "self", "b": path, "c": "self"}, peft_config=LORA)
 
 
@@ -247,7 +247,7 @@ def test_an_adapter_for_a_base_of_another_name_is_told(make_mopd, save_adapter, 
 
 def test_a_student_whose_own_adapter_saves_modules_shares_its_base_with_nobody(make_mopd, save_adapter):
     own = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
-    with pytest.raises(ValueError, match=r"student's adapter has modules_to_save.*lm_head.*base="):
+    with pytest.raises(ValueError, match=r"`modules_to_save` of the student's adapter.*lm_head.*base="):
         make_mopd({"a": save_adapter("ta", 0), "b": "self", "c": "self"}, peft_config=own)
 
 
@@ -282,5 +282,5 @@ def test_a_peft_model_as_a_teacher_is_sent_to_lora_teacher(make_mopd, make_model
 
 @pytest.mark.parametrize("estimator", ["full", "topk"])
 def test_a_server_is_not_asked_for_what_it_does_not_give(make_mopd, estimator):
-    with pytest.raises(ValueError, match=r"kl_estimator.*'b'.*'topk_teacher'"):
+    with pytest.raises(ValueError, match=r"kl_estimator.*'topk_teacher'.*'b'"):
         make_mopd({"a": "self", "b": "http://127.0.0.1:9", "c": "self"}, kl_estimator=estimator)
