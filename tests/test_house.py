@@ -123,10 +123,6 @@ def test_a_waiver_needs_its_rule_and_a_reason(tmp_path, text, is_refused):
     assert bool(list(unexplained_waivers(file))) == is_refused
 
 
-# Files of tests that are still to be split along their subjects.
-TO_SPLIT = {"tests/trainers/mopd/test_server_teacher.py", "tests/trainers/mopd/test_teacher_server.py"}
-
-
 def test_a_file_of_more_than_500_lines_says_why_in_its_first():
     long = set()
     for folder in [*FOLDERS, "findings", "docs"]:
@@ -134,7 +130,7 @@ def test_a_file_of_more_than_500_lines_says_why_in_its_first():
             lines = file.read_text(encoding="utf-8").splitlines()
             if len(lines) > 500 and "500 lines since" not in lines[0]:
                 long.add(file.relative_to(ROOT).as_posix())
-    assert long <= TO_SPLIT
+    assert long == set()
 
 
 def test_readme_opens_with_the_two_commands():

@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VOCABULARY = 40
+SEQUENCE = [3, 1, 4, 1, 5]
+NO_NETWORK = "http://127.0.0.1:9"
 
 
 def log_softmax(prefix, temperature=1.0):
@@ -16,6 +18,10 @@ def log_softmax(prefix, temperature=1.0):
     ]
     total = math.log(sum(map(math.exp, logits)))
     return [logit - total for logit in logits]
+
+
+def expected(ids, prompt_length, temperature=1.0):
+    return [log_softmax(ids[:place], temperature)[ids[place]] for place in range(prompt_length, len(ids))]
 
 
 def entry(prefix, token, top_k, temperature):

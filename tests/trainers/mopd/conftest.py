@@ -91,3 +91,43 @@ def save_adapter(tmp_path):
         return str(tmp_path / name)
 
     return save
+
+
+@pytest.fixture
+def quick(monkeypatch, no_key):
+    """A client that repeats a request at once."""
+    from mimo_hf.trainers.mopd import server_connection
+
+    monkeypatch.setattr(server_connection, "FIRST_DELAY_S", 0.01)
+
+
+@pytest.fixture
+def no_key(monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+
+
+@pytest.fixture
+def server():
+    from ._fake_server import fake_server
+
+    with fake_server() as (fake, url):
+        fake.url = url
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Far from uniform."""
+    model = helpers.make_model()
+    for parameter in model.parameters():
+        parameter.data *= 8
+    return model
+
+
+@pytest.fixture(scope="module")
+def url(model):
+    """The address of a server of this model."""
+    from mimo_hf.trainers.mopd.teacher_server import serve_teacher
+
+    with serve_teacher(model, helpers.make_tokenizer(), max_logprobs=18) as url:
+        yield url
