@@ -2,8 +2,8 @@
 Corpora, toy domains and training sets as `datasets.Dataset`s: offline, seeded, the same each time.
 
 `pair_sum` (PairSum and DoubtSearch), `linear_equations`, `countdown` and `staged_programs` hold problems whose answers a few lines
-check; `tagged_chain` and `needle` ask for what lies far back. `problem_filter` and `judge_set` make training sets from problems
-and from what models answered.
+check; `symbol_tasks` are small domains, a teacher each; `tagged_chain` and `needle` ask for what lies far back. `problem_filter`
+and `judge_set` make training sets from problems and from what models answered.
 """
 
 from .countdown import countdown
@@ -14,6 +14,7 @@ from .pair_sum import pair_sum_problems
 from .problem_filter import decontaminate, drop_duplicates, drop_unverifiable, keep_by_pass_rate
 from .staged_programs import staged_programs
 from .stdlib_code import held_out_files, is_held_out, stdlib_code
+from .symbol_tasks import symbol_task
 from .tagged_chain import relayed_chain, tagged_chain
 from .word_tokenizer import word_tokenizer
 
@@ -34,6 +35,7 @@ __all__ = [
     "relayed_chain",
     "staged_programs",
     "stdlib_code",
+    "symbol_task",
     "tagged_chain",
     "word_tokenizer",
 ]
