@@ -140,6 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     is_toy = arguments.model is None
     if is_toy:
         make_toy(arguments, Path(config.output_dir, "toy"), config)
+    teachers = as_teachers(arguments.teacher)
     config.model_init_kwargs = {
         "revision": model_config.model_revision, "dtype": model_config.dtype,
         "attn_implementation": model_config.attn_implementation,
@@ -152,10 +153,11 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=AutoTokenizer.from_pretrained(arguments.model, padding_side="left"),
         quantization_config=get_quantization_config(model_config),
         peft_config=get_peft_config(model_config),
-        teachers=as_teachers(arguments.teacher),
+        teachers=teachers,
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model(config.output_dir)
+    trainer.create_model_card(dataset_name=arguments.dataset)
     print(f"The student is in {config.output_dir}.")
     if is_toy:
         import mopd_toy
