@@ -64,7 +64,7 @@ class Setup:
 
 
 SETUPS = {
-    "near": Setup(("add", "sort", "reverse"), 180, 2e-3, 100, 1e-3),
+    "near": Setup(("add", "sort", "reverse"), 210, 2e-3, 150, 5e-4),
     "far": Setup(("add", "sort", "reverse"), 150, 1e-3, 200, 1e-3),
 }
 

@@ -237,7 +237,7 @@ def test_models_are_loaded_as_the_options_say(toy, tmp_path, monkeypatch):
     assert asked == [{"dtype": "bfloat16", "attn_implementation": "eager"}] * 6
     with pytest.raises(ValueError, match="collect must be made from this run's inputs"):
         run(toy, tmp_path / "a", *steps)
-    with pytest.raises(ValueError, match=r"`--load_in_4bit`.*Leave it out"):
+    with pytest.raises(ValueError, match=r"`--load_in_4bit` must be False.*--use_peft"):
         run(toy, tmp_path / "b", *steps, "--load_in_4bit", "true")
 
 
