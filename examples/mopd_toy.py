@@ -56,7 +56,7 @@ class Setup:
     teacher_rate: float
     steps: int = 400
     prompts: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
 
     @property
     def max_completion_length(self) -> int:
