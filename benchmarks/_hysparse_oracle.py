@@ -26,8 +26,8 @@ def recorded_reads(trunk: HySparseModel, forward) -> dict[int, tuple]:
         trunk.set_attn_implementation(NAME)
         hooks.callback(trunk.set_attn_implementation, implementation)
         for index, layer in enumerate(trunk.layers):
-            if hasattr(layer.self_attn, "sparse_attention"):
-                handle = layer.self_attn.sparse_attention.register_forward_pre_hook(hook_of(index))
+            if hasattr(layer.self_attn, "attend_blocks"):
+                handle = layer.self_attn.attend_blocks.register_forward_pre_hook(hook_of(index))
                 hooks.callback(handle.remove)
         forward()
     return reads

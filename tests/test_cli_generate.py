@@ -199,7 +199,7 @@ def changed(checkpoint, folder, **changes):
     [
         ({"num_mtp_layers": 4}, r"lack model\.mtp\.layers\.3\."),
         ({"num_mtp_layers": 2}, r"hold model\.mtp\.layers\.2\."),
-        ({"hidden_size": 32}, r"lm_head\.weight is \[257, 16\] in the weights, \[257, 32\]"),
+        ({"hidden_size": 32}, r"lm_head\.weight must be \[257, 32\] by config.json; got \[257, 16\]"),
         ({"num_hidden_layers": 3, "layer_types": 3 * ["full_attention"]}, "`mlp_layer_types` names 2 layers"),
         ({"model_type": "zzz"}, "model type `zzz`"),
         ({"model_type": "mimo_v2"}, "later MiMo-V2 family"),

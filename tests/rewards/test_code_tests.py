@@ -277,8 +277,8 @@ def test_tests_survive_a_dataset(any_sandbox):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({}, "column `tests`"),
-        ({"tests": [TESTS] * 2}, "2 rows"),
+        ({}, "`tests` must be a column"),
+        ({"tests": [TESTS] * 2}, "as many rows as `completions`, 1; got 2"),
         ({"tests": [[]]}, "row 0"),
         ({"tests": [None]}, "row 0"),
         ({"tests": [TESTS], "test_levels": [[0, 1]]}, "row 0"),

@@ -183,7 +183,7 @@ def test_it_works_in_a_thread():
 
 
 @pytest.mark.parametrize(
-    ("label", "words"), [(None, "column `label`"), ([2], "row 0"), (["yes"], "row 0"), ([1, 0], "rows")]
+    ("label", "words"), [(None, "`label` must be a column"), ([2], "row 0"), (["yes"], "row 0"), ([1, 0], "rows")]
 )
 def test_labels_that_are_missing_or_wrong_are_named(label, words):
     with pytest.raises(ValueError, match=words):

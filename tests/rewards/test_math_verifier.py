@@ -190,7 +190,9 @@ def test_a_reward_pickles(math):
     assert copy.workers == math.workers
 
 
-@pytest.mark.parametrize(("columns", "words"), [({}, "column `solution`"), ({"solution": ["5", "6"]}, "2 rows")])
+@pytest.mark.parametrize(
+    ("columns", "words"), [({}, "`solution` must be a column"), ({"solution": ["5", "6"]}, "1; got 2")]
+)
 def test_a_dataset_without_answers_is_refused(math, columns, words):
     with pytest.raises(ValueError, match=words):
         call(math, boxed("5"), **columns)

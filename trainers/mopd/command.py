@@ -89,7 +89,8 @@ def _serve(kit: Any, args: argparse.Namespace) -> int:
             f'{server.url} serves {server.name}, until Ctrl-C; for MOPDTrainer: teachers={{"math": "{server.url}"}}',
             flush=True,
         )
-        threading.Event().wait()
+        while not threading.Event().wait(1):
+            pass  # a Ctrl-C that reached another thread is seen at the next turn
     except KeyboardInterrupt:
         kit.say("stopped")
     finally:

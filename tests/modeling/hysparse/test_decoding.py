@@ -209,7 +209,7 @@ def test_sparse_layers_read_the_very_tensors_of_the_full_layer(monkeypatch, smal
     cache = HySparseCache(model.config)
     seen = []
     for layer in (1, 2):
-        attention = model.model.layers[layer].self_attn.sparse_attention
+        attention = model.model.layers[layer].self_attn.attend_blocks
         monkeypatch.setattr(
             attention,
             "forward",

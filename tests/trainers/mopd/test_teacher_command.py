@@ -41,7 +41,7 @@ def free_port():
 
 def serve(folder, use, *options):
     """Runs the command in this thread, where Ctrl-C arrives, and `use(url)` in another one; (exit code, what `use` gave)."""
-    port, result = free_port(), []
+    port, result, ended = free_port(), [], threading.Event()
 
     def client():
         try:
@@ -54,10 +54,15 @@ def serve(folder, use, *options):
             result.append(use(url))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
+            while not ended.wait(5):  # one that came before the command waits for it is lost
+                os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=client, daemon=True)
     thread.start()
-    code = cli.main(["teacher", "serve", str(folder), "--port", str(port), *options])
+    try:
+        code = cli.main(["teacher", "serve", str(folder), "--port", str(port), *options])
+    finally:
+        ended.set()
     thread.join()
     return code, result[0]
 
