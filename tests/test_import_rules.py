@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "modeling": {"hub", "lazy", "moved"},
     "metrics": {"hub"},
     "data": {"hub"},
-    "oam": {"lazy"},
+    "oam": {"lazy", "moved"},
     "hub": set(),
     "kernels": set(),
     "lost_heads": set(),

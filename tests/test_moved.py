@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mimo_hf import scheduler
+from mimo_hf.oam.forms import as_json
 from mimo_hf.scheduler import Command, ModelService
 from mimo_hf.scheduler.core.scheduler import Scheduler
 
@@ -21,6 +22,7 @@ from mimo_hf.scheduler.core.scheduler import Scheduler
             ModelService,
             "mimo_hf.scheduler.services.manager",
         ),
+        ("from mimo_hf.oam.cli import as_json as it", as_json, "mimo_hf.oam.forms"),
         ("import mimo_hf.scheduler.sim as old; it = old.simulate", None, "mimo_hf.scheduler.simulate.simulator"),
     ],
 )

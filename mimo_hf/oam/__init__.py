@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
+from ..moved import moved
 
 # A name is loaded on first use, so that the command line can read `settings.py` without torch.
 _NAMES = {
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from .precoding import BEPRE_METHODS, BePre, bepre
     from .simulate import SCHEMES, simulate_link
 
+
+moved(__name__, {"cli": "forms"})  # a Space of the last release writes its tables with what was there
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)
 

@@ -5,7 +5,7 @@ import ipaddress
 import os
 import re
 import socket
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ def _serve(kit: Any, args: argparse.Namespace) -> int:
             f'{server.url} serves {server.name}, until Ctrl-C; for MOPDTrainer: teachers={{"math": "{server.url}"}}',
             flush=True,
         )
-        while not threading.Event().wait(1):
-            pass  # a Ctrl-C that reached another thread is seen at the next turn
+        while True:
+            time.sleep(1)  # and not for ever: a Ctrl-C that reaches another thread does not end a wait of this one
     except KeyboardInterrupt:
         kit.say("stopped")
     finally:

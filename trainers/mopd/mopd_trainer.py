@@ -16,6 +16,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import create_model_from_path
 
 from ..checkpoints import random_states, set_random_states
+from ..mimo_rl.entrance_checks import config_of
 from ..mimo_rl.mimo_rl_trainer import DynamicSamplingGRPOTrainer
 from ..rollout.engine_rollout import GenerateFn
 from .domains import Domains, QuotaSampler, check_quota, check_streams
@@ -127,32 +128,32 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         generate_fn: GenerateFn | None = None,
         max_inflight: int | None = None,
     ):
-        if args is not None and not isinstance(args, MOPDConfig):
+        args = config_of(args, model, self._default_config, self._name)
+        if not isinstance(args, MOPDConfig):
             raise TypeError(f"`args` must be a MOPDConfig; got {type(args).__name__}.")
         if isinstance(reward_funcs, Mapping):
             raise TypeError(
                 "`reward_funcs` must be reward functions; got a mapping. Give teachers by name: `teachers={...}`."
             )
         teachers = check_teachers(teachers)
-        settings = args or MOPDConfig("tmp", use_cpu=True)
-        check_estimator(teachers, settings)
+        check_estimator(teachers, args)
         self._has_rewards = reward_funcs is not None
-        if settings.orm_alpha and not self._has_rewards:
+        if args.orm_alpha and not self._has_rewards:
             raise ValueError(
-                f"`reward_funcs` must be given with `orm_alpha={settings.orm_alpha}`, which mixes outcome rewards in; got None. "
+                f"`reward_funcs` must be given with `orm_alpha={args.orm_alpha}`, which mixes outcome rewards in; got None. "
                 "Give them, or set `orm_alpha=0`."
             )
         datasets = _named_datasets(train_dataset, eval_dataset)
         _refuse_images(datasets)
-        self._domains = Domains(list(teachers), settings.domain_column, settings.default_teacher, datasets)
-        self._domain_factors = _factors(settings.domain_weights, self._domains.names)
-        if settings.domain_quota is not None:
+        self._domains = Domains(list(teachers), args.domain_column, args.default_teacher, datasets)
+        self._domain_factors = _factors(args.domain_weights, self._domains.names)
+        if args.domain_quota is not None:
             check_streams(train_dataset)
             self._rows_by_domain = self._domains.rows_by_domain(train_dataset)
-            self._shares = check_quota(settings.domain_quota, self._domains.names, self._rows_by_domain)
+            self._shares = check_quota(args.domain_quota, self._domains.names, self._rows_by_domain)
         initial = None
         if needs_a_copy(teachers, model, peft_config):
-            initial = _copy_or_load(model, settings)
+            initial = _copy_or_load(model, args)
         super().__init__(
             model,
             reward_funcs if self._has_rewards else [no_reward],

@@ -41,10 +41,10 @@ def _empty(pool: TeacherPool, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "teacher_per_token_logps": torch.zeros(shape, device=device),
         "teacher_is_top1": torch.full(shape, torch.nan, device=device),
     }
-    heads = [teacher.host.head(device).weight for teacher in pool.teachers if isinstance(teacher, LocalTeacher)]
     if pool.args.kl_estimator in ("full", "topk"):
-        width = max(weight.shape[1] for weight in heads)
-        scores["teacher_hidden_states"] = torch.zeros(*shape, width, device=device, dtype=heads[0].dtype)
+        weights = [teacher.head(device).weight for teacher in pool.teachers if isinstance(teacher, LocalTeacher)]
+        width = max(weight.shape[1] for weight in weights)
+        scores["teacher_hidden_states"] = torch.zeros(*shape, width, device=device, dtype=weights[0].dtype)
     elif pool.args.kl_estimator == "topk_teacher":
         width = pool.args.kl_top_k + 1
         scores["teacher_top_ids"] = torch.full((*shape, width), NO_TOKEN, device=device)
