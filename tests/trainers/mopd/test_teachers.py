@@ -131,6 +131,13 @@ def test_scoring_leaves_the_student_as_it_was_when_it_fails(make_mopd, save_adap
     assert state(trainer.model) == before
 
 
+def test_scoring_leaves_adapters_on_a_copy_frozen(make_mopd, save_adapter):
+    trainer = make_mopd({"a": save_adapter("ta", 0), "b": save_adapter("tb", 1), "c": "self"})
+    generated(trainer)
+    (host,) = trainer.pool._hosts.values()
+    assert [name for name, parameter in host.model.named_parameters() if parameter.requires_grad] == []
+
+
 @pytest.mark.parametrize("estimator", ["sampled", "full"])
 def test_training_moves_no_teacher_and_gives_it_no_gradient(make_mopd, save_adapter, estimator):
     teachers = {"a": save_adapter("ta", 0), "b": save_adapter("tb", 1), "c": "self"}
