@@ -13,6 +13,7 @@ FACES = {
     "mimo_hf": "what most scripts need",
     "mimo_hf.modeling.hysparse": "HySparse, models whose sparse layers read the keys that full ones choose",
     "mimo_hf.modeling.mimo": "MiMo-7B",
+    "mimo_hf.modeling.mimo_audio": "MiMo-Audio, speech in and out",
     "mimo_hf.modeling.mimo_v2_flash": "MiMo-V2-Flash",
     "mimo_hf.trainers": "trainers as subclasses of TRL's",
     "mimo_hf.trainers.judge_rlvr": "JudgeRLVR",
