@@ -1,0 +1,20 @@
+"""Sparse prefill (SALE): tiles of scores are chosen from 4-bit estimates, and attention reads those only. PyTorch."""
+
+from .attention import attend_blocks, select_blocks
+from .quantize import Quantized, pack_int4, quantize, unpack_int4
+from .tile_bits import pack_tiles, tile_lists, unpack_tiles
+from .tiling import Layout, Tiling
+
+__all__ = [
+    "Layout",
+    "Quantized",
+    "Tiling",
+    "attend_blocks",
+    "pack_int4",
+    "pack_tiles",
+    "quantize",
+    "select_blocks",
+    "tile_lists",
+    "unpack_int4",
+    "unpack_tiles",
+]
