@@ -82,6 +82,7 @@ shutil.copy("recorded.jsonl", "my_trace.jsonl")
 """
 GIVEN = {
     "kernels/hysparse-attn/README.md": ATTENTION,
+    "kernels/sale-attn/README.md": ATTENTION,
     "kernels/sink-swa-attn/README.md": ATTENTION,
     "mimo_hf/rewards/README.md": TINY_QWEN,
     "mimo_hf/scheduler/README.md": TRACES,

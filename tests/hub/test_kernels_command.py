@@ -76,7 +76,7 @@ def test_bench_says_what_it_times(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["build", "sink"], "there is no kernel 'sink'; there are hysparse-attn, sink-swa-attn"),
+        (["build", "sink"], "there is no kernel 'sink'; there are hysparse-attn, sale-attn, sink-swa-attn"),
         (["check", "sink"], "there is no kernel 'sink'"),
         (["bench", "sink"], "there is no kernel 'sink'"),
         (["bench"], "KERNEL must be given"),
