@@ -21,9 +21,12 @@ _HOME = {
     "MiMoV2FlashForCausalLM": "mimo_hf.modeling.mimo_v2_flash",
     "MiMoV2FlashModel": "mimo_hf.modeling.mimo_v2_flash",
     "RouterBiasUpdateCallback": "mimo_hf.modeling.mimo_v2_flash",
+    "SaleConfig": "mimo_hf.modeling.sale",
     "record_routing": "mimo_hf.modeling.mimo_v2_flash",
     "replay_routing": "mimo_hf.modeling.mimo_v2_flash",
+    "sale_report": "mimo_hf.modeling.sale",
     "sequence_balance_loss": "mimo_hf.modeling.mimo_v2_flash",
+    "use_sale": "mimo_hf.modeling.sale",
 }
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         sequence_balance_loss,
     )
     from mimo_hf.modeling.mtp.mtp_statistics import MTPStatistics
+    from mimo_hf.modeling.sale import SaleConfig, sale_report, use_sale
 
 
 _ROOMS = ("data", "oam", "rewards", "scheduler", "trainers")
@@ -71,7 +75,7 @@ def __dir__() -> list[str]:
 def register():
     """
     Puts the MiMo models into transformers' Auto classes: MiMo-7B and HySparse, which transformers does not know, and
-    MiMo-V2-Flash in place of the built-in one that drops MTP heads.
+    MiMo-V2-Flash in place of the built-in one that drops MTP heads. Any causal language model then takes `attn_implementation="sale"`.
 
     Call it once before `AutoModelForCausalLM.from_pretrained`; calling it again changes nothing.
     """
@@ -86,6 +90,7 @@ def register():
         MiMoV2FlashModel,
     )
 
+    import_module("mimo_hf.modeling.sale")  # puts its attention into transformers' tables
     AutoConfig.register("hysparse", HySparseConfig, exist_ok=True)
     AutoModel.register(HySparseConfig, HySparseModel, exist_ok=True)
     AutoModelForCausalLM.register(HySparseConfig, HySparseForCausalLM, exist_ok=True)
@@ -113,9 +118,12 @@ __all__ = [
     "MiMoV2FlashForCausalLM",
     "MiMoV2FlashModel",
     "RouterBiasUpdateCallback",
+    "SaleConfig",
     "__version__",
     "record_routing",
     "register",
     "replay_routing",
+    "sale_report",
     "sequence_balance_loss",
+    "use_sale",
 ]

@@ -5,7 +5,7 @@ from mimo_hf.moved import moved
 if __name__ != "mimo_hf.modeling":
     raise ImportError(f"{__name__} is called mimo_hf.modeling: under two names there would be two of each class.")
 
-__all__ = ["hysparse", "mimo", "mimo_audio", "mimo_v2_flash"]
+__all__ = ["hysparse", "mimo", "mimo_audio", "mimo_v2_flash", "sale"]
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`mimo-hf hysparse memory`: the bytes of `hysparse/memory.py` as a table."""
+"""`mimo-hf hysparse memory`: the bytes of `hysparse/memory.py` as a table. `mimo-hf sale calibrate`: SALE's thresholds for a model."""
 
 import argparse
 import json
@@ -28,7 +28,12 @@ NOTES = (
 
 
 def add_commands(kit: Any) -> None:
-    """Adds `hysparse` with its sub-command."""
+    """Adds `hysparse` and `sale` with their sub-commands."""
+    _add_memory(kit)
+    _add_calibrate(kit)
+
+
+def _add_memory(kit: Any) -> None:
     parser = kit.group("hysparse", "Calculate the memory of HySparse models.").command(
         "memory",
         _memory,
@@ -61,6 +66,105 @@ def add_commands(kit: Any) -> None:
     )
     kit.shared(parser, "--json")
     kit.shared(parser, "--out", endings=(".json",))
+
+
+def _add_calibrate(kit: Any) -> None:
+    parser = kit.group("sale", "Sparse prefill (SALE): attn_implementation='sale'.").command(
+        "calibrate",
+        _calibrate,
+        "Find the threshold of each head, on long prompts made of random keys and values.",
+        "  mimo-hf sale calibrate --model Qwen/Qwen3-0.6B --dtype bfloat16 --device cuda --folder qwen3-sale\n"
+        "  mimo-hf sale calibrate --model ./my-checkpoint --length 4096 --prompts 3 --theta 0.2 --folder thresholds \\\n"
+        "      --plot thresholds.png",
+    )
+    kit.shared(parser, "--model", "Any causal language model of transformers.", required=True)
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="Where the thresholds go (sale_config.json, sale_thresholds.safetensors). A call that was cut short goes on from there.",
+    )
+    parser.add_argument("--prompts", metavar="N", type=kit.Whole(), default=5, help="Prompts.")
+    parser.add_argument("--length", metavar="N", type=kit.Whole(), default=32768, help="Tokens of a prompt, at most.")
+    parser.add_argument(
+        "--theta",
+        metavar="X",
+        type=kit.Number(above=0),
+        default=0.4,
+        help="Mean L1 error of a token's output that a head may have; larger is sparser.",
+    )
+    parser.add_argument(
+        "--min-seq-len",
+        metavar="N",
+        type=kit.Whole(0),
+        default=1024,
+        help="Up to so many queries attention stays dense, here and later.",
+    )
+    kit.shared(parser, "--seed", "Here: the prompts.")
+    kit.shared(parser, "--device")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="Format of the weights."
+    )
+    kit.shared(parser, "--plot")
+    kit.shared(parser, "--json")
+    kit.shared(parser, "--out", endings=(".json",))
+
+
+def _calibrate(kit: Any, args: argparse.Namespace) -> int:
+    drawing = kit.drawing() if args.plot else None
+    with kit.stage("importing torch and transformers"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from .sale import SaleConfig
+        from .sale.calibration_sale import calibrate
+        from .sale.retrieval_prompts import retrieval_prompt
+
+        kit.register_models()
+    config = SaleConfig(theta=args.theta, min_seq_len=args.min_seq_len)
+    with kit.stage("loading the checkpoint"):
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or args.length
+    if args.length > most:
+        raise ValueError(f"`length` must be at most {most}, the positions of this model; got {args.length}.")
+    with kit.stage("writing prompts"):
+        prompts = [
+            retrieval_prompt(tokenizer, args.length, 1000 * args.seed + number) for number in range(args.prompts)
+        ]
+    settings = {"model": args.model, "length": args.length, "seed": args.seed, "dtype": args.dtype}
+    found = calibrate(model, prompts, config, out=args.folder, settings=settings)
+    if drawing is not None:
+        drawing.save(_threshold_maps(drawing, found, args.model), args.plot)
+    result = settings | {
+        "theta": args.theta,
+        "prompt_lengths": found.lengths,
+        "thresholds": found.thresholds.tolist(),
+        "densities": found.densities.tolist(),
+        "errors": found.errors.tolist(),
+    }
+    if kit.write(args, kit.as_json({"command": args.command_line, **result})):
+        return 0
+    dense = int((found.thresholds == 0).sum())
+    print(f"{args.model}: {found.thresholds.shape[0]} layers of {found.thresholds.shape[1]} heads, {found.prompts} prompts of up to "
+          f"{max(found.lengths):,} tokens, theta {args.theta:g}")  # fmt: skip
+    print(f"density {found.densities.mean():.3f} at {max(found.lengths):,} tokens; {dense} heads stay dense")
+    print(f"thresholds in {args.folder}: use_sale(model, SaleConfig.from_pretrained({str(args.folder)!r}))")
+    return 0
+
+
+def _threshold_maps(drawing: Any, found: Any, model: str) -> Any:
+    labels = {"x_label": "head", "y_label": "layer"}
+    return drawing.heat_maps(
+        [
+            drawing.HeatMap("Threshold (0: dense)", found.thresholds, scale_label="tau", low=0.0, **labels),
+            drawing.HeatMap(
+                "Density on the last prompt", found.densities, scale_label="kept tiles", low=0.0, high=1.0, **labels
+            ),
+        ],
+        title=f"SALE's thresholds of {model}",
+    )
 
 
 def _lengths(text: str) -> list[int]:
