@@ -15,6 +15,7 @@ FACES = {
     "mimo_hf.modeling.mimo": "MiMo-7B",
     "mimo_hf.modeling.mimo_audio": "MiMo-Audio, speech in and out",
     "mimo_hf.modeling.mimo_v2_flash": "MiMo-V2-Flash",
+    "mimo_hf.modeling.sale": "SALE, sparse prefill for any causal language model",
     "mimo_hf.trainers": "trainers as subclasses of TRL's",
     "mimo_hf.trainers.judge_rlvr": "JudgeRLVR",
     "mimo_hf.trainers.mimo_rl": "reinforcement learning with dynamic sampling",

@@ -74,8 +74,7 @@ def _add_calibrate(kit: Any) -> None:
         _calibrate,
         "Find the threshold of each head, on long prompts made of random keys and values.",
         "  mimo-hf sale calibrate --model Qwen/Qwen3-0.6B --dtype bfloat16 --device cuda --folder qwen3-sale\n"
-        "  mimo-hf sale calibrate --model ./my-checkpoint --length 4096 --prompts 3 --theta 0.2 --folder thresholds \\\n"
-        "      --plot thresholds.png",
+        "  mimo-hf sale calibrate --model ./my-checkpoint --length 4096 --prompts 3 --folder taus --plot taus.png",
     )
     kit.shared(parser, "--model", "Any causal language model of transformers.", required=True)
     parser.add_argument(
@@ -104,7 +103,7 @@ def _add_calibrate(kit: Any) -> None:
     kit.shared(parser, "--seed", "Here: the prompts.")
     kit.shared(parser, "--device")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="Format of the weights."
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="Number format of the weights."
     )
     kit.shared(parser, "--plot")
     kit.shared(parser, "--json")
