@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -193,14 +193,21 @@ def _all_real(key: torch.Tensor) -> torch.Tensor:
     return torch.ones(key.shape[0], key.shape[2], dtype=torch.bool, device=key.device)
 
 
-def attend(q, k, v, tau, scaling: float, config: SaleConfig, record: "Record | None" = None) -> torch.Tensor:
+class Notes(Protocol):
+    """Whoever wants to know what was kept."""
+
+    def add(self, q: torch.Tensor, layout: Any, kept: torch.Tensor, select_time: Any, attend_time: Any) -> None:
+        """`kept`: tiles of each head, `[H]`; the times are functions that tell seconds."""
+
+
+def attend(q, k, v, tau, scaling: float, config: SaleConfig, notes: Notes | None = None) -> torch.Tensor:
     """
     SALE's two passes over rows without padding.
 
     Args:
         q: `[B, H, n, d]`; k: `[B, K, T, d]`; v: `[B, K, T, dv]`.
         tau: one threshold, or `[H]`.
-        record: what was done is written there.
+        notes: told what was done.
 
     Returns:
         `[B, H, n, dv]`.
@@ -221,10 +228,10 @@ def attend(q, k, v, tau, scaling: float, config: SaleConfig, record: "Record | N
         )
         selected = clock.lap()
         out = sale.attend_blocks(q, k, v, kept, scale=scaling, compute=config.compute, tiling=tiling)
-        if record is not None:
+        if notes is not None:
             layout = sale.Layout(q.shape[2], k.shape[2], tiling)
             tiles = sale.unpack_tiles(kept, layout.key_tiles).sum(dim=(0, 2, 3))
-            record.add(q, layout, tiles, selected, clock.lap())
+            notes.add(q, layout, tiles, selected, clock.lap())
     return out
 
 

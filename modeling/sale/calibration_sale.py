@@ -74,8 +74,8 @@ class Calibration:
         if differs:
             told = ", ".join(f"{key} {values['settings'].get(key)!r}, not {settings[key]!r}" for key in differs)
             raise ValueError(f"`out` must be a new folder, or one begun alike; got {folder}, begun with {told}.")
-        tensors = (torch.tensor(values[name]) for name in ("thresholds", "densities", "errors"))
-        return cls(*tensors, values["prompts"], values["lengths"])
+        tensors = {name: torch.tensor(values[name]) for name in ("thresholds", "densities", "errors")}
+        return cls(**tensors, prompts=values["prompts"], lengths=values["lengths"])
 
 
 def calibrate(
