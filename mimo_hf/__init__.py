@@ -14,6 +14,8 @@ _HOME = {
     "HySparseForCausalLM": "mimo_hf.modeling.hysparse",
     "HySparseModel": "mimo_hf.modeling.hysparse",
     "MTPStatistics": "mimo_hf.modeling.mtp.mtp_statistics",
+    "MiMoAudioConfig": "mimo_hf.modeling.mimo_audio",
+    "MiMoAudioForConditionalGeneration": "mimo_hf.modeling.mimo_audio",
     "MiMoConfig": "mimo_hf.modeling.mimo",
     "MiMoForCausalLM": "mimo_hf.modeling.mimo",
     "MiMoModel": "mimo_hf.modeling.mimo",
@@ -32,6 +34,7 @@ _HOME = {
 if TYPE_CHECKING:
     from mimo_hf.modeling.hysparse import HySparseCache, HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
+    from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2FlashConfig,
         MiMoV2FlashForCausalLM,
@@ -74,15 +77,22 @@ def __dir__() -> list[str]:
 
 def register():
     """
-    Puts the MiMo models into transformers' Auto classes: MiMo-7B and HySparse, which transformers does not know, and
-    MiMo-V2-Flash in place of the built-in one that drops MTP heads. Any causal language model then takes `attn_implementation="sale"`.
+    Puts the MiMo models into transformers' Auto classes: MiMo-7B, HySparse and MiMo-Audio, which transformers does not
+    know, and MiMo-V2-Flash in place of the built-in one that drops MTP heads. Any causal language model then takes `attn_implementation="sale"`.
 
     Call it once before `AutoModelForCausalLM.from_pretrained`; calling it again changes nothing.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
+        AutoModelForTextToWaveform,
+    )
 
     from mimo_hf.modeling.hysparse import HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
+    from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2Config,
         MiMoV2FlashConfig,
@@ -101,6 +111,9 @@ def register():
     AutoConfig.register("mimo_v2", MiMoV2Config, exist_ok=True)
     AutoModel.register(MiMoV2FlashConfig, MiMoV2FlashModel, exist_ok=True)
     AutoModelForCausalLM.register(MiMoV2FlashConfig, MiMoV2FlashForCausalLM, exist_ok=True)
+    AutoConfig.register("mimo_audio", MiMoAudioConfig, exist_ok=True)
+    AutoModelForMultimodalLM.register(MiMoAudioConfig, MiMoAudioForConditionalGeneration, exist_ok=True)
+    AutoModelForTextToWaveform.register(MiMoAudioConfig, MiMoAudioForConditionalGeneration, exist_ok=True)
 
 
 watch()
@@ -111,6 +124,8 @@ __all__ = [
     "HySparseForCausalLM",
     "HySparseModel",
     "MTPStatistics",
+    "MiMoAudioConfig",
+    "MiMoAudioForConditionalGeneration",
     "MiMoConfig",
     "MiMoForCausalLM",
     "MiMoModel",

@@ -5,22 +5,51 @@ from typing import TYPE_CHECKING
 from mimo_hf.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .audio_layout import (
+        from_official_layout,
+        interleave_text_and_audio,
+        layout_audio,
+        layout_text,
+        pad_codes_to_group,
+        parse_interleaved,
+        to_official_layout,
+    )
+    from .configuration_mimo_audio import MiMoAudioConfig
     from .configuration_mimo_audio_tokenizer import MiMoAudioTokenizerConfig
     from .feature_extraction_mimo_audio import MiMoAudioFeatureExtractor
+    from .generation_mimo_audio import MiMoAudioGenerateOutput
+    from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
     from .resampling import resample_to_mono
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "audio_layout": (
+            "from_official_layout interleave_text_and_audio layout_audio layout_text pad_codes_to_group parse_interleaved "
+            "to_official_layout"
+        ),
+        "configuration_mimo_audio": "MiMoAudioConfig",
         "configuration_mimo_audio_tokenizer": "MiMoAudioTokenizerConfig",
         "feature_extraction_mimo_audio": "MiMoAudioFeatureExtractor",
+        "generation_mimo_audio": "MiMoAudioGenerateOutput",
+        "modeling_mimo_audio": "MiMoAudioForConditionalGeneration",
         "resampling": "resample_to_mono",
     },
 )
 
 
 __all__ = [
+    "MiMoAudioConfig",
     "MiMoAudioFeatureExtractor",
+    "MiMoAudioForConditionalGeneration",
+    "MiMoAudioGenerateOutput",
     "MiMoAudioTokenizerConfig",
+    "from_official_layout",
+    "interleave_text_and_audio",
+    "layout_audio",
+    "layout_text",
+    "pad_codes_to_group",
+    "parse_interleaved",
     "resample_to_mono",
+    "to_official_layout",
 ]
