@@ -14,7 +14,9 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "teacher_"  # of what teachers are called in the model: checkpoints are without them
+PREFIX = "teacher_"  # of what teachers are called in the model
+# Ways of making an adapter that leave the base's weights as they are; others, such as PiSSA's, take the adapter's start out of them.
+KEEPS_BASE = ("True", "False", "None", "gaussian", "eva", "mica", "orthogonal")
 
 
 def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
@@ -27,7 +29,7 @@ def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
     Raises:
         ValueError: the adapter is not for this model, or changes what the fused projection of the head does not read.
     """
-    called = f"{PREFIX}{name}"
+    called = free_name(model, name)
     config = PeftConfig.from_pretrained(path)
     causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
     _check_adapter(config, path, name, causal_lm)
@@ -53,9 +55,48 @@ def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
     return model, called
 
 
+def free_name(model: Any, domain: str) -> str:
+    """What the adapter of a domain is called in the model: PyTorch allows no dots, and the name may be the student's own."""
+    called = PREFIX + domain.replace(".", "_")
+    while called in getattr(model, "peft_config", {}):
+        called += "_"
+    return called
+
+
+def check_student_keeps_its_base(model: PeftModel, has_adapter_teachers: bool) -> None:
+    """
+    Raises:
+        ValueError: the base that teachers share with this student changes while it is trained, or is not the one that it was loaded with.
+    """
+    active = model.active_adapter
+    remedy = "or give these teachers a model of their own: a path, or LoraTeacher(path, base=...)"
+    saved = getattr(model.peft_config[active], "modules_to_save", None)
+    if saved:
+        raise ValueError(
+            "`modules_to_save` of the student's adapter must be empty where teachers share its base, as they would score with "
+            f"these modules; got {saved}. Leave it out, {remedy}."
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and active not in name.split("."):
+            raise ValueError(
+                "`model` must be trained in its adapter alone where teachers share its base, as they would change with it; got "
+                f"{name!r}, which is of the base and is trained. Freeze it (`bias='none'` in `peft_config`), {remedy}."
+            )
+    start = getattr(model.peft_config[active], "init_lora_weights", True)
+    if has_adapter_teachers and not _keeps_base(start):
+        raise ValueError(
+            "`init_lora_weights` of the student's adapter must leave the base as it is where adapters of teachers share it; got "
+            f"{start!r}, which takes the adapter's start out of its weights. Leave it out, {remedy}."
+        )
+
+
+def _keeps_base(start: Any) -> bool:
+    return str(start) in KEEPS_BASE or str(start).lower() in KEEPS_BASE
+
+
 def copy_active(model: PeftModel, name: str) -> str:
     """A frozen copy of the active adapter as it is now; returns what it is called."""
-    called, active = f"{PREFIX}{name}", model.active_adapter
+    called, active = free_name(model, name), model.active_adapter
     weights = {key: value.clone() for key, value in get_peft_model_state_dict(model, adapter_name=active).items()}
     config = copy.deepcopy(model.peft_config[active])
     if getattr(config, "init_lora_weights", True) is not True:
@@ -113,6 +154,19 @@ def _check_adapter(config: Any, path: str, name: str, model: Any) -> None:
         raise ValueError(
             f"`teachers[{name!r}]` must be an adapter without modules_to_save that leaves the head as it is; got {path!r} with "
             f"{what}, which scoring by the shared model would pass over. Merge it (merge_and_unload) and give the merged model "
+            "as the teacher."
+        )
+    start = getattr(config, "init_lora_weights", True)
+    if not _keeps_base(start):
+        raise ValueError(
+            f"`init_lora_weights` of the adapter {path!r} of the teacher {name!r} must leave the base as it is, which other teachers "
+            f"share; got {start!r}, for which PEFT changes the base's weights. Merge it (merge_and_unload) and give the merged model as "
+            "the teacher."
+        )
+    if getattr(config, "trainable_token_indices", None):
+        raise ValueError(
+            f"`trainable_token_indices` of the adapter {path!r} of the teacher {name!r} must be None, as PEFT has no place for tokens of "
+            f"one adapter beside another; got {config.trainable_token_indices}. Merge it (merge_and_unload) and give the merged model "
             "as the teacher."
         )
     if biases != "none":

@@ -60,6 +60,11 @@ class Domains:
             )
         feature = (dataset.features or {}).get(self.column)
         if isinstance(feature, ClassLabel):
+            if self._labels is not None and self._labels != feature.names:
+                raise ValueError(
+                    f"The labels of the column {self.column!r} must be the same in all data sets, as a number stands for a name; got "
+                    f"{feature.names} in `{title}` and {self._labels} before. Cast the column to text, or to one ClassLabel."
+                )
             self._labels = feature.names
         if isinstance(dataset, Dataset):
             if len(dataset):

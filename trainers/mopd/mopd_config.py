@@ -21,6 +21,7 @@ NOT_READ = {
     "loss_type": "`loss_aggregation` says how tokens are averaged",
     "importance_sampling_level": "equation 8 weighs every token by its own ratio: see `is_mode`",
     "epsilon": "equation 8 discards tokens outside [`is_low`, `is_high`] instead of clipping them",
+    "epsilon_high": "equation 8 discards tokens outside [`is_low`, `is_high`] instead of clipping them",
     "delta": "set `is_high`",
     "top_entropy_quantile": "every token of a completion is distilled",
     "off_policy_mask_threshold": "set `is_low` and `is_high`",
@@ -28,6 +29,9 @@ NOT_READ = {
     "use_adaptive_entropy": "the teacher says how certain the student ought to be",
     "use_bias_correction_kl": "there is no reference model",
     "sync_ref_model": "there is no reference model",
+    "vllm_importance_sampling_mode": "equation 8 weighs every token by its own ratio: see `is_mode`",
+    "vllm_importance_sampling_clip_max": "set `is_high`",
+    "vllm_importance_sampling_clip_min": "set `is_low`",
 }
 
 
@@ -113,7 +117,7 @@ class MOPDConfig(MiMoRLConfig):
         num_generations (`int`, *optional*, defaults to `1`):
             Completions of each prompt. Distillation alone needs one; `orm_alpha` above 0 needs two or more.
         epsilon_high (`float`, *optional*):
-            Not read.
+            Must stay `None`: the loss discards tokens instead of clipping them, see `is_high`.
     """
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "domain_quota", "domain_weights"]
@@ -124,7 +128,10 @@ class MOPDConfig(MiMoRLConfig):
             "help": "Completions of each prompt. Distillation alone needs one; `orm_alpha` above 0 needs two or more."
         },
     )
-    epsilon_high: float | None = field(default=None, metadata={"help": "Not read."})
+    epsilon_high: float | None = field(
+        default=None,
+        metadata={"help": "Must stay None: the loss discards tokens instead of clipping them, see `is_high`."},
+    )
     domain_column: str = field(
         default="domain",
         metadata={
@@ -251,8 +258,8 @@ class MOPDConfig(MiMoRLConfig):
             )
         for name in ("kl_top_k", "teacher_batch_size", "teacher_server_concurrency"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {value}.")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
         for name in ("adv_clip", "teacher_server_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -284,6 +291,13 @@ class MOPDConfig(MiMoRLConfig):
             self.generation_batch_size *= 2
         try:
             yield
+        except ValueError as error:
+            if "divisible by the global batch size" not in str(error):
+                raise
+            raise ValueError(
+                "`generation_batch_size` must be a multiple of `per_device_train_batch_size` times the processes; got "
+                f"{(self.generation_batch_size or 0) // 2} and a batch size of {self.per_device_train_batch_size // 2}."
+            ) from None
         finally:
             self.num_generations, self.num_generations_eval = 1, eval_generations
             self.per_device_train_batch_size //= 2

@@ -135,7 +135,7 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
             raise TypeError(
                 "`reward_funcs` must be reward functions; got a mapping. Give teachers by name: `teachers={...}`."
             )
-        teachers = check_teachers(teachers)
+        teachers = check_teachers(teachers, model)
         check_estimator(teachers, args)
         self._has_rewards = reward_funcs is not None
         if args.orm_alpha and not self._has_rewards:
@@ -177,6 +177,7 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
         with torch.random.fork_rng():
             self.pool = TeacherPool(teachers, student, self.args, self.accelerator)
         self.pool.check_servers()
+        self._last_step: _LastStep | None = None
         if any(isinstance(teacher, RemoteTeacher) for teacher in self.pool.teachers):
             self._last_step = _LastStep(self)
             self.add_callback(self._last_step)
@@ -247,7 +248,7 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
             done = self.state.global_step
             between_steps = self._step == done * self.args.gradient_accumulation_steps
             can_save = self.model.training and between_steps and self.accelerator.num_processes == 1
-            if not can_save or not self._last_step.restore():
+            if self._last_step is None or not can_save or not self._last_step.restore():
                 raise
             self._save_checkpoint(self.model, trial=None)
             raise TeacherError(
@@ -325,6 +326,7 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
                 continue
             teacher_head = teacher.head(hidden.device)
             teacher_states = inputs["teacher_hidden_states"][counts][own][:, : teacher_head.weight.shape[1]]
+            teacher_states = teacher_states.to(teacher_head.weight.dtype)
             own_head = head if head.vocab_size == teacher_head.vocab_size else head.cut(teacher_head.vocab_size)
             if self.args.kl_estimator == "full":
                 found = reverse_kl(states[own], own_head, teacher_states, teacher_head)
@@ -380,9 +382,8 @@ class MOPDTrainer(DynamicSamplingGRPOTrainer):
     def _save(self, output_dir=None, state_dict=None):
         if not has_adapters(self.model):
             return super()._save(output_dir, state_dict)
-        from .adapters import PREFIX
-
-        own = [name for name in self.model.peft_config if not name.startswith(PREFIX)]
+        teachers = self.pool.adapters_of_student()
+        own = [name for name in self.model.peft_config if name not in teachers]
         save = self.model.save_pretrained
         self.model.save_pretrained = lambda *paths, **options: save(*paths, selected_adapters=own, **options)
         try:

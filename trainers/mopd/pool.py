@@ -1,5 +1,6 @@
 """The teachers of a training: each made once, each in memory once."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from .heads import Head
 from .hosts import Host, has_adapters
 from .mopd_config import MOPDConfig
 from .server_teacher import ServerTeacher
-from .teachers import SELF, STUDENT, LoraTeacher, as_spec, is_address, is_client
+from .teacher_loading import check_whole, first_line
+from .teachers import SELF, STUDENT, LoraTeacher, as_spec, is_address, is_client, is_on_student, is_self
 from .vocabulary import Vocabulary, common_size
 
 
@@ -23,12 +25,14 @@ class LocalTeacher(NamedTuple):
 
     Attributes:
         vocab_size: tokens that it has in common with the student.
+        student_size: rows of the student's table.
         description: for the manifest and the model card.
     """
 
     host: Host
     adapter: str | None
     vocab_size: int
+    student_size: int
     description: dict[str, Any]
 
     def head(self, device: torch.device) -> Head:
@@ -101,6 +105,11 @@ class TeacherPool:
         """Of each domain, for the manifest and the model card."""
         return {name: dict(teacher.description) for name, teacher in zip(self.names, self.teachers, strict=True)}
 
+    def adapters_of_student(self) -> set[str]:
+        """What teachers are called that lie in the student's own model."""
+        local = [teacher for teacher in self.teachers if isinstance(teacher, LocalTeacher)]
+        return {teacher.adapter for teacher in local if teacher.host.is_student and teacher.adapter is not None}
+
     def distinct(self) -> list[tuple[Teacher, list[int]]]:
         """Each teacher with its domains' indices, in the order of the first of them."""
         domains: dict[int, list[int]] = {}
@@ -134,54 +143,75 @@ class TeacherPool:
             return RemoteTeacher(spec)
         adapter: str | None = None
         if isinstance(spec, LoraTeacher):
-            host = self._host(spec.base)
-            adapter = host.add_adapter(spec.path, name)
-            description = {"kind": "adapter", "source": spec.path, "sha256": file_sha256(spec.path)}
-        elif isinstance(spec, str) and spec == SELF:
-            host = self._host(STUDENT)
+            host = self._student(True) if is_on_student(spec) else self._host(spec.base, name)
+            path = os.fspath(spec.path)
+            adapter = host.add_adapter(path, name)
+            description = {"kind": "adapter", "source": path, "sha256": file_sha256(path)}
+        elif is_self(spec):
+            host = self._student(False)
             adapter = host.copy_of_own_adapter(name)
             description = {"kind": "self", "source": SELF, "fingerprint": host.fingerprint(adapter)}
         else:
-            host = self._host(spec)
+            host = self._host(spec, name)
             config = host.causal_lm.config
             source = spec if isinstance(spec, str) else getattr(config, "_name_or_path", "") or type(spec).__name__
             description = {"kind": "local", "source": source, "fingerprint": host.fingerprint(None)}
             if getattr(config, "_commit_hash", None):
                 description["revision"] = config._commit_hash
-        own = Vocabulary.of_teacher(host.causal_lm, name)
+        if is_self(spec) or is_on_student(spec):
+            own = self.vocabulary
+        else:
+            own = Vocabulary.of_teacher(host.causal_lm, name, self.args.trust_remote_code)
         size = common_size(self.vocabulary, own, name, self.args.kl_estimator)
-        return LocalTeacher(host, adapter, size, description | {"vocab_size": own.size})
+        return LocalTeacher(host, adapter, size, self.vocabulary.size, description | {"vocab_size": own.size})
 
-    def _host(self, base: Any) -> Host:
-        """The model that this teacher lives in: the student itself, a copy of it, a model, or the path of one."""
-        args = self.args
-        rests_on = torch.device("cpu") if args.teacher_offload == "cpu" else None
-        key = base if isinstance(base, str) else id(base)
+    def _student(self, has_adapter_teachers: bool) -> Host:
+        """The student itself, as its base is frozen, or the copy of it."""
+        initial = self.student.initial
+        if initial is None:
+            from .adapters import check_student_keeps_its_base
+
+            check_student_keeps_its_base(self.student.model, has_adapter_teachers)
+        return self._made_host(STUDENT, self.student.model if initial is None else initial, is_student=initial is None)
+
+    def _host(self, base: Any, name: str) -> Host:
+        """A model, or the path of one, that the teacher of this name is or is loaded into."""
+        key = ("path", base) if isinstance(base, str) else id(base)
         if key in self._hosts:
             return self._hosts[key]
-        is_student = isinstance(base, str) and base == STUDENT and self.student.initial is None
-        if is_student:
-            _check_student_shares_its_base(self.student.model)
-            model = self.student.model
-        elif isinstance(base, str) and base == STUDENT:
-            model = self.student.initial
-        else:
-            model = self._load(base) if isinstance(base, str) else base
-        self._hosts[key] = Host(
-            model,
-            args.temperature,
-            is_student=is_student,
-            cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
-            rests_on=None if is_student else rests_on,
-        )
+        model = self._load(base, name) if isinstance(base, str) else base
+        if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+            raise TypeError(
+                f"`teachers[{name!r}]` must be a causal language model, with a head over the vocabulary; got {type(model).__name__}."
+            )
+        return self._made_host(key, model, is_student=False)
+
+    def _made_host(self, key: Any, model: Any, *, is_student: bool) -> Host:
+        if key not in self._hosts:
+            offloads = self.args.teacher_offload == "cpu" and not is_student
+            self._hosts[key] = Host(
+                model,
+                self.args.temperature,
+                is_student=is_student,
+                cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32,
+                rests_on=torch.device("cpu") if offloads else None,
+            )
         return self._hosts[key]
 
-    def _load(self, path: str) -> PreTrainedModel:
+    def _load(self, path: str, name: str) -> PreTrainedModel:
         settings: dict[str, Any] = {"dtype": self.args.teacher_dtype, "trust_remote_code": self.args.trust_remote_code}
         distributed = self.args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED")
         if self.args.teacher_offload == "cpu" or distributed or self.is_sharded:
             settings["device_map"] = None
-        return create_model_from_path(path, **settings)
+        try:
+            loaded: Any = create_model_from_path(path, output_loading_info=True, **settings)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise ValueError(
+                f"`teachers[{name!r}]` must be a model that can be loaded; got {path!r}: {first_line(error)}"
+            ) from error
+        model, info = loaded
+        check_whole(model, info, f"`teachers[{name!r}]`, {path!r},")
+        return model
 
     def _check_sharding(self) -> None:
         if self.is_sharded and self.args.kl_estimator != "sampled":
@@ -214,13 +244,3 @@ def _is_sharded(accelerator: Any) -> bool:
     return _kind(accelerator) == "FSDP" or (
         _kind(accelerator) == "DEEPSPEED" and plugin is not None and plugin.zero_stage == 3
     )
-
-
-def _check_student_shares_its_base(model: Any) -> None:
-    active = model.peft_config[model.active_adapter]
-    if getattr(active, "modules_to_save", None):
-        raise ValueError(
-            "`modules_to_save` of the student's adapter must be empty where teachers share its base, as they would score with "
-            f"these modules; got {active.modules_to_save}. Leave it out, or give these teachers a base of their own: "
-            "LoraTeacher(path, base=...)."
-        )

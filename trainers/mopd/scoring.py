@@ -1,5 +1,6 @@
 """Every row of a batch scored by the teacher of its domain."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +32,37 @@ def score_rows(pool: TeacherPool, batch: Mapping[str, Tensor], accelerator: Any)
         if isinstance(teacher, RemoteTeacher):
             _ask(teacher, batch, rows, scores, pool)
         else:
+            _check_tokens(teacher, batch, rows, pool.names[domains[0]])
             _run(teacher, batch, rows, scores, pool, accelerator)
+    _check_finite(scores["teacher_per_token_logps"], batch, pool)
     return scores
+
+
+def _check_tokens(teacher: LocalTeacher, batch: Mapping[str, Tensor], rows: Tensor, name: str) -> None:
+    """Of two tables of which only the padding differs, the student's may be the larger one."""
+    known = teacher.host.causal_lm.get_input_embeddings().weight.shape[0]
+    if known >= teacher.student_size or not len(rows):
+        return
+    token = int((batch["completion_ids"][rows] * batch["completion_mask"][rows]).max())
+    if token >= known:
+        raise TeacherError(
+            f"The student has sampled token {token}, which is of the padding of its own table; the teacher {name!r} has {known} tokens. "
+            "Resize the student's embeddings to its tokenizer, or suppress these tokens in `generation_kwargs`."
+        )
+
+
+def _check_finite(log_probs: Tensor, batch: Mapping[str, Tensor], pool: TeacherPool) -> None:
+    wrong = log_probs.isnan()
+    if pool.args.adv_clip is None:  # which bounds what a token that a teacher rules out would do
+        wrong |= log_probs.isinf()
+    wrong &= batch["completion_mask"].bool()
+    if wrong.any():
+        row, place = wrong.nonzero()[0].tolist()
+        raise TeacherError(
+            f"The teacher {pool.names[int(batch['domain_idx'][row])]!r} gives the log-probability {log_probs[row, place].item()} for token "
+            f"{int(batch['completion_ids'][row, place])}, where a finite number must be. Weights that give NaN may need "
+            "`teacher_dtype='float32'`; for a teacher that rules tokens out, set `adv_clip`."
+        )
 
 
 def _empty(pool: TeacherPool, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -44,7 +74,8 @@ def _empty(pool: TeacherPool, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if pool.args.kl_estimator in ("full", "topk"):
         weights = [teacher.head(device).weight for teacher in pool.teachers if isinstance(teacher, LocalTeacher)]
         width = max(weight.shape[1] for weight in weights)
-        scores["teacher_hidden_states"] = torch.zeros(*shape, width, device=device, dtype=weights[0].dtype)
+        dtype = functools.reduce(torch.promote_types, [weight.dtype for weight in weights])
+        scores["teacher_hidden_states"] = torch.zeros(*shape, width, device=device, dtype=dtype)
     elif pool.args.kl_estimator == "topk_teacher":
         width = pool.args.kl_top_k + 1
         scores["teacher_top_ids"] = torch.full((*shape, width), NO_TOKEN, device=device)
@@ -125,6 +156,11 @@ def _ask(
         raise TeacherError(f"The teacher {teacher.description['source']!r} does not score: {error!r}.") from error
     size = pool.vocabulary.size
     for row, completion, answer in zip(rows.tolist(), completions, answers, strict=True):
+        if len(answer.logps) != len(completion):
+            raise TeacherError(
+                f"The teacher {teacher.description['source']!r} gives {len(answer.logps)} log-probabilities for {len(completion)} tokens: "
+                "`score` must give one for each token of a completion."
+            )
         place = (row, slice(0, len(completion)))
         scores["teacher_per_token_logps"][place] = torch.tensor(answer.logps)
         if not wanted or not completion:

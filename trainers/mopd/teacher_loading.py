@@ -1,6 +1,6 @@
 """Loads a teacher's checkpoint whole, or says what is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def load_teacher(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` must be one that can be used here; got {device}: {_first_line(error)}") from None
+        raise ValueError(f"`device` must be one that can be used here; got {device}: {first_line(error)}") from None
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     common = {"trust_remote_code": trust_remote_code}
     try:
@@ -42,17 +42,29 @@ def load_teacher(
                 place, dtype=dtype, output_loading_info=True, **chosen, **common
             )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        raise ValueError(f"{path} must be a model that can be loaded; got {_first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(
-            f"{path} must have all tensors of {type(model).__name__}, or they would be random; it lacks {len(missing)}: {shown}."
-        )
+        raise ValueError(f"{path} must be a model that can be loaded; got {first_line(error)}") from error
+    check_whole(model, info, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **common)  # nosec B615  # as said above
     except (ValueError, OSError):
         tokenizer = None
     return model.to(device), tokenizer
+
+
+def check_whole(model: Any, info: Mapping[str, Any], shown: str) -> None:
+    """
+    Args:
+        info: what `from_pretrained(output_loading_info=True)` says.
+        shown: what the user gave.
+
+    Raises:
+        ValueError: tensors are missing.
+    """
+    if missing := sorted(info["missing_keys"]):
+        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"{shown} must have all tensors of {type(model).__name__}, or they would be random; it lacks {len(missing)}: {listed}."
+        )
 
 
 @contextmanager
@@ -66,5 +78,5 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -27,12 +27,12 @@ class LoraTeacher:
             without adapters is copied once for them. Or a `PreTrainedModel`, or the path of one.
     """
 
-    path: str
-    base: "str | PreTrainedModel" = STUDENT
+    path: str | os.PathLike[str]
+    base: "str | os.PathLike[str] | PreTrainedModel" = STUDENT
 
 
-def check_teachers(teachers: Any) -> Mapping[str, Any]:
-    """The teachers, if that is what they are."""
+def check_teachers(teachers: Any, student: Any) -> Mapping[str, Any]:
+    """The teachers, if that is what they are; `student` as the trainer was given it."""
     if not isinstance(teachers, Mapping) or not teachers:
         raise ValueError(
             "`teachers` must map domains to teachers, such as {'math': 'org/math-model', 'chat': 'self'}; got "
@@ -44,6 +44,13 @@ def check_teachers(teachers: Any) -> Mapping[str, Any]:
         if has_adapters(spec):
             raise TypeError(
                 f"`teachers[{name!r}]` must not be a PeftModel; give LoraTeacher(path, base), or merge it (merge_and_unload)."
+            )
+        model = spec.base if isinstance(spec, LoraTeacher) else spec
+        of_student = [student, student.get_base_model()] if has_adapters(student) else [student]
+        if not isinstance(student, str) and any(model is part for part in of_student):
+            raise ValueError(
+                f"`teachers[{name!r}]` must be another model than `model`, which is trained; got the same {type(model).__name__}. Give "
+                "'self' for the student as it is at the start, or LoraTeacher(path) for an adapter on its base."
             )
         known = isinstance(spec, os.PathLike | str | LoraTeacher | PreTrainedModel) or is_client(spec)
         if not known or (isinstance(spec, str) and not spec):
@@ -67,6 +74,9 @@ def as_spec(spec: Any) -> Any:
     """Paths as text, and the path of an adapter as the adapter."""
     if isinstance(spec, os.PathLike):
         spec = os.fspath(spec)
+    if isinstance(spec, LoraTeacher):
+        base = os.fspath(spec.base) if isinstance(spec.base, os.PathLike) else spec.base
+        return LoraTeacher(os.fspath(spec.path), base)
     if isinstance(spec, str) and not is_address(spec) and Path(spec, "adapter_config.json").is_file():
         return LoraTeacher(spec)
     return spec
@@ -85,8 +95,7 @@ def needs_a_copy(teachers: Mapping[str, Any], student: Any, peft_config: Any) ->
     """Whether a teacher is the student as it was at the start, and no adapter of the student can be left out to have it."""
     if peft_config is not None or has_adapters(student):
         return False
-    specs = [as_spec(spec) for spec in teachers.values()]
-    return any(_is(spec, SELF) or (isinstance(spec, LoraTeacher) and _is(spec.base, STUDENT)) for spec in specs)
+    return any(is_self(spec) or is_on_student(spec) for spec in map(as_spec, teachers.values()))
 
 
 def initial_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -96,5 +105,10 @@ def initial_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copied
 
 
-def _is(spec: Any, word: str) -> bool:
-    return isinstance(spec, str) and spec == word
+def is_self(spec: Any) -> bool:
+    return isinstance(spec, str) and spec == SELF
+
+
+def is_on_student(spec: Any) -> bool:
+    """Whether it is an adapter on the student's base."""
+    return isinstance(spec, LoraTeacher) and isinstance(spec.base, str) and spec.base == STUDENT

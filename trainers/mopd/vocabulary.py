@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 logger = logging.getLogger(__name__)
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 REMEDY = "A teacher with other tokens needs another method: see TRL's GOLD trainer (trl.experimental.gold)."
 
 
@@ -24,13 +25,27 @@ class Vocabulary(NamedTuple):
     owner: str
 
     @classmethod
-    def of_teacher(cls, model: Any, name: str) -> "Vocabulary":
-        """`model`: without its adapters' wrapper. Its tokenizer is looked for in the folder that it was loaded from."""
-        folder = Path(getattr(model.config, "_name_or_path", "") or "?")
-        tokens = None
-        if any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-            tokens = AutoTokenizer.from_pretrained(folder).get_vocab()  # nosec B615  # a folder on this machine
-        return cls(model.get_output_embeddings().weight.shape[0], tokens, f"the teacher {name!r}")
+    def of_teacher(cls, model: Any, name: str, trust_remote_code: bool = False) -> "Vocabulary":
+        """`model`: without its adapters' wrapper. Its tokenizer is looked for in the folder, or on the Hub, where it was loaded from."""
+        place = getattr(model.config, "_name_or_path", "") or ""
+        return cls(_rows(model), _tokens(place, model.config, trust_remote_code), f"the teacher {name!r}")
+
+
+def _rows(model: Any) -> int:
+    return model.get_output_embeddings().weight.shape[0]
+
+
+def _tokens(place: str, config: Any, trust_remote_code: bool) -> dict[str, int] | None:
+    folder, commit = Path(place or "?"), getattr(config, "_commit_hash", None)
+    settings: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return AutoTokenizer.from_pretrained(folder, **settings).get_vocab()  # nosec B615  # a folder on this machine
+    if commit is None or folder.is_dir():
+        return None
+    try:  # a model of the Hub
+        return AutoTokenizer.from_pretrained(place, revision=commit, **settings).get_vocab()  # nosec B615  # the model's own revision
+    except (OSError, ValueError):
+        return None  # it has none
 
 
 def common_size(student: Vocabulary, teacher: Vocabulary, name: str, estimator: str) -> int:

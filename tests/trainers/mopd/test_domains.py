@@ -70,6 +70,21 @@ def test_labels_of_a_class_label_are_names():
     assert routing.indices(list(rows)).tolist() == [0, 1]
 
 
+def test_labels_that_stand_for_other_names_in_another_data_set_are_refused():
+    rows = Dataset.from_dict({"prompt": ["1", "2"], "domain": [1, 0]})
+    named = {
+        title: rows.cast_column("domain", ClassLabel(names=names))
+        for title, names in (("train_dataset", ["code", "math"]), ("eval_dataset", ["math", "code"]))
+    }
+    with pytest.raises(
+        ValueError, match=r"labels of the column 'domain' must be the same.*'math', 'code'.*eval_dataset"
+    ):
+        Domains(NAMES, "domain", None, named)
+    as_text = Dataset.from_dict({"prompt": ["1"], "domain": ["code"]})
+    routing = Domains(NAMES, "domain", None, {"train_dataset": named["train_dataset"], "eval_dataset": as_text})
+    assert routing.indices(list(named["train_dataset"])).tolist() == [0, 1]
+
+
 def test_a_teacher_that_no_row_has_is_told(caplog):
     domains(["code", "code"])
     assert "The teacher math is never used" in caplog.text

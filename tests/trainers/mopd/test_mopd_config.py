@@ -43,6 +43,13 @@ def config(**options):
         ({"loss_type": "grpo"}, ["loss_type", "'grpo'", "loss_aggregation"]),
         ({"importance_sampling_level": "sequence"}, ["importance_sampling_level", "is_mode"]),
         ({"epsilon": 0.1}, ["epsilon", "is_low"]),
+        ({"epsilon_high": 0.28}, ["epsilon_high", "0.28", "is_high"]),
+        (
+            {"vllm_importance_sampling_mode": "token_mask"},
+            ["vllm_importance_sampling_mode", "'token_mask'", "is_mode"],
+        ),
+        ({"vllm_importance_sampling_clip_max": 5.0}, ["vllm_importance_sampling_clip_max", "5.0", "is_high"]),
+        ({"kl_top_k": "8"}, ["kl_top_k", "whole", "'8'"]),
     ],
 )
 def test_bad_options_are_named_with_their_value_and_a_remedy(options, words):
@@ -67,7 +74,7 @@ def test_one_generation_takes_any_batch(rows):
 def test_one_generation_with_a_batch_of_its_own_for_generating():
     args = config(per_device_train_batch_size=3, generation_batch_size=9)
     assert (args.steps_per_generation, args.generation_batch_size) == (3, 9)
-    with pytest.raises(ValueError, match=r"generation_batch_size"):
+    with pytest.raises(ValueError, match=r"generation_batch_size.*must be a multiple of.*got 8 and a batch size of 3"):
         config(per_device_train_batch_size=3, generation_batch_size=8)
 
 

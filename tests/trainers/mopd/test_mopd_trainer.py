@@ -444,6 +444,19 @@ def test_a_server_that_breaks_down_before_the_first_step_leaves_nothing(make_mop
     assert list(Path(trainer.args.output_dir).glob("checkpoint-*")) == []
 
 
+class TooFew(Unreliable):
+    def score(self, *arguments):
+        return [scores._replace(logps=scores.logps[:1]) for scores in super().score(*arguments)]
+
+
+def test_a_teacher_that_does_not_score_every_token_is_named(make_mopd, unreliable):
+    from mimo_hf.trainers.mopd.server_teacher import TeacherError
+
+    unreliable(TooFew())
+    with pytest.raises(TeacherError, match=r"'http://127.0.0.1:1' gives 1 log-probabilities for \d tokens"):
+        make_mopd({"a": "http://127.0.0.1:1", "b": "self", "c": "self"}).train()
+
+
 def test_what_a_server_says_is_what_tokens_are_distilled_towards(make_mopd, unreliable):
     unreliable(Unreliable())
     trainer = make_mopd({"a": "http://127.0.0.1:1", "b": "self", "c": "self"})

@@ -291,3 +291,131 @@ def test_a_peft_model_as_a_teacher_is_sent_to_lora_teacher(make_mopd, make_model
 def test_a_server_is_not_asked_for_what_it_does_not_give(make_mopd, estimator):
     with pytest.raises(ValueError, match=r"kl_estimator.*'topk_teacher'.*'b'"):
         make_mopd({"a": "self", "b": "http://127.0.0.1:9", "c": "self"}, kl_estimator=estimator)
+
+
+@pytest.mark.parametrize("kind", ["path", "adapter", "base"])
+def test_paths_may_be_path_objects(make_mopd, make_model, far_model, save_adapter, tmp_path, kind):
+    adapter = Path(save_adapter("ta", 0))
+    far_model(4).save_pretrained(tmp_path / "base")
+    teacher, right = {
+        "path": (tmp_path / "base", far_model(4)),
+        "adapter": (LoraTeacher(adapter), merged(adapter, make_model())),
+        "base": (LoraTeacher(adapter, base=tmp_path / "base"), merged(adapter, far_model(4))),
+    }[kind]
+    trainer = make_mopd({"a": teacher, "b": "self", "c": "self"}, save_strategy="steps", save_steps=1, max_steps=1)
+    assert_scored_by(generated(trainer), [right, make_model(), make_model()])
+    trainer.train()
+    manifest = json.loads(Path(trainer.args.output_dir, "checkpoint-1", "mopd_manifest.json").read_text())
+    assert manifest["a"]["source"] == str(tmp_path / "base" if kind == "path" else adapter)
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA])
+def test_a_folder_called_student_is_a_folder(make_mopd, make_model, far_model, tmp_path, monkeypatch, peft_config):
+    far_model(4).save_pretrained(tmp_path / "student")
+    monkeypatch.chdir(tmp_path)
+    trainer = make_mopd({"a": "student", "b": "self", "c": "self"}, peft_config=peft_config)
+    assert_scored_by(generated(trainer), [far_model(4), make_model(), make_model()])
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA])
+def test_the_student_itself_is_no_teacher(make_mopd, make_model, save_adapter, peft_config):
+    model = make_model()
+    for teacher in (model, LoraTeacher(save_adapter("ta", 0), base=model)):
+        with pytest.raises(ValueError, match=r"`teachers\['a'\]` must be another model than `model`.*'self'"):
+            make_mopd({"a": teacher, "b": "self", "c": "self"}, model=model, peft_config=peft_config)
+
+
+def test_the_path_of_the_student_may_be_a_teacher(make_mopd, make_model, far_model, tmp_path):
+    path = str(tmp_path / "start")
+    make_model().save_pretrained(path)
+    trainer = make_mopd({"a": path, "b": far_model(2), "c": "self"}, model=path)
+    assert_scored_by(generated(trainer), [make_model(), far_model(2), make_model()])
+
+
+def test_a_checkpoint_without_all_tensors_is_refused(make_mopd, far_model, tmp_path):
+    model, lost = far_model(1), "model.layers.0.self_attn.q_proj.weight"
+    tensors = {name: value for name, value in model.state_dict().items() if name != lost}
+    model.save_pretrained(tmp_path / "part", state_dict=tensors)
+    with pytest.raises(ValueError, match=rf"`teachers\['b'\]`.*part.*must have all tensors.*lacks 1: {lost}"):
+        make_mopd({"a": "self", "b": str(tmp_path / "part"), "c": "self"})
+
+
+def test_a_path_that_leads_nowhere_is_named_with_its_domain(make_mopd, tmp_path):
+    with pytest.raises(ValueError, match=r"`teachers\['b'\]` must be a model that can be loaded; got '.*nowhere'"):
+        make_mopd({"a": "self", "b": str(tmp_path / "nowhere"), "c": "self"})
+
+
+def test_a_model_without_a_head_is_refused(make_mopd, far_model):
+    with pytest.raises(TypeError, match=r"`teachers\['b'\]` must be a causal language model.*got Qwen2Model"):
+        make_mopd({"a": "self", "b": far_model(1).model, "c": "self"})
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "full"])
+def test_a_teacher_that_gives_no_number_ends_the_training_before_the_student_is_spoilt(
+    make_mopd, far_model, estimator
+):
+    from mimo_hf.trainers.mopd import TeacherError
+
+    broken = far_model(2)
+    broken.lm_head.weight.data[3] = float("nan")
+    trainer = make_mopd({"a": far_model(1), "b": broken, "c": "self"}, kl_estimator=estimator)
+    with pytest.raises(
+        TeacherError, match=r"'b' gives the log-probability nan for token \d+.*teacher_dtype='float32'"
+    ):
+        trainer.train()
+    assert all(value.isfinite().all() for value in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("first", [torch.bfloat16, torch.float32])
+def test_a_teacher_is_as_precise_as_its_own_weights(make_mopd, far_model, first):
+    trainer = make_mopd({"a": far_model(1).to(first), "b": far_model(2), "c": "self"}, kl_estimator="full")
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[1]] * 4)  # of domain b
+    mask = batch["completion_mask"].bool()
+    head = far_model(2).lm_head.weight
+    got = torch.log_softmax(batch["teacher_hidden_states"][mask].float() @ head.T, -1)
+    right = torch.cat([alone(far_model(2), batch, row)[0] for row in range(4)])
+    torch.testing.assert_close(got.double(), right, rtol=0, atol=2e-5)
+
+
+def test_a_student_that_samples_what_a_teacher_has_no_row_for_is_told(
+    make_mopd, make_model, far_model, make_tokenizer, tmp_path
+):
+    from mimo_hf.trainers.mopd import TeacherError
+
+    path = save_with_tokenizer(far_model(2), make_tokenizer(), tmp_path / "smaller")
+    student = make_model(vocab_size=200)  # untrained: it samples padding most of the time
+    with pytest.raises(TeacherError, match=r"sampled token \d+.*'b' has 18 tokens.*Resize"):
+        make_mopd({"a": "self", "b": path, "c": "self"}, model=student).train()
+
+
+def test_tokens_added_to_the_student_are_known_to_teachers_made_of_it(make_mopd, make_model, make_tokenizer, tmp_path):
+    from mimo_hf.trainers.mopd.pool import Student
+
+    save_with_tokenizer(make_model(vocab_size=20), make_tokenizer(), tmp_path / "student")
+    model = type(make_model()).from_pretrained(tmp_path / "student")
+    trainer = make_mopd({"a": "self", "b": "self", "c": "self"}, model=model)
+    longer = make_tokenizer()
+    longer.add_special_tokens({"pad_token": "[PAD]"})
+    student = Student(trainer.model, longer, trainer.pool.student.initial)
+    pool = type(trainer.pool)({"a": "self"}, student, trainer.args, trainer.accelerator)
+    assert pool.teachers[0].vocab_size == 20
+
+
+def test_the_tokenizer_of_a_teacher_from_the_hub_is_compared(make_mopd, far_model, make_tokenizer, monkeypatch):
+    from mimo_hf.trainers.mopd import vocabulary
+
+    asked = []
+
+    def from_pretrained(place, revision=None, **settings):
+        asked.append((place, revision))
+        return make_tokenizer() if place == "org/padded" else make_tokenizer(["other", "words"])
+
+    monkeypatch.setattr(vocabulary.AutoTokenizer, "from_pretrained", from_pretrained)
+    model = far_model(2, vocab_size=23)
+    model.config._name_or_path, model.config._commit_hash = "org/padded", "f00"
+    make_mopd({"a": "self", "b": model, "c": "self"})
+    assert asked == [("org/padded", "f00")]
+    model.config._name_or_path = "org/other"
+    with pytest.raises(ValueError, match=r"`teachers\['b'\]` must have the student's tokenizer"):
+        make_mopd({"a": "self", "b": model, "c": "self"})
