@@ -44,15 +44,34 @@ def add_adapter(model: Any, path: str, name: str) -> tuple[Any, str]:
             f"`teachers[{name!r}]` must be an adapter that fits the model it is loaded into, {_shape(causal_lm)}; got {path!r}, "
             f"{remedy} PEFT says: {error}"
         ) from error
-    # PEFT only warns of weights that found no place.
-    placed = get_peft_model_state_dict(model, adapter_name=called)
-    missing = sorted(set(load_peft_weights(path, device="cpu")) - set(placed))
-    if missing:
+    if lost := _without_a_place(model, path, called):
         raise ValueError(
             f"`teachers[{name!r}]` must be an adapter whose weights all have a place in the model it is loaded into, where "
-            f"{missing[0]!r} has none; got {path!r}, {remedy}"
+            f"{lost[0]!r} has none; got {path!r}, {remedy}"
         )
     return model, called
+
+
+def loaded_onto(model: Any, path: str) -> PeftModel:
+    """
+    The model with this adapter. By PEFT: transformers' own way loses DoRA's magnitudes.
+
+    Raises:
+        ValueError: the adapter is not for this model.
+    """
+    adapted = PeftModel.from_pretrained(model, path)
+    if lost := _without_a_place(adapted, path, adapted.active_adapter):
+        raise ValueError(
+            f"{path} must be an adapter whose weights all have a place in {_shape(model)}; got {lost[0]!r}, which has none."
+        )
+    return adapted
+
+
+def _without_a_place(model: PeftModel, path: str, called: str) -> list[str]:
+    """Weights of an adapter's file of which PEFT only warns."""
+    return sorted(
+        set(load_peft_weights(path, device="cpu")) - set(get_peft_model_state_dict(model, adapter_name=called))
+    )
 
 
 def free_name(model: Any, domain: str) -> str:

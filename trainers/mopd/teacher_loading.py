@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 
 def load_teacher(
@@ -36,11 +36,17 @@ def load_teacher(
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     common = {"trust_remote_code": trust_remote_code}
     try:
-        # Whatever the Hub has now is what was asked for; code beside the weights runs only if that was asked for, too.
         with _no_bars():
+            adapter = find_adapter_config_file(place) is not None
+            base = _base_of(place) if adapter else place
+            # Whatever the Hub has now is what was asked for; code beside the weights runs only if that was asked for, too.
             model, info = AutoModelForCausalLM.from_pretrained(  # nosec B615  # as said above
-                place, dtype=dtype, output_loading_info=True, **chosen, **common
+                base, dtype=dtype, output_loading_info=True, **chosen, **common
             )
+            if adapter:
+                from .adapters import loaded_onto
+
+                model = loaded_onto(model, place)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise ValueError(f"{path} must be a model that can be loaded; got {first_line(error)}") from error
     check_whole(model, info, path)
@@ -49,6 +55,17 @@ def load_teacher(
     except (ValueError, OSError):
         tokenizer = None
     return model.to(device), tokenizer
+
+
+def _base_of(adapter: str) -> str:
+    from .adapters import PeftConfig
+
+    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"`base_model_name_or_path` in {adapter}'s adapter_config.json must be the model that the adapter is for; got {base!r}."
+        )
+    return base
 
 
 def check_whole(model: Any, info: Mapping[str, Any], shown: str) -> None:

@@ -16,6 +16,7 @@ from mimo_hf.hub.checkpoints import bundled
 from mimo_hf.trainers.mopd import teacher_server
 from mimo_hf.trainers.mopd.server_teacher import ServerTeacher
 from mimo_hf.trainers.mopd.teacher_loading import load_teacher
+from mimo_hf.trainers.mopd.teacher_server import serve_teacher
 
 from ..conftest import make_model, make_tokenizer
 
@@ -110,17 +111,37 @@ def test_a_bundled_model_of_this_package(capsys):
     assert logps == pytest.approx(own_logps(model, ids), abs=1e-4)
 
 
-def test_an_adapter_folder(folder, tmp_path):
+KINDS = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "head": {"modules_to_save": ["lm_head"]},
+    "embedding": {"trainable_token_indices": [3, 5]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_folder(folder, tmp_path, kind):
     peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(
-        make_model(), peft.LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"])
-    )
+    settings = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | KINDS[kind]
+    adapted = peft.get_peft_model(make_model(), peft.LoraConfig(**settings))
+    torch.manual_seed(1)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter)
     adapted.peft_config["default"].base_model_name_or_path = str(folder)
     adapted.save_pretrained(tmp_path / "adapter")
     model, tokenizer = load_teacher(str(tmp_path / "adapter"))
-    assert own_logps(model.eval(), IDS) == pytest.approx(own_logps(adapted.eval(), IDS), abs=1e-5)
-    assert own_logps(model, IDS) != pytest.approx(own_logps(make_model(), IDS), abs=1e-2)
+    with serve_teacher(model) as url:
+        (score,) = ServerTeacher(url).score([IDS], [1], 1.0)
+    assert score.logps == pytest.approx(own_logps(adapted.eval(), IDS), abs=1e-5)
+    assert score.logps != pytest.approx(own_logps(make_model(), IDS), abs=1e-2)
     assert tokenizer is None
+
+
+def test_an_adapter_that_does_not_say_what_it_is_for(folder, tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    peft.get_peft_model(make_model(), peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    assert "base_model_name_or_path" in refused(capsys, tmp_path / "adapter", "--port", free_port())
 
 
 def test_missing_weights_are_no_teacher(folder, capsys):
