@@ -16,6 +16,9 @@ _HOME = {
     "MTPStatistics": "mimo_hf.modeling.mtp.mtp_statistics",
     "MiMoAudioConfig": "mimo_hf.modeling.mimo_audio",
     "MiMoAudioForConditionalGeneration": "mimo_hf.modeling.mimo_audio",
+    "MiMoAudioFeatureExtractor": "mimo_hf.modeling.mimo_audio",
+    "MiMoAudioTokenizerConfig": "mimo_hf.modeling.mimo_audio",
+    "MiMoAudioTokenizerModel": "mimo_hf.modeling.mimo_audio",
     "MiMoConfig": "mimo_hf.modeling.mimo",
     "MiMoForCausalLM": "mimo_hf.modeling.mimo",
     "MiMoModel": "mimo_hf.modeling.mimo",
@@ -34,7 +37,13 @@ _HOME = {
 if TYPE_CHECKING:
     from mimo_hf.modeling.hysparse import HySparseCache, HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
-    from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration
+    from mimo_hf.modeling.mimo_audio import (
+        MiMoAudioConfig,
+        MiMoAudioFeatureExtractor,
+        MiMoAudioForConditionalGeneration,
+        MiMoAudioTokenizerConfig,
+        MiMoAudioTokenizerModel,
+    )
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2FlashConfig,
         MiMoV2FlashForCausalLM,
@@ -84,7 +93,9 @@ def register():
     """
     from transformers import (
         AutoConfig,
+        AutoFeatureExtractor,
         AutoModel,
+        AutoModelForAudioTokenization,
         AutoModelForCausalLM,
         AutoModelForMultimodalLM,
         AutoModelForTextToWaveform,
@@ -92,7 +103,13 @@ def register():
 
     from mimo_hf.modeling.hysparse import HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
-    from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration
+    from mimo_hf.modeling.mimo_audio import (
+        MiMoAudioConfig,
+        MiMoAudioFeatureExtractor,
+        MiMoAudioForConditionalGeneration,
+        MiMoAudioTokenizerConfig,
+        MiMoAudioTokenizerModel,
+    )
     from mimo_hf.modeling.mimo_v2_flash import (
         MiMoV2Config,
         MiMoV2FlashConfig,
@@ -114,6 +131,10 @@ def register():
     AutoConfig.register("mimo_audio", MiMoAudioConfig, exist_ok=True)
     AutoModelForMultimodalLM.register(MiMoAudioConfig, MiMoAudioForConditionalGeneration, exist_ok=True)
     AutoModelForTextToWaveform.register(MiMoAudioConfig, MiMoAudioForConditionalGeneration, exist_ok=True)
+    AutoConfig.register("mimo_audio_tokenizer", MiMoAudioTokenizerConfig, exist_ok=True)
+    AutoModel.register(MiMoAudioTokenizerConfig, MiMoAudioTokenizerModel, exist_ok=True)
+    AutoModelForAudioTokenization.register(MiMoAudioTokenizerConfig, MiMoAudioTokenizerModel, exist_ok=True)
+    AutoFeatureExtractor.register(MiMoAudioTokenizerConfig, MiMoAudioFeatureExtractor, exist_ok=True)
 
 
 watch()
@@ -125,7 +146,10 @@ __all__ = [
     "HySparseModel",
     "MTPStatistics",
     "MiMoAudioConfig",
+    "MiMoAudioFeatureExtractor",
     "MiMoAudioForConditionalGeneration",
+    "MiMoAudioTokenizerConfig",
+    "MiMoAudioTokenizerModel",
     "MiMoConfig",
     "MiMoForCausalLM",
     "MiMoModel",

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
         parse_interleaved,
         to_official_layout,
     )
+    from .codec_long import MiMoAudioStreamState
     from .configuration_mimo_audio import MiMoAudioConfig
     from .configuration_mimo_audio_tokenizer import MiMoAudioTokenizerConfig
     from .feature_extraction_mimo_audio import MiMoAudioFeatureExtractor
     from .generation_mimo_audio import MiMoAudioGenerateOutput
     from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
+    from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel, MiMoAudioTokenizerPreTrainedModel
     from .resampling import resample_to_mono
 
 __getattr__, __dir__ = lazy_names(
@@ -33,6 +35,8 @@ __getattr__, __dir__ = lazy_names(
         "feature_extraction_mimo_audio": "MiMoAudioFeatureExtractor",
         "generation_mimo_audio": "MiMoAudioGenerateOutput",
         "modeling_mimo_audio": "MiMoAudioForConditionalGeneration",
+        "codec_long": "MiMoAudioStreamState",
+        "modeling_mimo_audio_tokenizer": "MiMoAudioTokenizerModel MiMoAudioTokenizerPreTrainedModel",
         "resampling": "resample_to_mono",
     },
 )
@@ -43,7 +47,10 @@ __all__ = [
     "MiMoAudioFeatureExtractor",
     "MiMoAudioForConditionalGeneration",
     "MiMoAudioGenerateOutput",
+    "MiMoAudioStreamState",
     "MiMoAudioTokenizerConfig",
+    "MiMoAudioTokenizerModel",
+    "MiMoAudioTokenizerPreTrainedModel",
     "from_official_layout",
     "interleave_text_and_audio",
     "layout_audio",

@@ -23,13 +23,15 @@ def mel_by_loops(samples, n_fft=960, hop=240, bins=128, rate=24_000):
     top = 2595 * math.log10(1 + rate / 2 / 700)
     edges = [700 * (10 ** (top * i / (bins + 1) / 2595) - 1) for i in range(bins + 2)]
     frequencies = np.arange(n_fft // 2 + 1) * rate / n_fft
+    filters = np.zeros((bins, n_fft // 2 + 1))
+    for b, (low, peak, high) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+        for i, f in enumerate(frequencies):
+            filters[b, i] = max(0.0, min((f - low) / (peak - low), (high - f) / (high - peak)))
     out = np.zeros((frames, bins))
     for t in range(frames):
         spectrum = np.abs(np.fft.rfft(mirrored[t * hop : t * hop + n_fft] * window))
         for b in range(bins):
-            low, peak, high = edges[b : b + 3]
-            heights = [max(0.0, min((f - low) / (peak - low), (high - f) / (high - peak))) for f in frequencies]
-            out[t, b] = spectrum @ np.array(heights)
+            out[t, b] = spectrum @ filters[b]
     return out
 
 
