@@ -80,6 +80,14 @@ with ActionScheduler(SchedulerConfig(trace_path="recorded.jsonl")) as scheduler:
 import shutil
 shutil.copy("recorded.jsonl", "my_trace.jsonl")
 """
+TINY_CODEC = """
+from mimo_hf import MiMoAudioFeatureExtractor, MiMoAudioTokenizerConfig, MiMoAudioTokenizerModel
+sizes = {f"{part}_{name}": size for part in ("encoder", "decoder")
+    for name, size in {"layers": 2, "attention_heads": 2, "ffn_dim": 48}.items()}
+MiMoAudioTokenizerModel(MiMoAudioTokenizerConfig(d_model=32, encoder_skip_layer_id=1, vocoder_dim=16, vocoder_num_layers=2,
+    vocoder_attention_heads=2, vocoder_intermediate_dim=24, num_quantizers=8, codebook_size=[16], **sizes)).save_pretrained("codec")
+MiMoAudioFeatureExtractor().save_pretrained("codec")
+"""
 GIVEN = {
     "kernels/hysparse-attn/README.md": ATTENTION,
     "kernels/sale-attn/README.md": ATTENTION,
@@ -88,9 +96,10 @@ GIVEN = {
     "mimo_hf/scheduler/README.md": TRACES,
     "modeling/hysparse/README.md": DENSE + PUBLISHED.format(name="hysparse"),
     "modeling/mimo/README.md": TINY_MIMO,
+    "modeling/mimo_audio/README.md": TINY_CODEC,
     "modeling/mimo_v2_flash/README.md": PUBLISHED.format(name="mimo-v2-flash"),
 }
-PLACES = {"path/to/this/folder": "published", "path/or/id": "dense"}
+PLACES = {"path/to/this/folder": "published", "path/or/id": "dense", "path/to/the/codec": "codec"}
 # What has to be true at the end, where "it ran" says little.
 THEN = {
     "README.md": "assert trainer.state.global_step == 2",

@@ -15,8 +15,10 @@ def check_quantizers(config: MiMoAudioTokenizerConfig, num_quantizers: int | Non
     return num_quantizers
 
 
-def check_features(config: MiMoAudioTokenizerConfig, features, mask, values) -> torch.Tensor | None:
-    """Lengths, `[batch]`, or None where every frame is a clip's own."""
+def check_features(
+    config: MiMoAudioTokenizerConfig, features, mask, values
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The features, and lengths `[batch]` or None where every frame is a clip's own."""
     if features is None or values is not None:
         seen = "neither" if features is None else "both"
         raise ValueError(f"Either `input_features` or `input_values` must be given; got {seen}.")
@@ -27,7 +29,7 @@ def check_features(config: MiMoAudioTokenizerConfig, features, mask, values) -> 
         )
     lengths = check_mask("input_features_mask", mask, features.shape[0], features.shape[1])
     _check_finite("input_features", features, lengths)
-    return lengths
+    return features, lengths
 
 
 def check_samples(values: torch.Tensor, mask) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,5 +1,7 @@
 """What encoder, decoder and vocoder of the codec share: transformer layers with windows, and transposed convolutions that know lengths."""
 
+from typing import overload
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +14,10 @@ from .configuration_mimo_audio_tokenizer import MiMoAudioTokenizerConfig
 BLOCK = 64  # least number of queries that read a window's keys together
 
 
+@overload
+def below(lengths: None, size: int) -> None: ...
+@overload
+def below(lengths: torch.Tensor, size: int) -> torch.Tensor: ...
 def below(lengths: torch.Tensor | None, size: int) -> torch.Tensor | None:
     """`[batch, size]`, true in front of each length; None where all rows are whole."""
     return None if lengths is None else torch.arange(size, device=lengths.device) < lengths[:, None]

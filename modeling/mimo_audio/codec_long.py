@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .codec_inputs import check_codes, check_features, check_mask, check_quantizers, check_samples
+from .codec_inputs import check_codes, check_quantizers
 from .configuration_mimo_audio_tokenizer import MiMoAudioTokenizerConfig
 
 SEGMENT = 1500  # frames of codes: 60 s
@@ -46,7 +46,9 @@ class LongAudioMixin:
 
         def encode(self, *args, **kwargs): ...
         def decode(self, *args, **kwargs): ...
-        def _log_mel(self, samples, lengths) -> tuple: ...
+        def _features(
+            self, features, features_mask, values, values_mask
+        ) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
     @torch.no_grad()
     def decode_chunk(
@@ -141,21 +143,17 @@ class LongAudioMixin:
 
         _check_segment(segment_frames)
         check_quantizers(self.config, num_quantizers)
-        if input_values is not None and input_features is None:
-            input_features, lengths = self._log_mel(*check_samples(input_values, input_values_mask))
-        else:
-            lengths = check_features(self.config, input_features, input_features_mask, input_values)
-        rows, frames = input_features.shape[:2]
+        features, lengths = self._features(input_features, input_features_mask, input_values, input_values_mask)
+        rows, frames = features.shape[:2]
         if lengths is None:
-            lengths = torch.full((rows,), frames, device=input_features.device)
+            lengths = torch.full((rows,), frames, device=features.device)
         step = segment_frames * self.config.mel_frames_per_code
         parts = []
         for first in range(0, frames, step):
-            piece = input_features[:, first : first + step]
+            piece = features[:, first : first + step]
             own = (lengths - first).clamp(0, piece.shape[1])
-            codes = None
-            if bool((own > 0).any()):
-                going = own > 0
+            going = own > 0
+            if bool(going.any()):
                 mask = torch.arange(piece.shape[1], device=own.device) < own[going, None]
                 made = self.encode(piece[going], mask, num_quantizers).audio_codes
                 codes = made.new_zeros(rows, *made.shape[1:])
@@ -216,4 +214,4 @@ def _check_segment(segment_frames: int):
         raise ValueError(f"`segment_frames` must be at least 1 frame of codes; got {segment_frames}. 1500 are 60 s.")
 
 
-__all__ = ["LongAudioMixin", "MiMoAudioStreamState", "check_mask"]
+__all__ = ["LongAudioMixin", "MiMoAudioStreamState"]

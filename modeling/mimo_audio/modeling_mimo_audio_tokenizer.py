@@ -194,11 +194,8 @@ class MiMoAudioTokenizerModel(LongAudioMixin, MiMoAudioTokenizerPreTrainedModel)
             ValueError: neither or both inputs, another shape, no frames, values that are not finite, or more codebooks than there are.
         """
         number = check_quantizers(self.config, num_quantizers)
-        if input_values is not None and input_features is None:
-            input_features, lengths = self._log_mel(*check_samples(input_values, input_values_mask))
-        else:
-            lengths = check_features(self.config, input_features, input_features_mask, input_values)
-        codes, _, _, valid = self._quantize(input_features, lengths, number)
+        features, lengths = self._features(input_features, input_features_mask, input_values, input_values_mask)
+        codes, _, _, valid = self._quantize(features, lengths, number)
         return MiMoAudioTokenizerEncoderOutput(audio_codes=codes, audio_codes_mask=valid.long())
 
     @can_return_tuple
@@ -246,10 +243,10 @@ class MiMoAudioTokenizerModel(LongAudioMixin, MiMoAudioTokenizerPreTrainedModel)
         samples = sample_lengths = None
         if input_values is not None and input_features is None:
             samples, sample_lengths = check_samples(input_values, input_values_mask)
-            input_features, lengths = self._log_mel(samples, sample_lengths)
+            features, lengths = self._log_mel(samples, sample_lengths)
         else:
-            lengths = check_features(self.config, input_features, input_features_mask, input_values)
-        codes, states, commitment, valid = self._quantize(input_features, lengths, number, straight_through=True)
+            features, lengths = check_features(self.config, input_features, input_features_mask, input_values)
+        codes, states, commitment, valid = self._quantize(features, lengths, number, straight_through=True)
         audio = self.decoder(states, None if lengths is None else valid.sum(dim=1))
         loss = reconstruction = None
         if return_loss and samples is not None:
@@ -269,6 +266,12 @@ class MiMoAudioTokenizerModel(LongAudioMixin, MiMoAudioTokenizerPreTrainedModel)
             audio_codes_mask=valid.long(),
             audio_values=audio[:, None],
         )
+
+    def _features(self, features, features_mask, values, values_mask) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-mel frames, of samples where these are given, and lengths or None where every frame is a clip's own."""
+        if values is not None and features is None:
+            return self._log_mel(*check_samples(values, values_mask))
+        return check_features(self.config, features, features_mask, values)
 
     def _log_mel(self, samples: torch.Tensor, lengths: torch.Tensor | None):
         config = self.config
