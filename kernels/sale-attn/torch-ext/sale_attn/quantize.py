@@ -67,8 +67,8 @@ def quantize(
         raise ValueError(f"`x` must be floating-point, [B, H, N, d], with rows; got {list(x.shape)} {x.dtype}.")
     values = x.float()
     mean = values.mean(dim=2, keepdim=True) if smooth else torch.zeros_like(values[:, :, :1])
-    values = values - mean
-    largest = values.abs().amax(dim=-1)
+    values = values - mean  # a copy, worked on in place from here on
+    largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=-1)
     largest = largest.masked_fill(~largest.isfinite(), float("nan"))
     groups = group_of_rows(x.shape[2], role, quant, tiling, x.device)
     if quant != "token":
@@ -77,7 +77,7 @@ def quantize(
         largest = of_group.gather(2, groups)
     # A group of zeros, or of what divides to nothing, gets codes 0.
     scales = (largest / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (values / scales[..., None]).round().nan_to_num(0.0).to(torch.int8)
+    codes = values.div_(scales[..., None]).round_().nan_to_num_(0.0).to(torch.int8)
     return Quantized(codes, scales, mean)
 
 

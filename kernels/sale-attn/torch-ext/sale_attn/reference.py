@@ -1,8 +1,8 @@
 """
 SALE in PyTorch, the ground truth of every backend, and what runs on a CPU.
 
-Both passes hold the scores of one tile of queries at a time, for the heads of one group: never those of all pairs. The second reads the
-kept tiles only, so that its cost grows with their number.
+The first pass holds the scores of one tile of queries, for the heads of a group, and some keys at a time; the second those of one tile of
+queries, one head and its kept tiles: never those of all pairs. Its cost grows with the number of kept tiles.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from .tile_bits import pack_tiles, unpack_tiles
 from .tiling import Layout, Tiling
 
 DENSE_BELOW = 1e-5  # a threshold below it keeps all
+CHUNK = 4096  # keys whose scores are held at once
 
 
 def select_blocks_reference(
@@ -38,20 +39,24 @@ def select_blocks_reference(
         for kv_head in range(kv_heads):
             own = slice(kv_head * group, (kv_head + 1) * group)
             tau = thresholds[own].to(q.device)
+            if estimator is not None:
+                estimator.begin(row, own, kv_head)
             for tile in range(layout.query_tiles):
                 rows, estimated = layout.rows(tile), layout.estimated(tile)
                 chosen = torch.ones(group, layout.visible(tile), dtype=torch.bool, device=q.device)
                 if len(estimated) and not (tau < DENSE_BELOW).all():
                     queries = q[row, own, rows].float()
                     bar = _bar(queries, keys[row, kv_head], layout, tile, tau, scale)
-                    span = slice(estimated.start * tiling.block_k, estimated.stop * tiling.block_k)
-                    if estimator is None:
-                        scores = queries @ keys[row, kv_head, span].T
-                    else:
-                        scores = estimator.scores(row, own, kv_head, rows, span)
-                    best = scores.unflatten(-1, (len(estimated), tiling.block_k)).amax(dim=-1)
+                    best = []
+                    for tiles in torch.arange(estimated.start, estimated.stop).split(CHUNK // tiling.block_k or 1):
+                        span = slice(int(tiles[0]) * tiling.block_k, (int(tiles[-1]) + 1) * tiling.block_k)
+                        if estimator is None:
+                            scores = queries @ keys[row, kv_head, span].T
+                        else:
+                            scores = estimator.scores(rows, span)
+                        best.append(scores.unflatten(-1, (len(tiles), tiling.block_k)).amax(dim=-1))
                     # What is not known to be below the bar stays: a NaN shows in the output, as it does in dense attention.
-                    found = ~(best <= bar).all(dim=1)
+                    found = ~(torch.cat(best, dim=-1) <= bar).all(dim=1)
                     chosen[:, estimated.start : estimated.stop] = found | (tau < DENSE_BELOW)[:, None]
                     if share_group:
                         chosen = chosen.any(dim=0, keepdim=True).expand(group, -1)
@@ -86,11 +91,16 @@ class _Estimator:
         self.q, self.k = (quantize(x, role, quant, smooth, tiling) for x, role in ((q, "query"), (k, "key")))
         self.keys = keys
 
-    def scores(self, row: int, heads: slice, kv_head: int, rows: slice, span: slice) -> torch.Tensor:
+    def begin(self, row: int, heads: slice, kv_head: int) -> None:
+        """From here on it is about these heads of a row of the batch."""
+        self.q_codes, self.q_scales = self.q.codes[row, heads], self.q.scales[row, heads, :, None]
+        self.k_codes, self.k_scales = self.k.codes[row, kv_head].float(), self.k.scales[row, kv_head]
+        self.of_mean = self.q.mean[row, heads] @ self.keys[row, kv_head].T
+
+    def scores(self, rows: slice, span: slice) -> torch.Tensor:
         """`[G, rows, keys of the span]`"""
-        products = self.q.codes[row, heads, rows].float() @ self.k.codes[row, kv_head, span].float().T
-        scaled = products * self.q.scales[row, heads, rows, None] * self.k.scales[row, kv_head, span]
-        return scaled + self.q.mean[row, heads] @ self.keys[row, kv_head, span].T
+        products = self.q_codes[:, rows].float() @ self.k_codes[span].T
+        return products.mul_(self.q_scales[:, rows]).mul_(self.k_scales[span]).add_(self.of_mean[..., span])
 
 
 def attend_blocks_reference(
