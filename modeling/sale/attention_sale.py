@@ -57,8 +57,11 @@ def sale_attention_forward(
         raise ValueError(
             f"`softcap` must be None with attn_implementation='sale'; got {kwargs['softcap']}. Take 'eager'."
         )
-    config = config_of(module)
-    reason = _why_dense(module, query, key, attention_mask, dropout, is_causal, config, kwargs)
+    if query.shape[2] == 1:  # before all else: a decoding step is often compiled
+        config, reason = _DEFAULTS, "decoding"
+    else:
+        config = config_of(module)
+        reason = _why_dense(module, query, key, attention_mask, dropout, is_causal, config, kwargs)
     rows = None if reason else _content(attention_mask, query, key)
     if reason is None and rows is None:
         reason = "a mask with holes"
@@ -96,8 +99,6 @@ def _parsed(values: dict | None) -> SaleConfig:
 def _why_dense(module, query, key, mask, dropout, is_causal, config: SaleConfig, kwargs) -> str | None:
     """Why a call is not for SALE, in words for the log; None: it is."""
     queries, keys = query.shape[2], key.shape[2]
-    if queries == 1:
-        return "decoding"
     if queries <= config.min_seq_len:
         return f"at most {config.min_seq_len} queries"
     if kwargs.get("s_aux") is not None:

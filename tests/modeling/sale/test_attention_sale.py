@@ -263,6 +263,14 @@ def test_not_causal_is_every_key(caplog):
     assert_close(out.transpose(1, 2), expected, **CLOSE)
 
 
+def test_a_decoding_step_is_one_graph():
+    _, key, value = tensors()
+    query = torch.randn(1, 4, 1, 16)
+    step = torch.compile(sale_attention_forward, fullgraph=True, backend="eager")
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    assert_close(step(Layer(), query, key, value, None)[0].transpose(1, 2), expected)
+
+
 # What can't be
 
 
