@@ -52,13 +52,13 @@ def plant(length: int, seed: int) -> Planted:
     low, high = 0.3, 3.0
     for _ in range(12):
         middle = (low + high) / 2
-        head = _with_noise(length, seed, middle)
+        head = with_noise(length, seed, middle)
         kept = kept_at(margins(head, "exact"), math.log(TAU))
         low, high = (middle, high) if density_of(kept) < DENSITY else (low, middle)
     return head
 
 
-def _with_noise(length: int, seed: int, noise: float) -> Planted:
+def with_noise(length: int, seed: int, noise: float) -> Planted:
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):

@@ -15,7 +15,7 @@ def bench():
 
 @pytest.fixture(scope="module")
 def head(bench):
-    return bench._with_noise(1536, 3, 1.0)
+    return bench.with_noise(1536, 3, 1.0)
 
 
 @pytest.mark.parametrize(
