@@ -199,7 +199,7 @@ def _file(source: str | Path, name: str, hub_options: dict[str, Any]) -> Path:
         return path
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(str(source), name, **hub_options))
+    return Path(hf_hub_download(str(source), name, **hub_options))  # nosec B615  # settings and numbers; `revision` may be given
 
 
 def _check_whole(name: str, value: Any, least: int, unit: int) -> None:
