@@ -71,6 +71,7 @@ def test_the_readme_names_every_public_function(name):
     [
         ("sink-swa-attn", "sink_swa_attention", {}),
         ("hysparse-attn", "full_attention_with_block_scores", {"block_size": 16, "topk": 1}),
+        ("sale-attn", "attend_blocks", {"kept": torch.ones(1, 2, 1, 1, dtype=torch.uint8)}),
     ],
 )
 def test_without_triton_the_kernel_asked_for_names_the_remedy(module_of, monkeypatch, name, function, options):

@@ -1,4 +1,4 @@
-"""Sparse prefill (SALE): tiles of scores are chosen from 4-bit estimates, and attention reads those only. PyTorch."""
+"""Sparse prefill (SALE): tiles of scores are chosen from 4-bit estimates, and attention reads those only. Triton, PyTorch."""
 
 from .attention import attend_blocks, select_blocks
 from .quantize import Quantized, pack_int4, quantize, unpack_int4

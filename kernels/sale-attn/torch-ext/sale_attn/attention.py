@@ -2,12 +2,15 @@
 
 import torch
 
-from ._shared.checks import backend_of, check_tensors
+from ._shared.checks import backend_of, check_devices, check_tensors, triton_operations
+from ._shared.tiles import HEAD_DIMS
 from .quantize import QUANTS
 from .reference import attend_blocks_reference, select_blocks_reference
 from .tiling import TILING, Layout, Tiling
 
 COMPUTES = ("native", "int8")
+# What Triton's tiles may have; the sides of a tensor there are powers of two.
+TRITON_BLOCKS = (16, 32, 64, 128)
 
 
 def select_blocks(
@@ -39,24 +42,33 @@ def select_blocks(
         tau: threshold, or one a head, `[H]`; below 1e-5 a head keeps all tiles, infinity keeps none but those always kept.
         scale: factor on the scores, positive; None: `d ** -0.5`.
         quant: rows that share a scale: "thread" (what a thread of a matrix unit holds), "token", "block"; "exact": no estimate, all
-            scores are computed.
+            scores are computed, by the reference only.
         share_group: all heads of a group keep what any of them does; the paper's heads choose by themselves.
         tiling: sizes of tiles and of what is always kept.
-        backend: "reference" (PyTorch) or None, which is the same until there is another.
+        backend: "triton" (d/dv: 32/32, 64/64, 96/96, 128/128, 192/128; float32, float16, bfloat16; tiles of 16, 32, 64 or 128 rows),
+            "reference" (PyTorch; any); None: "triton" for CUDA tensors, "reference" for others.
 
     Returns:
         Bits, uint8 `[B, H, ceil(n / block_q), ceil(ceil(T / block_k) / 8)]`, as `pack_tiles` packs them.
 
     Raises:
-        ValueError, TypeError: an argument that can't be.
+        ValueError, TypeError: an argument that can't be, or that the backend does not take.
+        ImportError: the backend is Triton, and Triton can't be imported.
     """
-    scale, tau = _check(q, k, k, scale, tau, tiling, backend)
+    scale, tau = _check(q, k, k, scale, tau, tiling)
     if quant not in (*QUANTS, "exact"):
         raise ValueError(f"`quant` must be 'thread', 'token', 'block' or 'exact'; got {quant!r}.")
-    with torch.no_grad():
-        return select_blocks_reference(
-            q, k, tau, scale=scale, quant=quant, smooth=smooth, share_group=share_group, tiling=tiling
+    options = {"scale": scale, "quant": quant, "smooth": smooth, "share_group": share_group, "tiling": tiling}
+    if backend_of(q, backend) == "reference":
+        with torch.no_grad():
+            return select_blocks_reference(q, k, tau, **options)
+    if quant == "exact":
+        raise ValueError(
+            "`quant` must be 'thread', 'token' or 'block' for backend 'triton'; got 'exact': pass backend=\"reference\" for PyTorch."
         )
+    operations = _triton(q, k[..., : dict(HEAD_DIMS).get(k.shape[-1])], tiling)  # as wide as values that go with it
+    with torch.no_grad(), torch.cuda.device_of(q):
+        return operations.select_blocks(q, k, tau, **options)
 
 
 def attend_blocks(
@@ -81,12 +93,12 @@ def attend_blocks(
         compute: "native": scores in the precision of the inputs; "int8": from codes of eight bits, one scale a tile.
 
     Returns:
-        `[B, H, n, dv]`, in the type of q. Without gradients.
+        `[B, H, n, dv]`, in the type of q, in Triton laid out in memory as `[B, n, H, dv]`. Without gradients.
 
     Raises:
-        ValueError, TypeError: an argument that can't be.
+        ValueError, TypeError, ImportError: as `select_blocks`.
     """
-    scale, _ = _check(q, k, v, scale, 1.0, tiling, backend)
+    scale, _ = _check(q, k, v, scale, 1.0, tiling)
     if compute not in COMPUTES:
         raise ValueError(f"`compute` must be 'native' or 'int8'; got {compute!r}.")
     layout = Layout(q.shape[2], k.shape[2], tiling)
@@ -96,18 +108,23 @@ def attend_blocks(
             f"`kept` must be uint8 {list(shape)}, as select_blocks returns it with the same tiling; got {list(kept.shape)} "
             f"{kept.dtype}."
         )
+    check_devices({"q": q, "kept": kept})
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError("`q`, `k` and `v` must not require gradients: attend_blocks has none. Use torch.no_grad().")
-    with torch.no_grad():
-        return attend_blocks_reference(q, k, v, kept, scale=scale, compute=compute, tiling=tiling)
+    if backend_of(q, backend) == "reference":
+        with torch.no_grad():
+            return attend_blocks_reference(q, k, v, kept, scale=scale, compute=compute, tiling=tiling)
+    operations = _triton(q, v, tiling)
+    with torch.no_grad(), torch.cuda.device_of(q):
+        return operations.attend_blocks(q, k, v, kept, scale=scale, compute=compute, tiling=tiling)
 
 
-def _check(q, k, v, scale, tau, tiling, backend) -> tuple[float, torch.Tensor]:
+# Arguments
+
+
+def _check(q, k, v, scale, tau, tiling) -> tuple[float, torch.Tensor]:
     """Scale and thresholds `[H]`."""
     check_tensors(q, k, v, None, None)
-    backend_of(q, backend)
-    if backend == "triton":
-        raise ValueError("`backend` must be 'reference' or None; got 'triton', which this kernel does not have yet.")
     tiling.check()
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if not 0 < scale < float("inf"):
@@ -119,3 +136,13 @@ def _check(q, k, v, scale, tau, tiling, backend) -> tuple[float, torch.Tensor]:
     if not bool((tau >= 0).all()):
         raise ValueError(f"`tau` must be 0 or more; got {given}.")
     return scale, tau.expand(heads)
+
+
+def _triton(q, v, tiling):
+    for name in ("block_q", "block_k"):
+        if getattr(tiling, name) not in TRITON_BLOCKS:
+            raise ValueError(
+                f"`{name}` must be 16, 32, 64 or 128 for backend 'triton'; got {getattr(tiling, name)}: pass "
+                'backend="reference" for PyTorch.'
+            )
+    return triton_operations(__package__, q, v)

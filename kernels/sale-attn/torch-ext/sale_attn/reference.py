@@ -119,9 +119,11 @@ def attend_blocks_reference(
     out = q.new_empty(batch, heads, layout.queries, v.shape[-1])
     for row in range(batch):
         for kv_head in range(kv_heads):
-            keys, values = _tiles(k[row, kv_head], layout), _tiles(v[row, kv_head], layout)
+            keys, values = k[row, kv_head].float(), _tiles(v[row, kv_head], layout)
             if compute == "int8":
-                keys = _through_int8(keys - k[row, kv_head].float().mean(dim=0), (1, 2))
+                keys = _through_int8(_tiles(keys - keys.mean(dim=0), layout), (1, 2))
+            else:
+                keys = _tiles(keys, layout)
             for head in range(kv_head * (heads // kv_heads), (kv_head + 1) * (heads // kv_heads)):
                 for tile, tiles in _lists(kept[row, head], layout):
                     rows = layout.rows(tile)
