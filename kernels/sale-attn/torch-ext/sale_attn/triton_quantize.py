@@ -96,6 +96,6 @@ def quantize_rows(
         scales if offsets is None else offsets, *strides_of(x), count,
         HEADS=heads, GROUP=group, D=d, BLOCK_D=block_d, ROWS=rows,
         SHARED={"token": TOKEN, "block": BLOCK, "thread": of_thread}[quant].value, LARGEST=largest, SMOOTH=mean is not None,
-        HAS_OFFSETS=offsets is not None, num_warps=max(1, rows * block_d // 2048), num_stages=1,
+        HAS_OFFSETS=offsets is not None, num_warps=max(1, rows * block_d // (1024 if block_d <= 64 else 2048)), num_stages=1,
     )  # fmt: skip
     return codes, scales, offsets
