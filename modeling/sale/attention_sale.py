@@ -57,9 +57,9 @@ def sale_attention_forward(
         raise ValueError(
             f"`softcap` must be None with attn_implementation='sale'; got {kwargs['softcap']}. Take 'eager'."
         )
-    if query.shape[2] == 1:  # before all else: a decoding step is often compiled
-        config, reason = _DEFAULTS, "decoding"
-    else:
+    reason: str | None = "decoding"
+    config = _DEFAULTS
+    if query.shape[2] > 1:  # a decoding step is often compiled, and asks for no settings
         config = config_of(module)
         reason = _why_dense(module, query, key, attention_mask, dropout, is_causal, config, kwargs)
     rows = None if reason else _content(attention_mask, query, key)

@@ -1,5 +1,7 @@
 """The public functions: one signature for every backend."""
 
+from typing import Any
+
 import torch
 
 from ._shared.checks import backend_of, check_devices, check_tensors, triton_operations
@@ -58,7 +60,13 @@ def select_blocks(
     scale, tau = _check(q, k, k, scale, tau, tiling)
     if quant not in (*QUANTS, "exact"):
         raise ValueError(f"`quant` must be 'thread', 'token', 'block' or 'exact'; got {quant!r}.")
-    options = {"scale": scale, "quant": quant, "smooth": smooth, "share_group": share_group, "tiling": tiling}
+    options: dict[str, Any] = {
+        "scale": scale,
+        "quant": quant,
+        "smooth": smooth,
+        "share_group": share_group,
+        "tiling": tiling,
+    }
     if backend_of(q, backend) == "reference":
         with torch.no_grad():
             return select_blocks_reference(q, k, tau, **options)

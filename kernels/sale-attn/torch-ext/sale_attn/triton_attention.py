@@ -103,7 +103,7 @@ def attention_tiles(dtype: torch.dtype, head_dim: int, tiling: Tiling) -> Tiles:
 
 
 def select_blocks(q, k, tau, **how) -> torch.Tensor:
-    return select(*map(with_channels_side_by_side, (q, k)), tau, **how)
+    return select(with_channels_side_by_side(q), with_channels_side_by_side(k), tau, **how)
 
 
 def attend_blocks(
