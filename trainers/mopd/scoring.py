@@ -154,12 +154,17 @@ def _ask(
         raise
     except Exception as error:  # whatever a client of another make raises ends the training alike
         raise TeacherError(f"The teacher {teacher.description['source']!r} does not score: {error!r}.") from error
-    size = pool.vocabulary.size
+    size, source = pool.vocabulary.size, teacher.description["source"]
+    if len(answers) != len(completions):
+        raise TeacherError(
+            f"The teacher {source!r} gives {len(answers)} answers for {len(completions)} completions: `score` must give one for each."
+        )
     for row, completion, answer in zip(rows.tolist(), completions, answers, strict=True):
-        if len(answer.logps) != len(completion):
+        given = [answer.logps, *((answer.top_ids, answer.top_logps) if wanted else ())]
+        if any(len(part) != len(completion) for part in given):
             raise TeacherError(
-                f"The teacher {teacher.description['source']!r} gives {len(answer.logps)} log-probabilities for {len(completion)} tokens: "
-                "`score` must give one for each token of a completion."
+                f"The teacher {source!r} gives {len(answer.logps)} log-probabilities and {len(answer.top_ids)} lists of likely tokens for "
+                f"{len(completion)} tokens: `score` must give one of each for every token of a completion, the lists where `top_k` is not 0."
             )
         place = (row, slice(0, len(completion)))
         scores["teacher_per_token_logps"][place] = torch.tensor(answer.logps)

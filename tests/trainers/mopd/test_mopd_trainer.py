@@ -445,16 +445,37 @@ def test_a_server_that_breaks_down_before_the_first_step_leaves_nothing(make_mop
 
 
 class TooFew(Unreliable):
+    """`leave(answers)`: what is left of them."""
+
+    def __init__(self, leave):
+        super().__init__()
+        self.leave = leave
+
     def score(self, *arguments):
-        return [scores._replace(logps=scores.logps[:1]) for scores in super().score(*arguments)]
+        return self.leave(super().score(*arguments))
 
 
-def test_a_teacher_that_does_not_score_every_token_is_named(make_mopd, unreliable):
+@pytest.mark.parametrize(
+    ("leave", "message"),
+    [
+        (
+            lambda found: [one._replace(logps=one.logps[:1]) for one in found],
+            r"1 log-probabilities and \d+ lists .* for \d tokens",
+        ),
+        (
+            lambda found: [one._replace(top_ids=one.top_ids[:1]) for one in found],
+            r"\d log-probabilities and 1 lists .* for \d tokens",
+        ),
+        (lambda found: found[:-1], r"\d answers for \d completions: `score` must give one for each"),
+    ],
+)
+def test_a_teacher_that_does_not_score_every_token_is_named(make_mopd, unreliable, leave, message):
     from mimo_hf.trainers.mopd.server_teacher import TeacherError
 
-    unreliable(TooFew())
-    with pytest.raises(TeacherError, match=r"'http://127.0.0.1:1' gives 1 log-probabilities for \d tokens"):
-        make_mopd({"a": "http://127.0.0.1:1", "b": "self", "c": "self"}).train()
+    unreliable(TooFew(leave))
+    estimator = {"kl_estimator": "topk_teacher", "kl_top_k": 2}
+    with pytest.raises(TeacherError, match=f"'http://127.0.0.1:1' gives {message}"):
+        make_mopd({"a": "http://127.0.0.1:1", "b": "self", "c": "self"}, **estimator).train()
 
 
 def test_what_a_server_says_is_what_tokens_are_distilled_towards(make_mopd, unreliable):
