@@ -1,5 +1,9 @@
 """What SALE is told: how tiles are chosen, from which layer and length on, and a threshold for all heads or for each."""
 
+from .. import transformers_versions  # noqa: F401  it refuses a version that is too old
+
+# isort: split
+
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace

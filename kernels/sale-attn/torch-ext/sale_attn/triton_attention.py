@@ -95,11 +95,11 @@ def _sparse_prefill(
 
 
 def attention_tiles(dtype: torch.dtype, head_dim: int, tiling: Tiling) -> Tiles:
-    """Two tiles of 32 keys at once: one is too few for a matrix unit. Rows are a part of a tile of queries."""
+    """Two tiles of 32 keys at once: one is too few for a matrix unit. Rows are a part of a tile of queries. 96 channels, in two parts, take more registers."""
     rows = min(64, tiling.block_q)
     if dtype == torch.float32:
         return Tiles(16, 16, 4, 1) if head_dim > 64 else Tiles(rows, 32 if head_dim > 32 else 64, 8, 1)
-    return Tiles(rows, 64, 4, 2)
+    return Tiles(rows, 64, 8 if head_dim == 96 else 4, 2)
 
 
 def select_blocks(q, k, tau, **how) -> torch.Tensor:
