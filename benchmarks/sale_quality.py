@@ -57,8 +57,7 @@ class MeanPooled:
 
     def forward(self, module, query, key, value, attention_mask, scaling=None, **options):
         config = attention_sale.config_of(module)
-        dense = query.shape[2] <= config.min_seq_len or getattr(module, "sliding_window", None) is not None
-        if dense or options.get("sliding_window") is not None or options.get("s_aux") is not None:
+        if attention_sale.why_dense(module, query, key, attention_mask, 0.0, None, config, options):
             return sale_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         kept = self.kernel.select_blocks(query, key, config.tau_of(module.layer_idx, query.shape[1]), scale=scaling)
         return self.kernel.attend_blocks(

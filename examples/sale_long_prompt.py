@@ -104,7 +104,9 @@ def draw(report, path: str) -> None:
 
     layers = [f"{layer.layer}" for layer in report.layers]
     values = [layer.density for layer in report.layers]
-    told = drawing.HeatMap("Kept tiles", values, "head", "layer", "density", low=0.0, high=1.0, rows=layers)
+    told = drawing.HeatMap(
+        "Kept tiles", values, "head", "layer", "density", low=0.0, high=1.0, rows=layers, columns=range(len(values[0]))
+    )
     drawing.save(drawing.heat_maps([told], title="What SALE keeps of a long prompt"), path)
 
 

@@ -123,11 +123,18 @@ def _calibrate(kit: Any, args: argparse.Namespace) -> int:
         kit.register_models()
     config = SaleConfig(theta=args.theta, min_seq_len=args.min_seq_len)
     with kit.stage("loading the checkpoint"):
-        # What the Hub has now; no code of a checkpoint is run.
-        tokenizer = AutoTokenizer.from_pretrained(args.model)  # nosec B615  # as said above
-        model = AutoModelForCausalLM.from_pretrained(  # nosec B615  # as said above
-            args.model, dtype=getattr(torch, args.dtype)
-        ).to(args.device)
+        try:
+            # What the Hub has now; no code of a checkpoint is run.
+            tokenizer = AutoTokenizer.from_pretrained(args.model)  # nosec B615  # as said above
+            model = AutoModelForCausalLM.from_pretrained(  # nosec B615  # as said above
+                args.model, dtype=getattr(torch, args.dtype)
+            ).to(args.device)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"--model must be a folder or a model of the Hub with a causal language model and its tokenizer; got {args.model}: "
+                f"{reason}"
+            ) from error
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or args.length
     if args.length > most:
         raise ValueError(f"`length` must be at most {most}, the positions of this model; got {args.length}.")
@@ -151,13 +158,16 @@ def _calibrate(kit: Any, args: argparse.Namespace) -> int:
     dense = int((found.thresholds == 0).sum())
     print(f"{args.model}: {found.thresholds.shape[0]} layers of {found.thresholds.shape[1]} heads, {found.prompts} prompts of up to "
           f"{max(found.lengths):,} tokens, theta {args.theta:g}")  # fmt: skip
-    print(f"density {found.densities.mean():.3f} at {max(found.lengths):,} tokens; {dense} heads stay dense")
+    print(
+        f"density {found.densities.mean():.3f} at {max(found.lengths):,} tokens, where what stays dense counts as 1; {dense} heads found no threshold and stay dense"
+    )
     print(f"thresholds in {args.folder}: use_sale(model, SaleConfig.from_pretrained({str(args.folder)!r}))")
     return 0
 
 
 def _threshold_maps(drawing: Any, found: Any, model: str) -> Any:
-    labels = {"x_label": "head", "y_label": "layer"}
+    labels: dict[str, Any] = {"x_label": "head", "y_label": "layer"}
+    labels |= {name: range(count) for name, count in zip(("rows", "columns"), found.thresholds.shape, strict=True)}
     return drawing.heat_maps(
         [
             drawing.HeatMap("Threshold (0: dense)", found.thresholds, scale_label="tau", low=0.0, **labels),

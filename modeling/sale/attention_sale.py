@@ -61,7 +61,7 @@ def sale_attention_forward(
     config = _DEFAULTS
     if query.shape[2] > 1:  # a decoding step is often compiled, and asks for no settings
         config = config_of(module)
-        reason = _why_dense(module, query, key, attention_mask, dropout, is_causal, config, kwargs)
+        reason = why_dense(module, query, key, attention_mask, dropout, is_causal, config, kwargs)
     rows = None if reason else _content(attention_mask, query, key)
     if reason is None and rows is None:
         reason = "a mask with holes"
@@ -96,7 +96,7 @@ def _parsed(values: dict | None) -> SaleConfig:
 # Which way
 
 
-def _why_dense(module, query, key, mask, dropout, is_causal, config: SaleConfig, kwargs) -> str | None:
+def why_dense(module, query, key, mask, dropout, is_causal, config: SaleConfig, kwargs) -> str | None:
     """Why a call is not for SALE, in words for the log; None: it is."""
     queries, keys = query.shape[2], key.shape[2]
     if queries <= config.min_seq_len:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .attention_sale import DENSE_BELOW, attend
+from .attention_sale import DENSE_BELOW, attend, why_dense
 from .configuration_sale import SaleConfig
 from .masks import sale_mask
 
@@ -148,17 +148,12 @@ def calibrate(
 def _calibrating(model, found: Calibration, config: SaleConfig, bar):
     """The model's attention looks for thresholds inside; yields the set of layers that it saw."""
     seen: set[int] = set()
+    begun = replace(config, tau=config.tau_init)
 
     def forward(module: nn.Module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         layer = getattr(module, "layer_idx", None) or 0
-        plain = attention_mask is None and query.shape[2] == key.shape[2] and kwargs.get("is_causal") is not False
-        if (
-            plain
-            and kwargs.get("sliding_window") is None
-            and kwargs.get("s_aux") is None
-            and layer >= config.start_layer
-        ):
+        if why_dense(module, query, key, attention_mask, dropout, kwargs.get("is_causal"), begun, kwargs) is None:
             seen.add(layer)
             _calibrate_layer(found, layer, query, key, value, out.transpose(1, 2), scaling, config)
         bar.update()

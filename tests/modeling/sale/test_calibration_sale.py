@@ -110,6 +110,16 @@ def test_prompts_that_can_not_be(make_model, prompt):
         calibrate(make_model(), [], config_of(0.3), progress=False)
 
 
+def test_layers_that_stay_dense_are_not_calibrated(make_model, prompts):
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True, "sliding_window": 64}
+    model = make_model("qwen3", **layers, max_window_layers=0)
+    found = calibrate(model, prompts[:1], config_of(1e-6), progress=False)  # no head but a dense one is so near
+    assert (found.thresholds[0] == 80.0).all()
+    assert (found.thresholds[1] == 0.0).all()
+    with pytest.raises(ValueError, match="none of whose layers could be sparse"):
+        calibrate(model, prompts[:1], config_of(0.3, start_layer=2), progress=False)
+
+
 def test_a_training_model_is_given_back_as_it_was(make_model, prompts):
     model = make_model().train()
     calibrate(model, prompts[:1], config_of(0.3), progress=False)
@@ -176,3 +186,14 @@ def test_the_command(checkpoint, tmp_path, capsys):
         == 2
     )
     assert "--length must be at most" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there(tmp_path, capsys):
+    assert (
+        cli.main(["sale", "calibrate", "--model", str(tmp_path / "none"), "--folder", str(tmp_path / "thresholds")])
+        == 2
+    )
+    assert (
+        f"--model must be a folder or a model of the Hub with a causal language model and its tokenizer; got {tmp_path}"
+        in capsys.readouterr().err
+    )
