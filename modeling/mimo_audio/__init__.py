@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
     from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel, MiMoAudioTokenizerPreTrainedModel
     from .resampling import resample_to_mono
+    from .streamer_mimo_audio import MiMoAudioStreamer
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -38,6 +39,7 @@ __getattr__, __dir__ = lazy_names(
         "codec_long": "MiMoAudioStreamState",
         "modeling_mimo_audio_tokenizer": "MiMoAudioTokenizerModel MiMoAudioTokenizerPreTrainedModel",
         "resampling": "resample_to_mono",
+        "streamer_mimo_audio": "MiMoAudioStreamer",
     },
 )
 
@@ -48,6 +50,7 @@ __all__ = [
     "MiMoAudioForConditionalGeneration",
     "MiMoAudioGenerateOutput",
     "MiMoAudioStreamState",
+    "MiMoAudioStreamer",
     "MiMoAudioTokenizerConfig",
     "MiMoAudioTokenizerModel",
     "MiMoAudioTokenizerPreTrainedModel",

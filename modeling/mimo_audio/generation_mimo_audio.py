@@ -20,6 +20,7 @@ from transformers.utils import logging
 from ..transformers_versions import cache_argument, cache_of
 from .audio_layout import parse_interleaved
 from .configuration_mimo_audio import MiMoAudioConfig
+from .streamer_mimo_audio import MiMoAudioStreamer
 
 logger = logging.get_logger(__name__)
 
@@ -270,6 +271,8 @@ class MiMoAudioGenerationMixin(GenerationMixin):
             audio_codes = torch.cat([audio_codes, codes[:, None]], dim=1)
             model_kwargs["audio_codes"] = audio_codes
             if streamer is not None:
+                if isinstance(streamer, MiMoAudioStreamer):
+                    streamer.put_codes(codes.cpu())
                 streamer.put(next_ids.cpu())
             unfinished = unfinished & ~stopping_criteria(input_ids, records.get("scores"))
             is_done = not unfinished.any()
