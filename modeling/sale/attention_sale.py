@@ -61,16 +61,16 @@ def sale_attention_forward(
     config = _DEFAULTS
     if query.shape[2] > 1:  # a decoding step is often compiled, and asks for no settings
         config = config_of(module)
-        reason = why_dense(module, query, key, attention_mask, dropout, is_causal, config, kwargs)
+        reason = why_dense(module, query, key, value, attention_mask, dropout, is_causal, config, kwargs)
     rows = None if reason else _content(attention_mask, query, key)
     if reason is None and rows is None:
         reason = "a mask with holes"
     if reason is not None:
         if not torch.compiler.is_compiling():
             _say_once(reason)
-            if query.shape[2] > 1:
+            if not _continues(query, key, attention_mask, config):
                 _RECORDS.pop(module, None)
-        return _dense(module, query, key, value, attention_mask, dropout, scaling, is_causal, kwargs), None
+        return dense(module, query, key, value, attention_mask, dropout, scaling, is_causal, kwargs), None
     return _sparse(module, query, key, value, rows, scaling, config), None
 
 
@@ -86,6 +86,10 @@ _PARSED: dict[int, tuple[dict, SaleConfig]] = {}
 def _parsed(values: dict | None) -> SaleConfig:
     if values is None:
         return _DEFAULTS
+    if not isinstance(values, dict):
+        raise TypeError(
+            f"`config.sale` must be a dict, as SaleConfig.to_dict() gives it; got {values!r}. Call use_sale(model, SaleConfig(...))."
+        )
     known = _PARSED.get(id(values))
     if known is None or known[0] != values:
         _PARSED.clear()  # one model at a time is the usual case
@@ -96,7 +100,7 @@ def _parsed(values: dict | None) -> SaleConfig:
 # Which way
 
 
-def why_dense(module, query, key, mask, dropout, is_causal, config: SaleConfig, kwargs) -> str | None:
+def why_dense(module, query, key, value, mask, dropout, is_causal, config: SaleConfig, kwargs) -> str | None:
     """Why a call is not for SALE, in words for the log; None: it is."""
     queries, keys = query.shape[2], key.shape[2]
     if queries <= config.min_seq_len:
@@ -112,19 +116,44 @@ def why_dense(module, query, key, mask, dropout, is_causal, config: SaleConfig, 
             return f"`{name}`"
     if getattr(module, "training", False) or dropout:
         return "training"
-    if torch.is_grad_enabled() and query.requires_grad:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         return "gradients: call the model under torch.no_grad()"
     if mask is not None and mask.dim() != 2:
         return "a mask that says more than causal and padding, or a static cache"
     if mask is None and queries != keys:
         return "a static cache"
-    layer = getattr(module, "layer_idx", None) or 0
+    layer = _layer_of(module, config)
     if layer < config.start_layer:
         return f"a layer before {config.start_layer}"
+    if query.is_cuda and (lack := kernel_lacks(query, value, config)):
+        return lack
     tau = config.tau_of(layer, query.shape[1])
     if bool((torch.as_tensor(tau) < DENSE_BELOW).all()):
         return f"a layer whose thresholds are below {DENSE_BELOW}"
     return None
+
+
+def _layer_of(module: nn.Module, config: SaleConfig) -> int:
+    layer = getattr(module, "layer_idx", None)
+    if layer is None and (config.start_layer or config.thresholds is not None):
+        raise ValueError(
+            "`tau` must be one number, and `start_layer` 0, where layers don't know their index; got "
+            f"{type(module).__name__} without `layer_idx`."
+        )
+    return layer or 0
+
+
+def kernel_lacks(query, value, config: SaleConfig) -> str | None:
+    lack = kernel().triton_lacks((query.shape[-1], value.shape[-1]), query.dtype, _tiling(config))
+    return lack and f"{lack}, which the kernel does not have on a GPU"
+
+
+def _continues(query, key, mask, config: SaleConfig) -> bool:
+    """Whether a call adds to a prompt: a step of decoding, drafts that are verified, the short rest of a prompt in parts."""
+    queries = query.shape[2]
+    return queries == 1 or (
+        queries <= config.min_seq_len and queries < key.shape[2] and mask is not None and mask.dim() == 2
+    )
 
 
 def _content(mask, query, key) -> list[Content] | None:
@@ -139,7 +168,7 @@ def _say_once(reason: str) -> None:
     )
 
 
-def _dense(module, query, key, value, mask, dropout, scaling, is_causal, kwargs) -> torch.Tensor:
+def dense(module, query, key, value, mask, dropout, scaling, is_causal, kwargs) -> torch.Tensor:
     if mask is not None and mask.dim() == 2:
         mask = pairs_of(mask, query.shape[2])
     if kwargs.get("s_aux") is not None:
@@ -168,7 +197,7 @@ def kernel() -> ModuleType:
 @torch.compiler.disable
 def _sparse(module, query, key, value, rows: list[Content], scaling, config: SaleConfig) -> torch.Tensor:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    record = _RECORDS[module] = Record(getattr(module, "layer_idx", None) or 0, query.shape[1])
+    record = _RECORDS[module] = Record(_layer_of(module, config), query.shape[1])
     tau = config.tau_of(record.layer, query.shape[1])
     if all(row == rows[0] for row in rows):
         parts = [slice(0, len(rows))]
@@ -194,6 +223,10 @@ def _all_real(key: torch.Tensor) -> torch.Tensor:
     return torch.ones(key.shape[0], key.shape[2], dtype=torch.bool, device=key.device)
 
 
+def _tiling(config: SaleConfig) -> Any:
+    return kernel().Tiling(config.block_q, config.block_k, config.local_window, config.block_seg, config.sink_tokens)
+
+
 class Notes(Protocol):
     """Whoever wants to know what was kept."""
 
@@ -213,8 +246,7 @@ def attend(q, k, v, tau, scaling: float, config: SaleConfig, notes: Notes | None
     Returns:
         `[B, H, n, dv]`.
     """
-    sale = kernel()
-    tiling = sale.Tiling(config.block_q, config.block_k, config.local_window, config.block_seg, config.sink_tokens)
+    sale, tiling = kernel(), _tiling(config)
     with torch.no_grad():
         clock = _Clock(q)
         kept = sale.select_blocks(

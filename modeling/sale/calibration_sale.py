@@ -17,9 +17,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .attention_sale import DENSE_BELOW, attend, why_dense
+from .attention_sale import DENSE_BELOW, attend, dense, why_dense
 from .configuration_sale import SaleConfig
 from .masks import sale_mask
 
@@ -151,9 +150,10 @@ def _calibrating(model, found: Calibration, config: SaleConfig, bar):
     begun = replace(config, tau=config.tau_init)
 
     def forward(module: nn.Module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        is_causal = kwargs.pop("is_causal", None)
+        out = dense(module, query, key, value, attention_mask, 0.0, scaling, is_causal, kwargs)
         layer = getattr(module, "layer_idx", None) or 0
-        if why_dense(module, query, key, attention_mask, dropout, kwargs.get("is_causal"), begun, kwargs) is None:
+        if why_dense(module, query, key, value, attention_mask, dropout, is_causal, begun, kwargs) is None:
             seen.add(layer)
             _calibrate_layer(found, layer, query, key, value, out.transpose(1, 2), scaling, config)
         bar.update()

@@ -25,7 +25,8 @@ def sale_mask(
         query stands at the last key. Booleans `[B, 1, n, T]`: any other mask, as `sdpa` gets it.
     """
     plain = mask_function is causal_mask_function and q_length > 1 and kv_offset == 0
-    if not plain or not isinstance(q_offset, int) or q_offset + q_length != kv_length:
+    is_short = attention_mask is not None and attention_mask.shape[1] < kv_length  # sdpa fills it up
+    if is_short or not plain or not isinstance(q_offset, int) or q_offset + q_length != kv_length:
         # A static cache has keys to come: a mask that says nothing would mean another thing there.
         allow_is_causal_skip = allow_is_causal_skip and not (plain and q_length < kv_length)
         return sdpa_mask(

@@ -54,7 +54,10 @@ class SaleReport:
 
     def __str__(self) -> str:
         if not self.layers:
-            return "SALE: no layer's last prefill went through it; the log says why (logger mimo_hf.modeling.sale)."
+            return (
+                "SALE: no layer's last prefill went through it; the log says why (logger mimo_hf.modeling.sale), or nothing "
+                "where a model's attention is its own."
+            )
         lines = [
             f"{'layer':>5} {'keys':>8} {'density':>8} {'of heads':>15} {'estimated':>9} {'select':>9} {'attend':>9}"
         ]
@@ -101,9 +104,14 @@ def use_sale(model: Any, config: SaleConfig | None = None) -> Any:
         The model.
 
     Raises:
-        ValueError: the thresholds are of another model.
+        ValueError: the thresholds are of another model, or the model has attention of its own.
     """
     config = config or SaleConfig()
+    if not model._can_set_attn_implementation():
+        raise ValueError(
+            f"`model` must have layers that ask transformers' attention interface; got {type(model).__name__}, whose attention "
+            "is its own."
+        )
     text = model.config.get_text_config()
     config.check_model(text.num_hidden_layers, text.num_attention_heads)
     text.sale = config.to_dict()

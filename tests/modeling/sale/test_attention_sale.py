@@ -87,6 +87,29 @@ def test_a_prompt_in_two_parts(make_model, prompt, padded):
     assert (report.queries, report.keys) == (350, 800)
 
 
+@pytest.mark.parametrize("first", [0, 30])
+def test_a_mask_of_the_new_tokens_only_is_filled_up_as_for_sdpa(make_model, prompt, first):
+    model = make_model()
+    ids, mask = prompt(1, 700), torch.ones(1, 350, dtype=torch.long)
+    mask[0, :first] = 0
+    found = []
+    for choose in (lambda model: model, lambda model: use_sale(model, DENSE)):
+        past = choose(model)(ids[:, :350], use_cache=True).past_key_values
+        found.append(model(ids[:, 350:], past_key_values=past, attention_mask=mask).logits)
+    assert_close(*found, **CLOSE)
+
+
+def test_the_report_is_of_the_prefill_whatever_adds_to_it(make_model, prompt):
+    model = use_sale(make_model(), DENSE)
+    ids = prompt(1, 320)
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    for drafted in ({"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 300}):
+        model.generate(ids, **options, **drafted)
+        assert len(sale_report(model).layers) == 2
+    model(prompt(1, 200))
+    assert not sale_report(model).layers
+
+
 def test_saved_and_loaded(make_model, prompt, tmp_path):
     model = use_sale(make_model(), SPARSE)
     ids = prompt(1, 600)
@@ -191,6 +214,18 @@ def test_gradients_are_those_of_sdpa(make_model, prompt):
     assert_close(*gradients)
 
 
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "v_proj"])
+def test_a_gradient_of_one_projection_is_that_of_sdpa(make_model, prompt, name):
+    gradients = []
+    for choose in (lambda model: model, lambda model: use_sale(model, SPARSE)):
+        model = choose(make_model()).requires_grad_(requires_grad=False)
+        weight = getattr(model.model.layers[0].self_attn, name).weight.requires_grad_()
+        with torch.enable_grad():
+            model(prompt(1, 300)).logits.square().sum().backward()
+        gradients.append(weight.grad)
+    assert_close(*gradients)
+
+
 def test_a_static_cache_is_dense(make_model, prompt, caplog):
     model = make_model()
     ids = prompt(1, 400)
@@ -271,7 +306,39 @@ def test_a_decoding_step_is_one_graph():
     assert_close(step(Layer(), query, key, value, None)[0].transpose(1, 2), expected)
 
 
+def test_what_the_kernel_has_no_code_for_on_a_gpu():
+    lacks = attention_sale.kernel_lacks
+    narrow, wide = torch.empty(1, 1, 1, 128), torch.empty(1, 1, 1, 256)
+    assert lacks(narrow, narrow, SPARSE) is None
+    assert lacks(wide, wide, SPARSE) == "head dims 256/256, which the kernel does not have on a GPU"
+    assert lacks(narrow.double(), narrow, SPARSE).startswith("torch.float64, which")
+    assert lacks(narrow, narrow, SaleConfig(block_q=48)).startswith("`block_q` of 48, which")
+
+
 # What can't be
+
+
+def test_models_with_attention_of_their_own():
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=1))
+    with pytest.raises(ValueError, match=r"`model` must have layers that ask .* got BloomForCausalLM"):
+        use_sale(model)
+
+
+def test_layers_without_an_index():
+    layer = Layer().eval()
+    layer.layer_idx, layer.config = None, type("Config", (), {"sale": SaleConfig(tau=[[0.5] * 4]).to_dict()})
+    with pytest.raises(ValueError, match="got Layer without `layer_idx`"):
+        sale_attention_forward(layer, *tensors(), None)
+
+
+@pytest.mark.parametrize("value", [SaleConfig(), 0.004, "low", [0.1]])
+def test_settings_that_are_no_dict(make_model, prompt, value):
+    model = use_sale(make_model(), SPARSE)
+    model.config.sale = value
+    with pytest.raises(TypeError, match=r"`config\.sale` must be a dict, as SaleConfig\.to_dict\(\) gives it; got"):
+        model(prompt(1, 300))
 
 
 def test_thresholds_of_another_model(make_model):

@@ -6,6 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
 
 from mimo_hf import SaleConfig, cli
 from mimo_hf.hub.checkpoints import bundled
@@ -118,6 +120,21 @@ def test_layers_that_stay_dense_are_not_calibrated(make_model, prompts):
     assert (found.thresholds[1] == 0.0).all()
     with pytest.raises(ValueError, match="none of whose layers could be sparse"):
         calibrate(model, prompts[:1], config_of(0.3, start_layer=2), progress=False)
+
+
+def test_what_goes_on_is_what_the_model_computes(prompts):
+    """MiMo-V2-Flash's layers with a window have sinks, which take their share while thresholds are sought."""
+    import mimo_hf
+
+    mimo_hf.register()
+    model = AutoModelForCausalLM.from_pretrained(bundled("mimo-v2-flash"), dtype=torch.float32)
+    states = []
+    hook = model.model.norm.register_forward_hook(lambda module, given, out: states.append(given[0]))
+    with torch.no_grad():
+        model(prompts[0])
+    calibrate(model, prompts[:1], config_of(0.3), progress=False)
+    hook.remove()
+    assert_close(states[1], states[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_training_model_is_given_back_as_it_was(make_model, prompts):

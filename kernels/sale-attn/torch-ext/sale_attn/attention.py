@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ._shared.checks import backend_of, check_devices, check_tensors, triton_operations
-from ._shared.tiles import HEAD_DIMS
+from ._shared.tiles import DTYPES, HEAD_DIMS
 from .quantize import QUANTS
 from .reference import attend_blocks_reference, select_blocks_reference
 from .tiling import TILING, Layout, Tiling
@@ -125,6 +125,21 @@ def attend_blocks(
     operations = _triton(q, v, tiling)
     with torch.no_grad(), torch.cuda.device_of(q):
         return operations.attend_blocks(q, k, v, kept, scale=scale, compute=compute, tiling=tiling)
+
+
+def triton_lacks(head_dims: tuple[int, int], dtype: torch.dtype, tiling: Tiling = TILING) -> str | None:
+    """
+    What of a call the Triton backend has no code for, in words; None: it has all of it.
+
+    Args:
+        head_dims: of queries and keys, and of values.
+    """
+    if tuple(head_dims) not in HEAD_DIMS:
+        return "head dims {}/{}".format(*head_dims)
+    if dtype not in DTYPES:
+        return str(dtype)
+    wrong = [name for name in ("block_q", "block_k") if getattr(tiling, name) not in TRITON_BLOCKS]
+    return f"`{wrong[0]}` of {getattr(tiling, wrong[0])}" if wrong else None
 
 
 # Arguments
