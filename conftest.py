@@ -19,8 +19,10 @@ import pytest
 
 assert hasattr(kernels, "get_kernel"), f"`import kernels` gives {kernels.__path__}, not the kernels library"
 
-# System programs that tests may need, with their packages in Debian. Everything else that a test calls is Python's or POSIX's.
+# System programs and recordings that tests may need, with their packages in Debian. Everything else is Python's or POSIX's.
 PACKAGES = {
+    "/usr/share/asterisk/sounds/en_US_f_Allison": "asterisk-core-sounds-en-g722",
+    "/usr/share/pocketsphinx/test/data": "pocketsphinx-testdata",
     "bwrap": "bubblewrap",
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
@@ -41,8 +43,12 @@ def _refusal():
 
 
 def need(*programs):
-    """Skips the test unless these programs are here and work; a test says so with `@pytest.mark.needs("bwrap")`."""
-    missing = {program: PACKAGES[program] for program in programs if shutil.which(program) is None}
+    """Skips the test unless these programs are here and work, or folders are; a test says so with `@pytest.mark.needs("bwrap")`."""
+    missing = {
+        name: PACKAGES[name]
+        for name in programs
+        if not (shutil.which(name) or (name[0] == "/" and os.path.isdir(name)))
+    }
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (Debian: apt-get install {' '.join(missing.values())})")
     if "bwrap" in programs and _refusal():

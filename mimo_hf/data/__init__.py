@@ -3,7 +3,7 @@ Corpora, toy domains and training sets as `datasets.Dataset`s: offline, seeded, 
 
 `pair_sum` (PairSum and DoubtSearch), `linear_equations`, `countdown` and `staged_programs` hold problems whose answers a few lines
 check; `symbol_tasks` are small domains, a teacher each; `tagged_chain` and `needle` ask for what lies far back. `problem_filter`
-and `judge_set` make training sets from problems and from what models answered.
+and `judge_set` make training sets from problems and from what models answered. `speech` reads recordings that Debian packages ship.
 """
 
 from .countdown import countdown
@@ -12,6 +12,7 @@ from .linear_equations import linear_equation_problems
 from .needle import needle_vocabulary, needles_in_code
 from .pair_sum import pair_sum_problems
 from .problem_filter import decontaminate, drop_duplicates, drop_unverifiable, keep_by_pass_rate
+from .speech import asterisk_prompts, espeak_speech, pocketsphinx_clips, with_decoded_audio
 from .staged_programs import staged_programs
 from .stdlib_code import held_out_files, is_held_out, stdlib_code
 from .symbol_tasks import symbol_task
@@ -19,11 +20,13 @@ from .tagged_chain import relayed_chain, tagged_chain
 from .word_tokenizer import word_tokenizer
 
 __all__ = [
+    "asterisk_prompts",
     "build_judge_set",
     "countdown",
     "decontaminate",
     "drop_duplicates",
     "drop_unverifiable",
+    "espeak_speech",
     "held_out_files",
     "is_held_out",
     "keep_by_pass_rate",
@@ -32,11 +35,13 @@ __all__ = [
     "needle_vocabulary",
     "needles_in_code",
     "pair_sum_problems",
+    "pocketsphinx_clips",
     "relayed_chain",
     "staged_programs",
     "stdlib_code",
     "symbol_task",
     "tagged_chain",
+    "with_decoded_audio",
     "word_tokenizer",
 ]
 
