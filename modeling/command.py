@@ -142,8 +142,17 @@ def _calibrate(kit: Any, args: argparse.Namespace) -> int:
         prompts = [
             retrieval_prompt(tokenizer, args.length, 1000 * args.seed + number) for number in range(args.prompts)
         ]
+    shortest = min(map(len, prompts))
+    if shortest <= args.min_seq_len:
+        raise ValueError(
+            f"`length` must be so large that each prompt has more than --min-seq-len, {args.min_seq_len} tokens; got {args.length}, and "
+            f"{shortest} tokens in a prompt of whole records."
+        )
     settings = {"model": args.model, "length": args.length, "seed": args.seed, "dtype": args.dtype}
-    found = calibrate(model, prompts, config, out=args.folder, settings=settings)
+    try:
+        found = calibrate(model, prompts, config, out=args.folder, settings=settings)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`out`", "`folder`")) from error
     if drawing is not None:
         drawing.save(_threshold_maps(drawing, found, args.model), args.plot)
     result = settings | {

@@ -68,7 +68,12 @@ class Calibration:
         path = folder / PROGRESS_NAME
         if not path.is_file():
             return None
-        values = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} must be JSON, as `calibrate` writes it; got {error}. Begin in a new folder."
+            ) from None
         differs = sorted(key for key in settings if values["settings"].get(key) != settings[key])
         if differs:
             told = ", ".join(f"{key} {values['settings'].get(key)!r}, not {settings[key]!r}" for key in differs)
@@ -120,6 +125,10 @@ def calibrate(
         | (settings or {})
     )
     folder = None if out is None else Path(out)
+    if folder:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"`out` must be a folder; got {folder}, a file.")
+        folder.mkdir(parents=True, exist_ok=True)  # what can't be written is told before hours of work
     found = (Calibration.resume(folder, told) if folder else None) or Calibration.begin(*shape, config.tau_init)
     bar = tqdm(total=len(prompts) * shape[0], initial=found.prompts * shape[0], disable=not progress, unit="layer")
     with _calibrating(model, found, config, bar) as seen, torch.no_grad(), bar:

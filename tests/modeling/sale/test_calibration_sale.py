@@ -103,6 +103,19 @@ def test_what_was_cut_short_goes_on(make_model, prompts, tmp_path):
         calibrate(model, prompts, config_of(0.1), out=tmp_path, progress=False)
 
 
+def test_folders_that_can_not_be_are_told_before_any_work(make_model, prompts, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be a folder; got .*file, a file"):
+        calibrate(
+            make_model(), prompts, config_of(0.3), out=file, progress=False, on_prompt=lambda _: pytest.fail("work")
+        )
+    assert file.read_text() == "mine"
+    (tmp_path / "sale_calibration.json").write_text("{")
+    with pytest.raises(ValueError, match=r"sale_calibration\.json must be JSON, as `calibrate` writes it; got"):
+        calibrate(make_model(), prompts, config_of(0.3), out=tmp_path, progress=False)
+
+
 def test_prompts_that_can_not_be(make_model, prompt):
     with pytest.raises(
         ValueError, match="`prompts` must be longer than `min_seq_len`=256; got 256 tokens in prompt 0"
@@ -203,6 +216,16 @@ def test_the_command(checkpoint, tmp_path, capsys):
         == 2
     )
     assert "--length must be at most" in capsys.readouterr().err
+
+
+def test_the_command_names_what_was_typed(checkpoint, tmp_path, capsys):
+    command = ["sale", "calibrate", "--model", str(checkpoint), "--folder", str(tmp_path / "thresholds")]
+    assert cli.main([*command, "--length", "300"]) == 2
+    assert "--length must be so large that each prompt has more than --min-seq-len, 1024" in capsys.readouterr().err
+    short = [*command, "--length", "420", "--min-seq-len", "256", "--prompts", "1"]
+    assert cli.main(short) == 0
+    assert cli.main([*short, "--theta", "0.1"]) == 2
+    assert "--folder must be a new folder, or one begun alike" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there(tmp_path, capsys):
