@@ -180,6 +180,41 @@ def test_sparse_prefill_with_a_threshold_a_head(make_model, prompt):
     assert sale_report(model).to_dict()["layers"][1]["layer"] == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quant": "block"},
+        {"smooth": False},
+        {"share_group": True},
+        {"compute": "int8"},
+        {"block_q": 32},
+        {"block_k": 16},
+        {"local_window": 320},
+        {"block_seg": 256},
+        {"sink_tokens": 96},
+    ],
+)
+def test_each_setting_and_the_layer_s_scaling_reach_the_kernel(change):
+    torch.manual_seed(0)
+    query, value = 3 * torch.randn(2, 4, 700, 16), torch.randn(2, 2, 700, 16)
+    key = torch.randn(2, 2, 700, 16) + 3 * torch.randn(2, 2, 1, 16)
+    layer, kernel, found = Layer().eval(), attention_sale.kernel(), []
+    for settings in ({}, change):
+        layer.config = type("Config", (), {"sale": SaleConfig(tau=4.0, min_seq_len=MIN, **settings).to_dict()})
+        found.append(sale_attention_forward(layer, query, key, value, None, scaling=0.4)[0].transpose(1, 2))
+    sizes = {name: size for name, size in change.items() if name in kernel.Tiling._fields}
+    selection = {name: change[name] for name in ("quant", "smooth", "share_group") if name in change}
+    options = {"scale": 0.4, "tiling": kernel.Tiling(**sizes)}
+    kept = kernel.select_blocks(query, key, 4.0, **selection, **options)
+    compute = change.get("compute", "native")
+    assert_close(found[1], kernel.attend_blocks(query, key, value, kept, compute=compute, **options))
+    assert (found[1] - found[0]).abs().max() > 1e-3
+    density = kernel.unpack_tiles(kept, -(-700 // options["tiling"].block_k)).sum(dim=(0, 2, 3)) / (
+        2 * kernel.Layout(700, 700, options["tiling"]).causal_tiles()
+    )
+    assert_close(torch.tensor(sale_report(layer).layers[0].density), density)
+
+
 def test_layers_before_the_first(make_model, prompt, caplog):
     model = use_sale(make_model(), SaleConfig(tau=0.5, min_seq_len=MIN, start_layer=1))
     model(prompt(1, 600))
@@ -194,7 +229,7 @@ def test_reasons_are_said_once_each(make_model, prompt, caplog):
     caplog.set_level(logging.INFO, "mimo_hf.modeling.sale")
     model = use_sale(make_model(), SPARSE)
     for _ in range(2):
-        model.generate(prompt(1, 200), max_new_tokens=3, pad_token_id=0)
+        model.generate(prompt(1, 256), max_new_tokens=3, pad_token_id=0)
         model(prompt(1, 300))
     assert reasons(caplog) == ["at most 256 queries", "decoding"]
     with torch.enable_grad():

@@ -70,6 +70,21 @@ def test_errors_are_within_theta_on_every_prompt_and_not_with_twice_the_threshol
     assert (exceeded | (found.thresholds == 80.0)).all()
 
 
+def test_a_layer_s_own_scaling_is_heeded(make_model, prompts):
+    """Queries twice as long, at half the scaling, are the same attention."""
+    found = []
+    for factor in (1.0, 2.0):
+        model = make_model()
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.q_proj.weight *= factor
+                layer.self_attn.scaling /= factor
+        found.append(calibrate(model, prompts[:1], config_of(0.3), progress=False))
+    assert torch.equal(found[0].thresholds, found[1].thresholds)
+    assert_close(found[0].errors, found[1].errors)
+    assert (found[0].thresholds < 80.0).any()
+
+
 def test_sparser_with_a_larger_theta(make_model, prompts):
     model = make_model()
     found = [calibrate(model, prompts[:1], config_of(theta), progress=False) for theta in (0.05, 0.2, 3.0)]
