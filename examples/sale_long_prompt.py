@@ -5,7 +5,9 @@ A long prompt through dense attention and through SALE (arXiv 2505.24179), side 
     python examples/sale_long_prompt.py --model Qwen/Qwen3-0.6B --tokens 16000 --plot density.png
 
 The prompt is real: held-out sources of Python's standard library, one after the other. Printed are how far the logits are from dense
-attention's, what the model's guesses lose, and what SALE did, layer by layer; `--plot` draws the share of tiles that each head keeps. On a CPU the estimate costs more than it saves: what is shown here is what it keeps.
+attention's, what the model's guesses lose, and what SALE did, layer by layer; `--plot` draws the share of
+tiles that each head keeps, and which tiles in the sparsest layer. On a CPU the estimate costs more than it saves: what is shown here is
+what it keeps.
 """
 
 import time
@@ -18,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 import mimo_hf
 from mimo_hf.data import held_out_files
 from mimo_hf.hub.checkpoints import bundled
-from mimo_hf.modeling.sale import SaleConfig, sale_report, use_sale
+from mimo_hf.modeling.sale import SaleConfig, sale_report, use_sale, watch_tiles
 
 
 @dataclass
@@ -81,7 +83,7 @@ def main(arguments: ScriptArguments) -> None:
         read(model, ids[:, :64])
         dense, dense_s = read(model, ids)
     use_sale(model, config)
-    with console.status("sale"):
+    with console.status("sale"), watch_tiles(model) as tiles:
         sparse, sparse_s = read(model, ids)
 
     for name, logits, seconds in (("dense", dense, dense_s), ("sale", sparse, sparse_s)):
@@ -95,11 +97,11 @@ def main(arguments: ScriptArguments) -> None:
     report = sale_report(model)
     console.print(str(report), markup=False)
     if arguments.plot:
-        draw(report, arguments.plot)
+        draw(report, tiles, arguments.plot)
 
 
-def draw(report, path: str) -> None:
-    """Layer by head."""
+def draw(report, tiles: dict[int, torch.Tensor], path: str) -> None:
+    """Layer by head, and tile by tile of the layer that keeps the fewest."""
     from mimo_hf import drawing
 
     layers = [f"{layer.layer}" for layer in report.layers]
@@ -107,7 +109,17 @@ def draw(report, path: str) -> None:
     told = drawing.HeatMap(
         "Kept tiles", values, "head", "layer", "density", low=0.0, high=1.0, rows=layers, columns=range(len(values[0]))
     )
-    drawing.save(drawing.heat_maps([told], title="What SALE keeps of a long prompt"), path)
+    sparsest = min(report.layers, key=lambda layer: layer.mean_density).layer
+    by_tile = drawing.HeatMap(
+        f"Layer {sparsest}",
+        tiles[sparsest].float().mean(0),
+        "tile of keys",
+        "tile of queries",
+        "share of heads",
+        low=0.0,
+        high=1.0,
+    )
+    drawing.save(drawing.heat_maps([told, by_tile], title="What SALE keeps of a long prompt"), path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """SALE (arXiv 2505.24179): sparse prefill for any causal language model, `attn_implementation="sale"`."""
 
-from .attention_sale import sale_attention_forward
+from .attention_sale import sale_attention_forward, watch_tiles
 from .configuration_sale import SaleConfig, read_thresholds
 from .masks import sale_mask
 from .report_sale import LayerReport, SaleReport, sale_report, use_sale
@@ -14,6 +14,7 @@ __all__ = [
     "sale_mask",
     "sale_report",
     "use_sale",
+    "watch_tiles",
 ]
 
 

@@ -7,6 +7,8 @@ not causal with padding at the ends, and whatever else the estimate does not kno
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -197,7 +199,7 @@ def kernel() -> ModuleType:
 @torch.compiler.disable
 def _sparse(module, query, key, value, rows: list[Content], scaling, config: SaleConfig) -> torch.Tensor:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    record = _RECORDS[module] = Record(_layer_of(module, config), query.shape[1])
+    record = _RECORDS[module] = Record(_layer_of(module, config), query.shape[1], _WATCHED.get(module))
     tau = config.tau_of(record.layer, query.shape[1])
     if all(row == rows[0] for row in rows):
         parts = [slice(0, len(rows))]
@@ -231,7 +233,7 @@ class Notes(Protocol):
     """Whoever wants to know what was kept."""
 
     def add(self, q: torch.Tensor, layout: Any, kept: torch.Tensor, select_time: Any, attend_time: Any) -> None:
-        """`kept`: tiles of each head, `[H]`; the times are functions that tell seconds."""
+        """`kept`: bool `[B, H, tiles of queries, tiles of keys]`; the times are functions that tell seconds."""
 
 
 def attend(q, k, v, tau, scaling: float, config: SaleConfig, notes: Notes | None = None) -> torch.Tensor:
@@ -263,8 +265,7 @@ def attend(q, k, v, tau, scaling: float, config: SaleConfig, notes: Notes | None
         out = sale.attend_blocks(q, k, v, kept, scale=scaling, compute=config.compute, tiling=tiling)
         if notes is not None:
             layout = sale.Layout(q.shape[2], k.shape[2], tiling)
-            tiles = sale.unpack_tiles(kept, layout.key_tiles).sum(dim=(0, 2, 3))
-            notes.add(q, layout, tiles, selected, clock.lap())
+            notes.add(q, layout, sale.unpack_tiles(kept, layout.key_tiles), selected, clock.lap())
     return out
 
 
@@ -305,6 +306,7 @@ class Record:
 
     layer: int
     heads: int
+    seen: dict[int, torch.Tensor] | None = None  # gets the tiles of the batch's first row, where somebody looks
 
     def __post_init__(self):
         self.rows = self.queries = self.keys = self.causal = self.estimated = 0
@@ -318,16 +320,45 @@ class Record:
         self.queries, self.keys = max(self.queries, layout.queries), max(self.keys, layout.keys)
         self.causal += rows * layout.causal_tiles()
         self.estimated += rows * layout.estimated_tiles()
-        self.kept = kept if self.kept is None else self.kept + kept
+        tiles = kept.sum(dim=(0, 2, 3))
+        self.kept = tiles if self.kept is None else self.kept + tiles
+        if self.seen is not None:
+            self.seen.setdefault(self.layer, kept[0].cpu())
         self.select_times.append(select_time)
         self.attend_times.append(attend_time)
 
 
 _RECORDS: "WeakKeyDictionary[nn.Module, Record]" = WeakKeyDictionary()
+_WATCHED: "WeakKeyDictionary[nn.Module, dict[int, torch.Tensor]]" = WeakKeyDictionary()
 
 
 def record_of(module: nn.Module) -> Record | None:
     return _RECORDS.get(module)
+
+
+@contextmanager
+def watch_tiles(model: nn.Module) -> Iterator[dict[int, torch.Tensor]]:
+    """
+    The tiles that each layer keeps of a prefill, for pictures: they are not held otherwise.
+
+    ```python
+    with watch_tiles(model) as tiles:
+        model(ids)
+    tiles[3].float().mean(0)  # of layer 3, the share of heads that kept each tile
+    ```
+
+    Yields:
+        By layer: bool `[H, tiles of queries, tiles of keys]` of the first prefill inside and its first row.
+    """
+    seen: dict[int, torch.Tensor] = {}
+    modules = list(model.modules())
+    for module in modules:
+        _WATCHED[module] = seen
+    try:
+        yield seen
+    finally:
+        for module in modules:
+            _WATCHED.pop(module, None)
 
 
 AttentionInterface.register(NAME, sale_attention_forward)

@@ -210,4 +210,4 @@ def _calibrate_layer(found: Calibration, layer: int, query, key, value, dense, s
 
 class _Density:
     def add(self, q, layout, kept, select_time, attend_time) -> None:
-        self.density = kept.double() / (q.shape[0] * layout.causal_tiles())
+        self.density = kept.sum(dim=(0, 2, 3)).double() / (q.shape[0] * layout.causal_tiles())

@@ -11,7 +11,9 @@ def test_all_tiles_change_nothing_and_few_change_something(warm_python, tmp_path
         result = warm_python.run(SCRIPT, "--tokens", "1100", "--tau", tau, "--plot", tmp_path / "density.svg")
         assert result.returncode == 0, result.stderr[-3000:]
         told[tau] = {line.split(":")[0].strip(): line for line in result.stdout.splitlines() if ":" in line}
-        assert "Kept tiles" in (tmp_path / "density.svg").read_text()
+        picture = (tmp_path / "density.svg").read_text()
+        assert "Kept tiles" in picture
+        assert "tile of queries" in picture
     losses = {
         tau: [lines[name].split("loss ")[1].split()[0] for name in ("dense", "sale")] for tau, lines in told.items()
     }

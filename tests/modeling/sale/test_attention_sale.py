@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, StaticCache
 
 from mimo_hf import SaleConfig, sale_report, use_sale
-from mimo_hf.modeling.sale import attention_sale, sale_attention_forward
+from mimo_hf.modeling.sale import attention_sale, sale_attention_forward, watch_tiles
 from mimo_hf.modeling.sale.masks import content_of, pairs_of
 
 MIN = 256
@@ -213,6 +213,25 @@ def test_each_setting_and_the_layer_s_scaling_reach_the_kernel(change):
         2 * kernel.Layout(700, 700, options["tiling"]).causal_tiles()
     )
     assert_close(torch.tensor(sale_report(layer).layers[0].density), density)
+
+
+def test_watched_tiles_are_those_of_the_report(make_model, prompt):
+    model = use_sale(make_model(), SaleConfig(tau=0.1, min_seq_len=MIN))
+    ids = prompt(2, 700)
+    with watch_tiles(model) as tiles:
+        model(ids[:1])
+        report = sale_report(model)
+        model(ids[1:])  # the first one counts
+    model(ids[1:])
+    causal = sum(-(-min(700, 64 * row + 64) // 32) for row in range(11))
+    assert sorted(tiles) == [0, 1]
+    for layer in report.layers:
+        kept = tiles[layer.layer]
+        assert kept.shape == (4, 11, 22)
+        assert_close(kept.sum(dim=(1, 2)) / causal, torch.tensor(layer.density), check_dtype=False)
+        for row in range(11):
+            assert not kept[:, row, 2 * row + 2 :].any()
+    assert not attention_sale._WATCHED
 
 
 def test_layers_before_the_first(make_model, prompt, caplog):
