@@ -54,9 +54,9 @@ PLANS = {
     ),
     "rl": Plan(
         "teachers made by reinforcement, as in the paper",
-        SETUPS["near"],
-        ("mopd full", "mopd sampled", "sft", "average third", "average half", "mix rl"),
-        Reinforcement(steps=150, prompts=32, group=8, learning_rate=3e-4),
+        Setup(("add", "sort", "reverse"), 225, 2e-3, teacher_steps=0, teacher_rate=0.0),
+        ("mopd full", "sft", "average third", "average half", "mix rl", "mopd sampled"),
+        Reinforcement(steps=80, prompts=32, group=8, learning_rate=2e-4),
     ),
 }
 
