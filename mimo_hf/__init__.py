@@ -17,6 +17,7 @@ _HOME = {
     "MiMoAudioConfig": "mimo_hf.modeling.mimo_audio",
     "MiMoAudioForConditionalGeneration": "mimo_hf.modeling.mimo_audio",
     "MiMoAudioFeatureExtractor": "mimo_hf.modeling.mimo_audio",
+    "MiMoAudioProcessor": "mimo_hf.modeling.mimo_audio",
     "MiMoAudioTokenizerConfig": "mimo_hf.modeling.mimo_audio",
     "MiMoAudioTokenizerModel": "mimo_hf.modeling.mimo_audio",
     "MiMoConfig": "mimo_hf.modeling.mimo",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         MiMoAudioConfig,
         MiMoAudioFeatureExtractor,
         MiMoAudioForConditionalGeneration,
+        MiMoAudioProcessor,
         MiMoAudioTokenizerConfig,
         MiMoAudioTokenizerModel,
     )
@@ -99,7 +101,9 @@ def register():
         AutoModelForCausalLM,
         AutoModelForMultimodalLM,
         AutoModelForTextToWaveform,
+        AutoProcessor,
     )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
     from mimo_hf.modeling.hysparse import HySparseConfig, HySparseForCausalLM, HySparseModel
     from mimo_hf.modeling.mimo import MiMoConfig, MiMoForCausalLM, MiMoModel
@@ -107,6 +111,7 @@ def register():
         MiMoAudioConfig,
         MiMoAudioFeatureExtractor,
         MiMoAudioForConditionalGeneration,
+        MiMoAudioProcessor,
         MiMoAudioTokenizerConfig,
         MiMoAudioTokenizerModel,
     )
@@ -130,6 +135,8 @@ def register():
     AutoModelForCausalLM.register(MiMoV2FlashConfig, MiMoV2FlashForCausalLM, exist_ok=True)
     AutoConfig.register("mimo_audio", MiMoAudioConfig, exist_ok=True)
     AutoModelForMultimodalLM.register(MiMoAudioConfig, MiMoAudioForConditionalGeneration, exist_ok=True)
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["mimo_audio"] = "MiMoAudioForConditionalGeneration"  # what pipelines ask
+    AutoProcessor.register(MiMoAudioConfig, MiMoAudioProcessor, exist_ok=True)
     AutoModelForTextToWaveform.register(MiMoAudioConfig, MiMoAudioForConditionalGeneration, exist_ok=True)
     AutoConfig.register("mimo_audio_tokenizer", MiMoAudioTokenizerConfig, exist_ok=True)
     AutoModel.register(MiMoAudioTokenizerConfig, MiMoAudioTokenizerModel, exist_ok=True)
@@ -148,6 +155,7 @@ __all__ = [
     "MiMoAudioConfig",
     "MiMoAudioFeatureExtractor",
     "MiMoAudioForConditionalGeneration",
+    "MiMoAudioProcessor",
     "MiMoAudioTokenizerConfig",
     "MiMoAudioTokenizerModel",
     "MiMoConfig",

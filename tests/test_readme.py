@@ -87,6 +87,10 @@ sizes = {f"{part}_{name}": size for part in ("encoder", "decoder")
 MiMoAudioTokenizerModel(MiMoAudioTokenizerConfig(d_model=32, encoder_skip_layer_id=1, vocoder_dim=16, vocoder_num_layers=2,
     vocoder_attention_heads=2, vocoder_intermediate_dim=24, num_quantizers=8, codebook_size=[16], **sizes)).save_pretrained("codec")
 MiMoAudioFeatureExtractor().save_pretrained("codec")
+from transformers import AutoTokenizer
+from mimo_hf.hub.checkpoints import bundled
+tokenizer = AutoTokenizer.from_pretrained(bundled("mimo-v2-flash"))
+tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
 """
 GIVEN = {
     "kernels/hysparse-attn/README.md": ATTENTION,

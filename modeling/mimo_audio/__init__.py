@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .generation_mimo_audio import MiMoAudioGenerateOutput
     from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
     from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel, MiMoAudioTokenizerPreTrainedModel
+    from .processing_mimo_audio import MiMoAudioProcessor
     from .resampling import resample_to_mono
     from .streamer_mimo_audio import MiMoAudioStreamer
 
@@ -38,6 +39,7 @@ __getattr__, __dir__ = lazy_names(
         "modeling_mimo_audio": "MiMoAudioForConditionalGeneration",
         "codec_long": "MiMoAudioStreamState",
         "modeling_mimo_audio_tokenizer": "MiMoAudioTokenizerModel MiMoAudioTokenizerPreTrainedModel",
+        "processing_mimo_audio": "MiMoAudioProcessor",
         "resampling": "resample_to_mono",
         "streamer_mimo_audio": "MiMoAudioStreamer",
     },
@@ -49,6 +51,7 @@ __all__ = [
     "MiMoAudioFeatureExtractor",
     "MiMoAudioForConditionalGeneration",
     "MiMoAudioGenerateOutput",
+    "MiMoAudioProcessor",
     "MiMoAudioStreamState",
     "MiMoAudioStreamer",
     "MiMoAudioTokenizerConfig",

@@ -53,10 +53,12 @@ class MiMoAudioGenerateOutput(GenerateDecoderOnlyOutput):
         sequences: text ids, `[B, T]`, `<|empty|>` where there is a patch.
         audio_codes: `[B, T, G, C]`, zero ids where there is text.
         audio: of each row the new speech, 24 kHz, `[samples]`; with `output_audio=True`.
+        prompt_length: positions of the prompt, at the front of T.
     """
 
     audio_codes: torch.LongTensor | None = None
     audio: list[torch.Tensor] | None = None
+    prompt_length: int | None = None
 
 
 class MiMoAudioGenerationMixin(GenerationMixin):
@@ -112,6 +114,7 @@ class MiMoAudioGenerationMixin(GenerationMixin):
         audio_codes: torch.Tensor | None = None,
         output_audio: bool = False,
         audio_tokenizer: Any = None,
+        generation_mode: str | None = None,
         **kwargs: Any,
     ) -> MiMoAudioGenerateOutput | torch.Tensor | list[torch.Tensor]:
         r"""
@@ -125,6 +128,8 @@ class MiMoAudioGenerationMixin(GenerationMixin):
                 `do_sample` where it is not given, the others are 0.9, 50 and 0.95. All may stand in a `generation_config`.
             output_audio: decode the new patches with `audio_tokenizer`.
             audio_tokenizer: a codec; its `decode(audio_codes [1, C, frames])` has `audio_values [1, 1, samples]`.
+            generation_mode: `"audio"`, as pipelines say it: unless `eos_token_id` is given, the end of speech ends a row too. `"text"`
+                and None change nothing.
             kwargs: as in transformers' `generate`, such as `attention_mask`, `max_new_tokens` (positions: a patch is one),
                 `min_new_tokens`, `eos_token_id`, `num_return_sequences`, and those of `model.generation_presets["tts"]`.
 
@@ -140,6 +145,15 @@ class MiMoAudioGenerationMixin(GenerationMixin):
         for name in REFUSED:
             if kwargs.get(name) is not None:
                 self._refuse(name, kwargs[name])
+        if generation_mode not in (None, "text", "audio"):
+            raise ValueError(f"`generation_mode` must be 'text' or 'audio'; got {generation_mode!r}.")
+        own_stops = None if generation_config is None else generation_config.eos_token_id
+        if (
+            generation_mode == "audio"
+            and kwargs.get("eos_token_id") is None
+            and own_stops in (None, self.config.stop_token_ids)
+        ):
+            kwargs["eos_token_id"] = [*self.config.stop_token_ids, self.config.eostm_token_id]
         if output_audio and audio_tokenizer is None:
             raise ValueError(
                 "`audio_tokenizer` must be given with `output_audio=True`: the codec that turns codes into samples. Load one with "
@@ -175,6 +189,7 @@ class MiMoAudioGenerationMixin(GenerationMixin):
             **kwargs,
         )
         output = cast(MiMoAudioGenerateOutput, output)
+        output.prompt_length = input_ids.shape[1]
         if output_audio:
             output.audio = self._decode_audio(output, input_ids.shape[1], audio_tokenizer)
         if returns_dict is False:

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2Tokenizer
 
+from mimo_hf.modeling.mimo_audio import (
+    MiMoAudioFeatureExtractor,
+    MiMoAudioProcessor,
+    MiMoAudioTokenizerConfig,
+    MiMoAudioTokenizerModel,
+)
 from mimo_hf.modeling.mimo_audio.configuration_mimo_audio import MiMoAudioConfig
 from mimo_hf.modeling.mimo_audio.modeling_mimo_audio import MiMoAudioForConditionalGeneration
 
@@ -217,3 +224,59 @@ def speech_rows():
         return ids, torch.stack(codes, dim=-1)
 
     return draw
+
+
+def printable_bytes() -> list[str]:
+    """The character by which a byte-level tokenizer writes each byte: itself where it prints, else one from 256 on."""
+    own = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in own else chr(next(others)) for byte in range(256)]
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer():
+    """`byte_tokenizer(*more)`: one id a byte, its value; then ChatML's tokens from 256 on, then `more`."""
+
+    def make(*more):
+        vocabulary = [*printable_bytes(), "<|endoftext|>", "<|im_start|>", "<|im_end|>", *more]
+        tokenizer = Qwen2Tokenizer(
+            vocab={token: number for number, token in enumerate(vocabulary)}, merges=[], pad_token="<|endoftext|>"
+        )
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *more]})
+        return tokenizer
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def speech_codec(randomised):
+    """A codec of four codebooks, of which `speech_processor` uses three: 6, 6 and 4 entries."""
+    sizes = {
+        f"{part}_{name}": size
+        for part in ("encoder", "decoder")
+        for name, size in {"layers": 2, "attention_heads": 2, "ffn_dim": 48}.items()
+    }
+    config = MiMoAudioTokenizerConfig(
+        d_model=32, encoder_skip_layer_id=1, vocoder_dim=16, vocoder_num_layers=1, vocoder_attention_heads=2,
+        vocoder_intermediate_dim=24, num_quantizers=4, codebook_size=[6, 6, 4, 4], n_mels=16, **sizes
+    )  # fmt: skip
+    torch.manual_seed(5)
+    return MiMoAudioTokenizerModel(config).eval()
+
+
+PROCESSOR = {"group_size": 2, "audio_channels": 3, "speech_vocab_size": "7-7-5", "max_length": 2000}
+
+
+@pytest.fixture
+def speech_processor(byte_tokenizer, speech_codec):
+    """`speech_processor(codec=True, **changes)`: three channels, two frames a patch, a token a byte."""
+
+    def make(codec=True, **changes):
+        return MiMoAudioProcessor(
+            MiMoAudioFeatureExtractor(feature_size=16),
+            byte_tokenizer(),
+            speech_codec if codec else None,
+            **(PROCESSOR | changes),
+        )
+
+    return make

@@ -359,3 +359,24 @@ def test_continuous_batching_and_checkpointed_training_are_refused(speech_lm, sp
     model.train()
     with pytest.raises(ValueError, match=r"`model.training` must be False"):
         model.generate(ids, audio_codes=codes, max_new_tokens=2)
+
+
+def test_the_mode_audio_ends_rows_at_the_end_of_speech_too(speech_lm, speech_rows):
+    model = speech_lm(seed=43)
+    inputs = left_padded(model.config, draw_prompts(model.config, speech_rows, (9, 4)))
+    with torch.no_grad():
+        model.lm_head.weight[model.config.eostm_token_id] = 3 * model.lm_head.weight[EMPTY]
+    spoken = model.generate(**inputs, max_new_tokens=8, do_sample=False, generation_mode="audio")
+    stops = [*model.config.stop_token_ids, model.config.eostm_token_id]
+    expected = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=stops)
+    written = model.generate(**inputs, max_new_tokens=8, do_sample=False, generation_mode="text")
+    assert torch.equal(spoken.sequences, expected.sequences)
+    ends = (spoken.sequences == model.config.eostm_token_id).nonzero().tolist()
+    assert ends
+    for row, place in ends:
+        assert set(spoken.sequences[row, place + 1 :].tolist()) <= {PAD}
+        assert written.sequences[row, place].item() == model.config.eostm_token_id
+        assert written.sequences[row, place + 1].item() != PAD
+    assert spoken.prompt_length == 9
+    with pytest.raises(ValueError, match="`generation_mode` must be 'text' or 'audio'; got 'image'"):
+        model.generate(**inputs, generation_mode="image")
