@@ -1,0 +1,114 @@
+"""Official folders to ours: made here of tiny models, with the official files' names, types and lack of a processor."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+import mimo_hf
+from mimo_hf.modeling.mimo_audio.convert_mimo_audio_checkpoint import convert_mimo_audio_checkpoint
+
+DROPPED = ("dtype", "transformers_version")
+
+
+@pytest.fixture
+def official(speech_lm, speech_codec, byte_tokenizer, tmp_path):
+    """Folders of a language model in shards and of its codec, and the model. Token ids are the tokenizer's, not those in the file."""
+    tokenizer = byte_tokenizer(
+        "<|sosp|>", "<|eosp|>", "<|empty|>", "<|Human|>", "<|SpeechLM|>", "<|sostm|>", "<|eostm|>", "<|eot|>"
+    )
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(f"<|{name.removesuffix('_token_id')}|>")
+        for name in ("sosp_token_id", "eosp_token_id", "empty_token_id", "sostm_token_id", "eostm_token_id")
+    }
+    ids |= {"eot_token_id": tokenizer.convert_tokens_to_ids("<|eot|>")}
+    ids |= {"im_end_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"), "eos_token_id": 256}
+    model = speech_lm(vocab_size=len(tokenizer), **ids)
+    folder = tmp_path / "lm"
+    model.save_pretrained(folder, max_shard_size="20KB")
+    config = json.loads((folder / "config.json").read_text())
+    for name in [*ids, *DROPPED, "audio_loss_weights"]:
+        config.pop(name, None)
+    config |= {
+        "model_type": "qwen2",
+        "architectures": ["MiMoAudioModel"],
+        "torch_dtype": "float32",
+        "audio_loss_weights": [1, 1, 1],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink()
+    tokenizer.save_pretrained(folder)
+    speech_codec.save_pretrained(tmp_path / "codec")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder, tmp_path / "codec", model
+
+
+def test_a_converted_folder_is_the_same_model(official, speech_rows, tmp_path):
+    mimo_hf.register()
+    lm, codec, model = official
+    folder = convert_mimo_audio_checkpoint(lm, codec, tmp_path / "out", progress=False)
+    loaded = AutoModelForMultimodalLM.from_pretrained(folder).eval()
+    assert type(loaded) is type(model)
+    assert loaded.config.empty_token_id == model.config.empty_token_id
+    assert loaded.config.stop_token_ids == model.config.stop_token_ids == loaded.generation_config.eos_token_id
+    ids, codes = speech_rows(model.config, 1, 9)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids, audio_codes=codes).logits, model(ids, audio_codes=codes).logits)
+    for file in lm.glob("*.safetensors"):
+        assert file.read_bytes() == (folder / file.name).read_bytes()
+    processor = AutoProcessor.from_pretrained(folder)
+    assert processor.max_length == model.config.max_position_embeddings
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "audio", "array": torch.randn(9600).numpy()}]}], task="asr"
+    )
+    assert (inputs["input_ids"] == model.config.empty_token_id).sum() == 6  # 41 mel frames, 11 of codes, two a patch
+    output = loaded.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert output.sequences.shape[1] == inputs["input_ids"].shape[1] + 2
+
+
+def test_without_a_codec(official, tmp_path):
+    lm, _, _ = official
+    folder = convert_mimo_audio_checkpoint(lm, None, tmp_path / "out", progress=False)
+    assert not (folder / "audio_tokenizer").exists()
+    assert getattr(AutoProcessor.from_pretrained(folder), "audio_tokenizer", None) is None
+
+
+def edit(file, change):
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("encoder.conv1.bias"), "1 are missing, such as encoder.conv1.bias"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "1 are unknown, such as extra"),
+        (
+            lambda tensors: tensors.update({"encoder.conv1.bias": torch.zeros(3)}),
+            r"got \[3\] for \[32\] of encoder.conv1.bias",
+        ),
+    ],
+)
+def test_other_tensors_are_refused_before_anything_is_written(official, tmp_path, change, message):
+    lm, codec, _ = official
+    edit(codec / "model.safetensors", change)
+    with pytest.raises(ValueError, match=f"`codec_dir` must hold .*{message}"):
+        convert_mimo_audio_checkpoint(lm, codec, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_lack_files_or_have_some(official, tmp_path):
+    lm, codec, _ = official
+    with pytest.raises(FileNotFoundError, match=r"`lm_dir` must be a folder with config.json; got .*nowhere"):
+        convert_mimo_audio_checkpoint(tmp_path / "nowhere", codec, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"`out_dir` must be new or empty; got .*codec"):
+        convert_mimo_audio_checkpoint(lm, codec, codec)
+    next(iter(lm.glob("model-00001*"))).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"`lm_dir` must have all files that model.safetensors.index.json lists"
+    ):
+        convert_mimo_audio_checkpoint(lm, codec, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
