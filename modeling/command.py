@@ -1,4 +1,7 @@
-"""`mimo-hf hysparse memory`: the bytes of `hysparse/memory.py` as a table. `mimo-hf sale calibrate`: SALE's thresholds for a model."""
+"""
+`mimo-hf hysparse memory`: the bytes of `hysparse/memory.py` as a table. `mimo-hf sale calibrate`: SALE's thresholds for a model.
+`mimo-hf audio ...`: `mimo_audio/command.py`.
+"""
 
 import argparse
 import json
@@ -28,9 +31,12 @@ NOTES = (
 
 
 def add_commands(kit: Any) -> None:
-    """Adds `hysparse` and `sale` with their sub-commands."""
+    """Adds `hysparse`, `sale` and `audio` with their sub-commands."""
+    from .mimo_audio.command import add_audio_commands
+
     _add_memory(kit)
     _add_calibrate(kit)
+    add_audio_commands(kit)
 
 
 def _add_memory(kit: Any) -> None:

@@ -48,7 +48,15 @@ def test_help_has_one_voice():
 
 def test_every_example_of_the_help_is_a_call_that_parses(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name in ("notes.txt", "setup.py", "my_trace.jsonl", "run.jsonl", "recorded.jsonl"):
+    for name in (
+        "notes.txt",
+        "setup.py",
+        "my_trace.jsonl",
+        "run.jsonl",
+        "recorded.jsonl",
+        "speech.wav",
+        "speech.safetensors",
+    ):
         (tmp_path / name).touch()
     count = 0
     for prog, leaf in LEAVES.items():

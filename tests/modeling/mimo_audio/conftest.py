@@ -1,5 +1,6 @@
 """A tiny speech-text model with weights that hide nothing, and what it should compute, written in float64 loops."""
 
+import json
 import math
 
 import numpy as np
@@ -280,3 +281,35 @@ def speech_processor(byte_tokenizer, speech_codec):
         )
 
     return make
+
+
+@pytest.fixture
+def official(speech_lm, speech_codec, byte_tokenizer, tmp_path):
+    """Folders of a language model in shards and of its codec, and the model. Token ids are the tokenizer's, not those in the file."""
+    tokenizer = byte_tokenizer(
+        "<|sosp|>", "<|eosp|>", "<|empty|>", "<|Human|>", "<|SpeechLM|>", "<|sostm|>", "<|eostm|>", "<|eot|>"
+    )
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(f"<|{name.removesuffix('_token_id')}|>")
+        for name in ("sosp_token_id", "eosp_token_id", "empty_token_id", "sostm_token_id", "eostm_token_id")
+    }
+    ids |= {"eot_token_id": tokenizer.convert_tokens_to_ids("<|eot|>")}
+    ids |= {"im_end_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"), "eos_token_id": 256}
+    model = speech_lm(vocab_size=len(tokenizer), **ids)
+    folder = tmp_path / "lm"
+    model.save_pretrained(folder, max_shard_size="20KB")
+    config = json.loads((folder / "config.json").read_text())
+    for name in [*ids, "dtype", "transformers_version", "audio_loss_weights"]:
+        config.pop(name, None)
+    config |= {
+        "model_type": "qwen2",
+        "architectures": ["MiMoAudioModel"],
+        "torch_dtype": "float32",
+        "audio_loss_weights": [1, 1, 1],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink()
+    tokenizer.save_pretrained(folder)
+    speech_codec.save_pretrained(tmp_path / "codec")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder, tmp_path / "codec", model

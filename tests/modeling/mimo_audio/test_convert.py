@@ -1,7 +1,5 @@
 """Official folders to ours: made here of tiny models, with the official files' names, types and lack of a processor."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,40 +7,6 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 import mimo_hf
 from mimo_hf.modeling.mimo_audio.convert_mimo_audio_checkpoint import convert_mimo_audio_checkpoint
-
-DROPPED = ("dtype", "transformers_version")
-
-
-@pytest.fixture
-def official(speech_lm, speech_codec, byte_tokenizer, tmp_path):
-    """Folders of a language model in shards and of its codec, and the model. Token ids are the tokenizer's, not those in the file."""
-    tokenizer = byte_tokenizer(
-        "<|sosp|>", "<|eosp|>", "<|empty|>", "<|Human|>", "<|SpeechLM|>", "<|sostm|>", "<|eostm|>", "<|eot|>"
-    )
-    ids = {
-        name: tokenizer.convert_tokens_to_ids(f"<|{name.removesuffix('_token_id')}|>")
-        for name in ("sosp_token_id", "eosp_token_id", "empty_token_id", "sostm_token_id", "eostm_token_id")
-    }
-    ids |= {"eot_token_id": tokenizer.convert_tokens_to_ids("<|eot|>")}
-    ids |= {"im_end_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"), "eos_token_id": 256}
-    model = speech_lm(vocab_size=len(tokenizer), **ids)
-    folder = tmp_path / "lm"
-    model.save_pretrained(folder, max_shard_size="20KB")
-    config = json.loads((folder / "config.json").read_text())
-    for name in [*ids, *DROPPED, "audio_loss_weights"]:
-        config.pop(name, None)
-    config |= {
-        "model_type": "qwen2",
-        "architectures": ["MiMoAudioModel"],
-        "torch_dtype": "float32",
-        "audio_loss_weights": [1, 1, 1],
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "generation_config.json").unlink()
-    tokenizer.save_pretrained(folder)
-    speech_codec.save_pretrained(tmp_path / "codec")
-    assert len(list(folder.glob("*.safetensors"))) > 2
-    return folder, tmp_path / "codec", model
 
 
 def test_a_converted_folder_is_the_same_model(official, speech_rows, tmp_path):

@@ -1,0 +1,242 @@
+"""`mimo-hf audio ...`: speech to codes and back, to text and from text, and the official folders as ours."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SOUND = (".wav", ".flac", ".ogg")
+CODES = (".safetensors",)
+TAKEN = 8  # codebooks that the language model reads and writes
+QUIET = -7.0  # of the picture's logarithms
+
+
+def add_audio_commands(kit: Any) -> None:
+    group = kit.group("audio", "MiMo-Audio: speech to codes and back, transcriptions, speech of a text.")
+    encode = group.command(
+        "encode", _encode, "Turn a recording into the codec's codes, 25 frames a second.",
+        "  mimo-hf audio encode --model path/of/the/codec speech.wav speech.safetensors --plot codes.png",
+    )  # fmt: skip
+    kit.shared(encode, "--model", "Here: MiMo-Audio-Tokenizer.", required=True)
+    _in_and_out(kit, encode, "A file that soundfile reads, of any rate.", CODES)
+    encode.add_argument(
+        "--quantizers",
+        metavar="N",
+        type=kit.Whole(),
+        help="Codebooks, the first ones (default: 8, as the language model takes).",
+    )
+    kit.shared(encode, "--device")
+    kit.shared(encode, "--plot")
+
+    decode = group.command(
+        "decode", _decode, "Turn codes into a recording at the codec's rate, 24 kHz.",
+        "  mimo-hf audio decode --model path/of/the/codec speech.safetensors again.flac",
+    )  # fmt: skip
+    kit.shared(decode, "--model", "Here: MiMo-Audio-Tokenizer.", required=True)
+    _in_and_out(kit, decode, "What `audio encode` has written.", SOUND)
+    kit.shared(decode, "--device")
+
+    transcribe = group.command(
+        "transcribe", _transcribe, "Write down what is said in a recording.",
+        "  mimo-hf audio transcribe --model path/of/the/model speech.wav\n"
+        "  mimo-hf audio transcribe --model path/of/the/model speech.wav said.txt --device cuda",
+    )  # fmt: skip
+    _model_options(kit, transcribe)
+    transcribe.add_argument(
+        "input",
+        metavar="IN",
+        type=kit.readable,
+        help="A file that soundfile reads, of any rate and at most some minutes.",
+    )
+    transcribe.add_argument(
+        "output", metavar="OUT", nargs="?", type=kit.writable, help="A text file; none: the terminal."
+    )
+
+    speak = group.command(
+        "speak", _speak, "Read a text aloud into a file.",
+        '  mimo-hf audio speak --model path/of/the/model "Hello, world." hello.wav --seed 3',
+    )  # fmt: skip
+    _model_options(kit, speak)
+    speak.add_argument("text", metavar="TEXT", type=kit.text, help="What is said.")
+    speak.add_argument("output", metavar="OUT", type=_ending(kit, SOUND), help=f"A file that ends in {_words(SOUND)}.")
+
+    convert = group.command(
+        "convert", _convert, "Make one folder, which the Auto classes load, of the official two.",
+        "  mimo-hf audio convert MiMo-Audio-7B-Instruct MiMo-Audio-Tokenizer mimo-audio",
+    )  # fmt: skip
+    convert.add_argument("lm_dir", metavar="LM", type=Path, help="The folder of the language model.")
+    convert.add_argument("codec_dir", metavar="CODEC", type=Path, help="The folder of the codec.")
+    convert.add_argument("out_dir", metavar="OUT", type=Path, help="A new folder.")
+
+
+def _in_and_out(kit: Any, parser: Any, help: str, endings: tuple[str, ...]) -> None:
+    parser.add_argument("input", metavar="IN", type=kit.readable, help=help)
+    parser.add_argument(
+        "output", metavar="OUT", type=_ending(kit, endings), help=f"A file that ends in {_words(endings)}."
+    )
+
+
+def _model_options(kit: Any, parser: Any) -> None:
+    kit.shared(parser, "--model", "Here: MiMo-Audio with its processor and codec.", required=True)
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=kit.Whole(),
+        default=1024,
+        help="Tokens to add, at most. A patch of speech, 160 ms, is one.",
+    )
+    kit.shared(parser, "--seed")
+    kit.shared(parser, "--device")
+
+
+def _ending(kit: Any, endings: tuple[str, ...]):
+    def path(value: str) -> Path:
+        found = kit.writable(value)
+        if found.suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"must end in {_words(endings)}; got {value!r}.")
+        return found
+
+    return path
+
+
+def _words(endings: tuple[str, ...]) -> str:
+    return " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+
+
+def _codec(kit: Any, args: argparse.Namespace):
+    with kit.stage("loading the codec"):
+        from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel
+
+        # What the Hub has now; no code of a checkpoint is run.
+        return _loaded(args.model, MiMoAudioTokenizerModel).to(args.device).eval()
+
+
+def _loaded(model: str, *classes: Any):
+    try:
+        found = [one.from_pretrained(model) for one in classes]  # nosec B615  # as said at the call
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"--model must be a folder or a model of the Hub of MiMo-Audio; got {model}: {reason}"
+        ) from error
+    return found[0] if len(found) == 1 else found
+
+
+def _encode(kit: Any, args: argparse.Namespace) -> int:
+    drawing = kit.drawing() if args.plot else None
+    codec = _codec(kit, args)
+    from safetensors.torch import save_file
+
+    from .audio_clips import read_audio
+
+    number = args.quantizers or min(TAKEN, codec.config.num_quantizers)
+    if number > codec.config.num_quantizers:
+        raise ValueError(f"`quantizers` must be at most {codec.config.num_quantizers}, the codec's; got {number}.")
+    samples = read_audio(args.input, codec.config.sampling_rate)
+    with kit.stage("encoding"):
+        made = codec.encode_long(input_values=samples[None].to(args.device), num_quantizers=number)
+    codes = made.audio_codes[0].cpu()
+    save_file({"audio_codes": codes.int().contiguous()}, args.output, metadata={"samples": str(len(samples))})
+    if drawing is not None:
+        drawing.save(_picture(drawing, codec, samples, codes), args.plot)
+    print(
+        f"{args.output}: {codes.shape[0]} codebooks, {codes.shape[1]} frames of {len(samples) / codec.config.sampling_rate:.2f} s"
+    )
+    return 0
+
+
+def _picture(drawing: Any, codec: Any, samples: Any, codes: Any) -> Any:
+    import torch
+
+    mel, _ = codec._log_mel(samples[None], None)
+    seconds = len(samples) / codec.config.sampling_rate
+    entries = torch.tensor(codec.config.codebook_sizes[: len(codes)])
+    return drawing.heat_maps(
+        [
+            drawing.HeatMap(
+                "Log-mel frames", mel[0].T.clamp(min=QUIET), "s", "mel bin", "ln magnitude", extent=(0, seconds, 0, mel.shape[2])
+            ),
+            drawing.HeatMap(
+                "Codes", codes / entries[:, None], "s", "codebook", "code / entries", low=0.0, high=1.0,
+                extent=(0, seconds, 1, len(codes)),
+            ),
+        ],
+        title="A recording and its codes",
+    )  # fmt: skip
+
+
+def _decode(kit: Any, args: argparse.Namespace) -> int:
+    codec = _codec(kit, args)
+    from safetensors import SafetensorError, safe_open
+
+    from .audio_clips import write_audio
+
+    try:
+        with safe_open(args.input, framework="pt") as file:
+            codes = file.get_tensor("audio_codes").long()
+            length = int((file.metadata() or {}).get("samples", codes.shape[-1] * codec.config.samples_per_code))
+    except SafetensorError as error:
+        raise ValueError(f"`input` must be a file of `audio encode`; got {args.input}: {error}.") from error
+    with kit.stage("decoding"):
+        audio = codec.decode_long(codes[None].to(args.device)).audio_values[0, 0, :length]
+    write_audio(audio, args.output, codec.config.sampling_rate)
+    print(f"{args.output}: {len(audio) / codec.config.sampling_rate:.2f} s at {codec.config.sampling_rate} Hz")
+    return 0
+
+
+def _ready(kit: Any, args: argparse.Namespace):
+    """Model and processor."""
+    with kit.stage("loading the model"):
+        from transformers import set_seed
+
+        from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
+        from .processing_mimo_audio import MiMoAudioProcessor
+
+        kit.register_models()
+        # What the Hub has now; no code of a checkpoint is run.
+        model, processor = _loaded(args.model, MiMoAudioForConditionalGeneration, MiMoAudioProcessor)
+        set_seed(args.seed)
+        codec = getattr(processor, "audio_tokenizer", None)
+        if codec is not None:
+            codec.to(args.device)
+        return model.to(args.device).eval(), processor
+
+
+def _answer(kit: Any, args: argparse.Namespace, task: str, content: list[dict[str, Any]]):
+    model, processor = _ready(kit, args)
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], task=task).to(args.device)
+    with kit.stage("generating"):
+        output = model.generate(**inputs, **model.generation_presets[task], max_new_tokens=args.max_new_tokens)
+    (answer,) = processor.parse_response(output)
+    return processor, answer
+
+
+def _transcribe(kit: Any, args: argparse.Namespace) -> int:
+    _, answer = _answer(kit, args, "asr", [{"type": "audio", "path": str(args.input)}])
+    if args.output is None:
+        print(kit.visible(answer["text"]))
+    else:
+        args.output.write_text(answer["text"] + "\n", encoding="utf-8")
+    return 0
+
+
+def _speak(kit: Any, args: argparse.Namespace) -> int:
+    processor, answer = _answer(kit, args, "tts", [{"type": "text", "text": args.text}])
+    codes = answer["audio_codes"]
+    if codes is None or len(codes) == 0:
+        raise ValueError(
+            f"`text` must be something that the model reads aloud; got {args.text!r}, and no speech. Try another --seed."
+        )
+    with kit.stage("decoding"):
+        audio = processor.decode_audio(codes)
+    processor.save_audio(audio, args.output)
+    print(f"{args.output}: {len(audio) / processor.sampling_rate:.2f} s")
+    return 0
+
+
+def _convert(kit: Any, args: argparse.Namespace) -> int:
+    with kit.stage("importing torch and transformers"):
+        from .convert_mimo_audio_checkpoint import convert_mimo_audio_checkpoint
+    print(
+        f"{convert_mimo_audio_checkpoint(args.lm_dir, args.codec_dir, args.out_dir)}: AutoModelForMultimodalLM, AutoProcessor"
+    )
+    return 0
