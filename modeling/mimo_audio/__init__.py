@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .configuration_mimo_audio import MiMoAudioConfig
     from .configuration_mimo_audio_tokenizer import MiMoAudioTokenizerConfig
     from .feature_extraction_mimo_audio import MiMoAudioFeatureExtractor
+    from .fine_tuning import MiMoAudioDataCollator, learning_rate_groups, lora_target_modules, set_training_stage
     from .generation_mimo_audio import MiMoAudioGenerateOutput
     from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
     from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel, MiMoAudioTokenizerPreTrainedModel
@@ -35,6 +36,7 @@ __getattr__, __dir__ = lazy_names(
         "configuration_mimo_audio": "MiMoAudioConfig",
         "configuration_mimo_audio_tokenizer": "MiMoAudioTokenizerConfig",
         "feature_extraction_mimo_audio": "MiMoAudioFeatureExtractor",
+        "fine_tuning": "MiMoAudioDataCollator learning_rate_groups lora_target_modules set_training_stage",
         "generation_mimo_audio": "MiMoAudioGenerateOutput",
         "modeling_mimo_audio": "MiMoAudioForConditionalGeneration",
         "codec_long": "MiMoAudioStreamState",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = lazy_names(
 
 __all__ = [
     "MiMoAudioConfig",
+    "MiMoAudioDataCollator",
     "MiMoAudioFeatureExtractor",
     "MiMoAudioForConditionalGeneration",
     "MiMoAudioGenerateOutput",
@@ -61,8 +64,11 @@ __all__ = [
     "interleave_text_and_audio",
     "layout_audio",
     "layout_text",
+    "learning_rate_groups",
+    "lora_target_modules",
     "pad_codes_to_group",
     "parse_interleaved",
     "resample_to_mono",
+    "set_training_stage",
     "to_official_layout",
 ]

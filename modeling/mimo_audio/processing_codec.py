@@ -7,15 +7,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from transformers import AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
 
 from .audio_clips import Clip, as_clip, is_numbers, write_audio
 from .audio_layout import pad_codes_to_group
 from .configuration_mimo_audio import MiMoAudioConfig
+from .feature_extraction_mimo_audio import MiMoAudioFeatureExtractor
 from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel
 
 CODEC_FOLDER = "audio_tokenizer"
 CODEC_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "device_map", "dtype")
+FILE_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "proxies",
+    "token",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "trust_remote_code",
+)
 LONGEST_BATCHED_S = 60
 
 
@@ -148,6 +160,20 @@ class CodecProcessor(ProcessorMixin):
                     "`audio_tokenizer=`, or None for a processor of codes alone."
                 ) from error
         return found, rest
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **kwargs: Any
+    ):
+        """Extractor and tokenizer of a folder, without asking the Auto classes for an extractor, which know ours after `register()` only."""
+        options = {name: kwargs[name] for name in FILE_OPTIONS if name in kwargs}
+        given = (processor_dict or {}).get("feature_extractor")
+        extractor = (
+            MiMoAudioFeatureExtractor.from_dict(given)
+            if given
+            else MiMoAudioFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **options)
+        )
+        return [extractor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)]
 
     def check_codec(self, codec: Any) -> MiMoAudioTokenizerModel:
         if not isinstance(codec, MiMoAudioTokenizerModel):

@@ -19,7 +19,7 @@ from .few_shot_prompts import few_shot_text
 from .processing_codec import CodecProcessor
 from .prompt_rows import Row, Span, build_row, count_places, labels_of, pad_rows
 from .prompts import CHAT_TEMPLATE, SPEAKING, THINKING, collect_clips, task_messages
-from .responses import Response, parse_new_positions, split_thinking, without_markers
+from .responses import Response, opens_thought, parse_new_positions, split_thinking, without_markers
 
 AUDIO_TOKENS = (
     "<|sosp|>", "<|eosp|>", "<|empty|>", "<|Human|>", "<|SpeechLM|>", "<|sostm|>", "<|eostm|>", "<|eot|>",
@@ -309,7 +309,7 @@ class MiMoAudioProcessor(CodecProcessor):
             `{"thinking": text or None, "text": text, "audio_codes": [frames, C] or None}`, for a batch a list of such.
         """
         if isinstance(response, str):
-            thinking, text = split_thinking(response, opened=_opens_thought(prefix))
+            thinking, text = split_thinking(response, opened=opens_thought(prefix))
             return {"thinking": thinking, "text": text, "audio_codes": None}
         if isinstance(response, Mapping):
             return [self._parsed(row) for row in self._responses(response)]
@@ -319,7 +319,7 @@ class MiMoAudioProcessor(CodecProcessor):
             return [
                 self.parse_response(row, audio_codes=code, prefix=prefix) for row, code in zip(ids, codes, strict=True)
             ]
-        return self._parsed(Response(ids, audio_codes, _opens_thought(prefix)))
+        return self._parsed(Response(ids, audio_codes, opens_thought(prefix)))
 
     def post_process_multimodal_output(
         self,
@@ -424,6 +424,11 @@ class MiMoAudioProcessor(CodecProcessor):
         return BatchFeature(stacked, tensor_type=return_tensors)
 
     @property
+    def speech_zero_ids(self) -> list[int]:
+        """The zero id of each channel, which stands where there is no code."""
+        return self._layout.speech_zero_ids
+
+    @property
     def pad_token_id(self) -> int:
         """What `input_ids` are padded with."""
         pad = self.tokenizer.pad_token_id
@@ -465,7 +470,7 @@ class MiMoAudioProcessor(CodecProcessor):
         rows: list[Response] = []
         for row, ids in enumerate(output["sequences"]):
             prompt = self.tokenizer.decode(ids[:start][-16:].tolist())
-            rows.append(Response(ids[start:], None if codes is None else codes[row, start:], _opens_thought(prompt)))
+            rows.append(Response(ids[start:], None if codes is None else codes[row, start:], opens_thought(prompt)))
         return rows
 
     def _parsed(self, response: Response) -> dict[str, Any]:
@@ -490,10 +495,6 @@ def _for_template(chat: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {**message, "content": [part if part["type"] == "text" else {"type": "audio"} for part in message["content"]]}
         for message in chat
     ]
-
-
-def _opens_thought(prompt: Any) -> bool:
-    return isinstance(prompt, str) and prompt.rstrip().endswith("<think>")
 
 
 __all__ = ["AUDIO_TOKENS", "MiMoAudioProcessor"]

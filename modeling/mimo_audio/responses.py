@@ -47,6 +47,11 @@ def split_thinking(text: str, opened: bool = False) -> tuple[str | None, str]:
     return None, text
 
 
+def opens_thought(prompt: Any) -> bool:
+    """Whether a prompt, as text, ends where thoughts begin."""
+    return isinstance(prompt, str) and prompt.rstrip().endswith("<think>")
+
+
 def parse_new_positions(response: Response, tokenizer: Any, layout: MiMoAudioConfig) -> dict[str, Any]:
     """
     Returns:
@@ -64,4 +69,4 @@ def parse_new_positions(response: Response, tokenizer: Any, layout: MiMoAudioCon
     return {"thinking": thinking, "text": text, "audio_codes": codes}
 
 
-__all__ = ["Response", "parse_new_positions", "split_thinking", "without_markers"]
+__all__ = ["Response", "opens_thought", "parse_new_positions", "split_thinking", "without_markers"]

@@ -452,3 +452,10 @@ def test_audio_tokens_are_added_in_the_official_order_or_taken_as_they_are(speec
     )
     assert mixed.tokenizer.convert_tokens_to_ids("<|eot|>") == 259
     assert mixed.tokenizer.convert_tokens_to_ids("<|empty|>") == 266
+
+
+def test_a_codec_that_is_given_on_loading_gets_into_no_file(speech_processor, speech_codec, tmp_path):
+    speech_processor(codec=False).save_pretrained(tmp_path / "codes")
+    loaded = MiMoAudioProcessor.from_pretrained(tmp_path / "codes", audio_tokenizer=speech_codec)
+    loaded.save_pretrained(tmp_path / "again")
+    assert "audio_tokenizer" not in (tmp_path / "again" / "tokenizer_config.json").read_text()
