@@ -122,6 +122,7 @@ def register():
         MiMoV2FlashModel,
     )
 
+    import_module("mimo_hf.modeling.mimo_audio.pipelines").register_pipelines()
     import_module("mimo_hf.modeling.sale")  # puts its attention into transformers' tables
     AutoConfig.register("hysparse", HySparseConfig, exist_ok=True)
     AutoModel.register(HySparseConfig, HySparseModel, exist_ok=True)

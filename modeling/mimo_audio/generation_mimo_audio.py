@@ -128,8 +128,8 @@ class MiMoAudioGenerationMixin(GenerationMixin):
                 `do_sample` where it is not given, the others are 0.9, 50 and 0.95. All may stand in a `generation_config`.
             output_audio: decode the new patches with `audio_tokenizer`.
             audio_tokenizer: a codec; its `decode(audio_codes [1, C, frames])` has `audio_values [1, 1, samples]`.
-            generation_mode: `"audio"`, as pipelines say it: unless `eos_token_id` is given, the end of speech ends a row too. `"text"`
-                and None change nothing.
+            generation_mode: `"audio"`, as pipelines say it: unless `eos_token_id` is given, the end of speech ends a row too,
+                and the whole output comes back. `"text"` and None change nothing.
             kwargs: as in transformers' `generate`, such as `attention_mask`, `max_new_tokens` (positions: a patch is one),
                 `min_new_tokens`, `eos_token_id`, `num_return_sequences`, and those of `model.generation_presets["tts"]`.
 
@@ -192,7 +192,7 @@ class MiMoAudioGenerationMixin(GenerationMixin):
         output.prompt_length = input_ids.shape[1]
         if output_audio:
             output.audio = self._decode_audio(output, input_ids.shape[1], audio_tokenizer)
-        if returns_dict is False:
+        if returns_dict is False and generation_mode != "audio":
             return output.sequences if output.audio is None else output.audio
         return output
 
