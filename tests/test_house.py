@@ -178,6 +178,7 @@ def test_wheel_holds_the_guides_and_the_examples(wheel_names):
     [
         ("mimo_hf", "**/*.py", "mimo_hf"),
         ("mimo_hf", "py.typed", "mimo_hf"),
+        ("mimo_hf/data", "*.tsv", "mimo_hf/data"),
         ("mimo_hf/hub/tiny", "*/*", "mimo_hf/hub/tiny"),
         ("modeling", "**/*.py", "mimo_hf/modeling"),
         ("modeling", "*/README.md", "mimo_hf/modeling"),
