@@ -66,7 +66,11 @@ def asterisk_prompts(folder: str | Path = ASTERISK, include_wordless: bool = Fal
 
 
 def asterisk_transcripts() -> dict[str, str]:
-    """What is said in each of the prompts, by name; "" where there are no words."""
+    """
+    What is said in each of the prompts, by name; "" where there are no words.
+
+    Written down for this project; the words are those of the recordings, CC-BY-SA-3.0 as these are (Allison Smith, Digium).
+    """
     with open(SPOKEN, encoding="utf-8", newline="") as file:
         return dict(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
