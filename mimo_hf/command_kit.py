@@ -135,7 +135,7 @@ def device(value: str) -> str:
     return value
 
 
-class _WriteTo(argparse.Action):
+class WriteTo(argparse.Action):
     """A path whose ending says the form."""
 
     def __init__(self, *args, endings: tuple[str, ...], **options):
@@ -160,9 +160,9 @@ class _Renamed(argparse.Action):
 SHARED: dict[str, dict[str, Any]] = {
     "--model": {"metavar": "PATH_OR_ID", "help": "A checkpoint folder, or a model of the Hub as OWNER/NAME."},
     "--json": {"action": "store_true", "help": "Print the result as JSON."},
-    "--out": {"action": _WriteTo, "metavar": "PATH", "type": writable, "help": "Write the result to this file."},
+    "--out": {"action": WriteTo, "metavar": "PATH", "type": writable, "help": "Write the result to this file."},
     "--plot": {
-        "action": _WriteTo,
+        "action": WriteTo,
         "metavar": "PATH",
         "type": writable,
         "endings": FORMATS,
@@ -434,7 +434,7 @@ def stage(title: str) -> AbstractContextManager[None]:
 class Kit:
     """Where a room adds its commands, and all that they are made of."""
 
-    Number, Whole = Number, Whole
+    Number, Whole, WriteTo = Number, Whole, WriteTo
     text, readable, writable = staticmethod(text), staticmethod(readable), staticmethod(writable)
     shared, renamed = staticmethod(shared), staticmethod(renamed)
     aligned, as_json, write = staticmethod(aligned), staticmethod(as_json), staticmethod(write)

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .mimo_audio.command import add_audio_commands
+
 if TYPE_CHECKING:
     from .hysparse import HySparseConfig
 
@@ -32,8 +34,6 @@ NOTES = (
 
 def add_commands(kit: Any) -> None:
     """Adds `hysparse`, `sale` and `audio` with their sub-commands."""
-    from .mimo_audio.command import add_audio_commands
-
     _add_memory(kit)
     _add_calibrate(kit)
     add_audio_commands(kit)

@@ -48,7 +48,7 @@ def asterisk_prompts(folder: str | Path = ASTERISK, include_wordless: bool = Fal
         this project, by a recogniser and by hand.
 
     Raises:
-        FileNotFoundError: the recordings are not installed. ImportError: G722 or soundfile is not.
+        FileNotFoundError: the recordings are not installed. ImportError: G722 or soundfile is not. ValueError: other recordings.
     """
     paths = sorted(Path(folder).rglob("*.g722"))
     if not paths:
@@ -62,6 +62,10 @@ def asterisk_prompts(folder: str | Path = ASTERISK, include_wordless: bool = Fal
         if text is None or (not text and not include_wordless):  # another release's prompt, of which nothing is known
             continue
         rows.append(_row(_as_wave(decode(path.read_bytes())), text, name, "Allison Smith"))
+    if not rows:
+        raise ValueError(
+            f"`folder` must hold Asterisk's English prompts, under their own names; got {str(folder)!r}, with {paths[0].name} and others."
+        )
     return _dataset(rows)
 
 
@@ -120,8 +124,15 @@ def espeak_speech(
         raise FileNotFoundError(
             "espeak-ng must be installed to read sentences; found none. Run `apt-get install espeak-ng`."
         )
-    if isinstance(sentences, str) or not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences):
+    if (
+        isinstance(sentences, str)
+        or not sentences
+        or not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences)
+    ):
         raise ValueError(f"`sentences` must be a list of texts with words in them; got {sentences!r}.")
+    for name, given in {"voices": voices, "words_per_minute": words_per_minute}.items():
+        if isinstance(given, str) or not given:
+            raise ValueError(f"`{name}` must be a list with at least one; got {given!r}.")
     for speed in words_per_minute:
         if not 80 <= speed <= 450:
             raise ValueError(f"`words_per_minute` must be from 80 to 450; got {speed}.")

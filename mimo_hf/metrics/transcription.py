@@ -36,6 +36,8 @@ class _ErrorRate(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[str], references: Sequence[str], normalize: bool = True
     ) -> dict[str, float | int]:
+        if not len(references):
+            raise ValueError("`references` must hold what was said; got none.")
         spell: Callable[[str], str] = normalize_transcript if normalize else _one_line
         said, heard = [spell(text) for text in references], [spell(text) for text in predictions]
         for index, text in enumerate(said):

@@ -108,7 +108,7 @@ def parse_interleaved(
     ends = (input_ids[start:] == config.eostm_token_id).nonzero().flatten().tolist()
     stop = start + ends[0] if ends else len(input_ids)
     input_ids, audio_codes = input_ids[start:stop], audio_codes[start:stop]
-    markers = torch.tensor([getattr(config, name) for name in MARKERS], device=input_ids.device)
+    markers = torch.tensor(config.marker_token_ids, device=input_ids.device)
     is_patch = (input_ids == config.empty_token_id) & (audio_codes[:, 0, 0] != config.speech_zero_ids[0])
     return input_ids[~torch.isin(input_ids, markers)], audio_codes[is_patch].flatten(0, 1)
 

@@ -57,7 +57,7 @@ def add_audio_commands(kit: Any) -> None:
     )  # fmt: skip
     _model_options(kit, speak)
     speak.add_argument("text", metavar="TEXT", type=kit.text, help="What is said.")
-    speak.add_argument("output", metavar="OUT", type=_ending(kit, SOUND), help=f"A file that ends in {_words(SOUND)}.")
+    _out(kit, speak, SOUND)
 
     convert = group.command(
         "convert", _convert, "Make one folder, which the Auto classes load, of the official two.",
@@ -70,8 +70,17 @@ def add_audio_commands(kit: Any) -> None:
 
 def _in_and_out(kit: Any, parser: Any, help: str, endings: tuple[str, ...]) -> None:
     parser.add_argument("input", metavar="IN", type=kit.readable, help=help)
+    _out(kit, parser, endings)
+
+
+def _out(kit: Any, parser: Any, endings: tuple[str, ...]) -> None:
     parser.add_argument(
-        "output", metavar="OUT", type=_ending(kit, endings), help=f"A file that ends in {_words(endings)}."
+        "output",
+        metavar="OUT",
+        action=kit.WriteTo,
+        type=kit.writable,
+        endings=endings,
+        help=f"A file that ends in {' or '.join(endings)}.",
     )
 
 
@@ -86,20 +95,6 @@ def _model_options(kit: Any, parser: Any) -> None:
     )
     kit.shared(parser, "--seed")
     kit.shared(parser, "--device")
-
-
-def _ending(kit: Any, endings: tuple[str, ...]):
-    def path(value: str) -> Path:
-        found = kit.writable(value)
-        if found.suffix.lower() not in endings:
-            raise argparse.ArgumentTypeError(f"must end in {_words(endings)}; got {value!r}.")
-        return found
-
-    return path
-
-
-def _words(endings: tuple[str, ...]) -> str:
-    return " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
 
 
 def _codec(kit: Any, args: argparse.Namespace):

@@ -125,6 +125,11 @@ class MiMoAudioConfig(Qwen2Config):
         return self.group_size + max(self.delays)
 
     @property
+    def marker_token_ids(self) -> list[int]:
+        """The ids of the layout's markers, which are no text."""
+        return [getattr(self, name) for name in MARKERS]
+
+    @property
     def stop_token_ids(self) -> list[int]:
         """What ends a turn: `eos_token_id` and `<|im_end|>`."""
         eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]

@@ -4,18 +4,16 @@ from .. import transformers_versions  # noqa: F401  it refuses a version that is
 
 # isort: split
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GenerationConfig
 
+from ...hub.checkpoints import INDEX, WEIGHTS, read_object, tensor_shapes, weight_files
 from .configuration_mimo_audio import MiMoAudioConfig
 from .configuration_mimo_audio_tokenizer import MiMoAudioTokenizerConfig
 from .feature_extraction_mimo_audio import MiMoAudioFeatureExtractor
@@ -23,8 +21,6 @@ from .modeling_mimo_audio import MiMoAudioForConditionalGeneration
 from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel
 from .processing_codec import CODEC_FOLDER
 from .processing_mimo_audio import MiMoAudioProcessor
-
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def convert_mimo_audio_checkpoint(
@@ -53,9 +49,28 @@ def convert_mimo_audio_checkpoint(
     if out_dir.exists() and any(out_dir.iterdir()):
         raise ValueError(f"`out_dir` must be new or empty; got {str(out_dir)!r}, which has files. Choose another.")
     settings = _settings(lm_dir, "lm_dir")
+    codec_config = None
+    codec_files: list[Path] = []
+    extractor = MiMoAudioFeatureExtractor()
+    if codec_dir is not None:
+        codec_dir = Path(codec_dir)
+        _settings(codec_dir, "codec_dir")
+        codec_config = MiMoAudioTokenizerConfig.from_pretrained(codec_dir)  # nosec B615  # a local folder
+        with init_empty_weights(include_buffers=True):
+            codec = MiMoAudioTokenizerModel(codec_config)
+        codec_files = _checked(codec_dir, "codec_dir", codec)
+        extractor = MiMoAudioFeatureExtractor(
+            feature_size=codec_config.n_mels,
+            sampling_rate=codec_config.sampling_rate,
+            n_fft=codec_config.nfft,
+            win_length=codec_config.window_size,
+            hop_length=codec_config.hop_length,
+            f_min=codec_config.fmin,
+            f_max=codec_config.fmax,
+        )
     tokenizer = AutoTokenizer.from_pretrained(lm_dir)  # nosec B615  # a local folder, and no code of it is run
     processor = MiMoAudioProcessor(
-        MiMoAudioFeatureExtractor(),
+        extractor,
         tokenizer,
         **{
             name: settings[name]
@@ -72,25 +87,6 @@ def convert_mimo_audio_checkpoint(
     with init_empty_weights(include_buffers=True):
         model = MiMoAudioForConditionalGeneration(config)
     files = _checked(lm_dir, "lm_dir", model)
-
-    codec_files: list[Path] = []
-    codec_config = None
-    if codec_dir is not None:
-        codec_dir = Path(codec_dir)
-        _settings(codec_dir, "codec_dir")
-        codec_config = MiMoAudioTokenizerConfig.from_pretrained(codec_dir)  # nosec B615  # a local folder
-        with init_empty_weights(include_buffers=True):
-            codec = MiMoAudioTokenizerModel(codec_config)
-        codec_files = _checked(codec_dir, "codec_dir", codec)
-        processor.feature_extractor = MiMoAudioFeatureExtractor(
-            feature_size=codec_config.n_mels,
-            sampling_rate=codec_config.sampling_rate,
-            n_fft=codec_config.nfft,
-            win_length=codec_config.window_size,
-            hop_length=codec_config.hop_length,
-            f_min=codec_config.fmin,
-            f_max=codec_config.fmax,
-        )
 
     out_dir.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out_dir)
@@ -114,13 +110,19 @@ def _settings(folder: Path, name: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"`{name}` must be a folder with config.json; got {str(folder)!r}.")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_object(file)
 
 
 def _checked(folder: Path, name: str, model: torch.nn.Module) -> list[Path]:
     """The files with a model's tensors, once names and shapes are those of the model."""
-    files = _files(folder, name)
-    there = {key: shape for file in files if file.suffix == ".safetensors" for key, shape in _shapes(file)}
+    files = weight_files(folder)
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"`{name}` must have {WEIGHTS}, or {INDEX} and all files that it lists; got {str(folder)!r} without {absent[0].name}. "
+            "Fetch it again."
+        )
+    there = {key: shape for file in files for key, shape in tensor_shapes(file).items()}
     wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     for said, keys in {"missing": wanted.keys() - there.keys(), "unknown": there.keys() - wanted.keys()}.items():
         if keys:
@@ -134,29 +136,7 @@ def _checked(folder: Path, name: str, model: torch.nn.Module) -> list[Path]:
             raise ValueError(
                 f"`{name}` must hold tensors of the shapes in its config.json; got {list(there[key])} for {list(shape)} of {key}."
             )
-    return files
-
-
-def _files(folder: Path, name: str) -> list[Path]:
-    index = folder / INDEX
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        absent = [shard for shard in shards if not (folder / shard).is_file()]
-        if absent:
-            raise FileNotFoundError(
-                f"`{name}` must have all files that {INDEX} lists; got {str(folder)!r} without {absent[0]}. Fetch it again."
-            )
-        return [*(folder / shard for shard in shards), index]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    raise FileNotFoundError(f"`{name}` must be a folder with {SINGLE} or {INDEX}; got {str(folder)!r}.")
-
-
-def _shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """From the header alone."""
-    with safe_open(file, framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118  # no mapping: it has `keys` only
-            yield key, tuple(tensors.get_slice(key).get_shape())
+    return files if files[0].name == WEIGHTS else [*files, folder / INDEX]
 
 
 __all__ = ["convert_mimo_audio_checkpoint"]

@@ -165,7 +165,10 @@ class MiMoAudioGenerationMixin(GenerationMixin):
                 f"`input_ids` must be shorter than the context of `max_position_embeddings={limit}` positions; got "
                 f"{input_ids.shape[1]}. Split the audio, or leave out turns."
             )
-        if getattr(self, "is_gradient_checkpointing", False) and getattr(self, "training", False):
+        layers = cast(torch.nn.Module, self).modules()
+        if getattr(self, "training", False) and any(
+            getattr(layer, "gradient_checkpointing", False) for layer in layers
+        ):
             raise ValueError(
                 "`model.training` must be False to generate under gradient checkpointing, which keeps no cache in training; "
                 "got True. Call `model.eval()` first."

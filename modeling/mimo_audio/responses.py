@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .audio_layout import parse_interleaved
-from .configuration_mimo_audio import MARKERS, MiMoAudioConfig
+from .configuration_mimo_audio import MiMoAudioConfig
 
 THOUGHT = re.compile(r"\s*(?:<think>)?(?P<thought>.*?)</think>\s*", re.DOTALL)
 
@@ -24,7 +24,7 @@ class Response:
 
 def without_markers(token_ids: Sequence[int] | int, layout: MiMoAudioConfig) -> list[int]:
     """Text ids alone, so that a character whose bytes stand in two chunks is whole again."""
-    markers = {getattr(layout, name) for name in MARKERS}
+    markers = set(layout.marker_token_ids)
     ids = [token_ids] if isinstance(token_ids, int) else token_ids
     return [token for token in ids if token not in markers]
 

@@ -9,7 +9,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer, TextStreamer
 
 from .codec_long import MiMoAudioStreamState
-from .configuration_mimo_audio import MARKERS, MiMoAudioConfig
+from .configuration_mimo_audio import MiMoAudioConfig
 
 Piece = tuple[str, Any]
 
@@ -80,7 +80,7 @@ class MiMoAudioStreamer(BaseStreamer):
         options = {"skip_special_tokens": True} | decode_kwargs
         self._text = _Text(tokenizer, lambda text: self._pieces.put(("text", text)), **options)
         self._state = MiMoAudioStreamState(left_context, right_context)
-        self._markers = {getattr(config, name) for name in MARKERS}
+        self._markers = set(config.marker_token_ids)
         self._patch: torch.Tensor | None = None
         self._waiting: list[torch.Tensor] = []
         self._is_prompt, self._is_over, self._is_closed = True, False, False
@@ -176,9 +176,8 @@ class MiMoAudioStreamer(BaseStreamer):
 
     def _decode(self, is_last: bool):
         """Frames that wait, `[1, C, frames]` to the codec."""
-        device = next(self.audio_tokenizer.parameters()).device
         if self._waiting:
-            codes = torch.cat(self._waiting).T[None].to(device)
+            codes = torch.cat(self._waiting).T[None].to(self.audio_tokenizer.device)
         else:
             codes = cast(torch.Tensor, self._state.codes)[:, :, :0]
         self._waiting = []

@@ -75,6 +75,9 @@ def test_absent_recordings_name_their_package(tmp_path):
         FileNotFoundError, match=r"`folder` must hold `\.g722` files; got .*asterisk-core-sounds-en-g722"
     ):
         asterisk_prompts(tmp_path)
+    (tmp_path / "other.g722").write_bytes(bytes(80))
+    with pytest.raises(ValueError, match=r"`folder` must hold Asterisk's English prompts.*with other.g722"):
+        asterisk_prompts(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"`folder` must hold `librivox`; got .*pocketsphinx-testdata"):
         pocketsphinx_clips(tmp_path)
 
@@ -98,6 +101,10 @@ def test_sentences_are_read_by_each_voice_at_each_speed():
     [
         ({"sentences": "hello"}, r"`sentences` must be a list of texts with words in them; got 'hello'"),
         ({"sentences": ["hello", " "]}, r"`sentences` must be a list"),
+        ({"sentences": []}, r"`sentences` must be a list"),
+        ({"voices": ()}, r"`voices` must be a list with at least one; got \(\)"),
+        ({"voices": "en-us"}, r"`voices` must be a list with at least one; got 'en-us'"),
+        ({"words_per_minute": []}, r"`words_per_minute` must be a list with at least one; got \[\]"),
         ({"sentences": ["..."]}, r"`sentences` must have words that 'en-us' can say; got '\.\.\.'"),
         ({"voices": ("xx-none",)}, r"`voices` must be known to espeak-ng; got 'xx-none'.*lists them"),
         ({"words_per_minute": (20,)}, r"`words_per_minute` must be from 80 to 450; got 20"),

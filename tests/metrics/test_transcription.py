@@ -54,3 +54,5 @@ def test_silence_heard_counts_all_words_and_silence_said_is_refused():
     assert WordErrorRate().compute(predictions=[""], references=["go forward"])["deletions"] == 2
     with pytest.raises(ValueError, match=r"`references` must have words; got '\.\.\.' at 1"):
         WordErrorRate().compute(predictions=["a", "b"], references=["a", "..."])
+    with pytest.raises(ValueError, match="`references` must hold what was said; got none"):
+        CharacterErrorRate().compute(predictions=[], references=[])
