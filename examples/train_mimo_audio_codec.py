@@ -2,7 +2,7 @@
 A small speech codec of MiMo-Audio's kind, trained from nothing on recorded telephone prompts (arXiv 2512.23808, section 2.1.2).
 
     apt-get install asterisk-core-sounds-en-g722
-    python examples/train_mimo_audio_codec.py --output_dir outputs/codec         # about ten minutes on a CPU
+    python examples/train_mimo_audio_codec.py --output_dir outputs/codec         # some minutes on a CPU
     python examples/train_mimo_audio_codec.py --output_dir outputs/codec --quick   # a few steps, to see that it runs
 
 The loss is the report's reconstruction and commitment; its third term needs a language model, its second stage discriminators, neither

@@ -6,7 +6,7 @@ from .. import transformers_versions  # noqa: F401  it refuses a version that is
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -90,10 +90,7 @@ def convert_mimo_audio_checkpoint(
 
     out_dir.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out_dir)
-    model.set_generation_defaults()
-    generation_config = model.generation_config
-    if isinstance(generation_config, GenerationConfig):
-        generation_config.save_pretrained(out_dir)
+    cast(GenerationConfig, model.generation_config).save_pretrained(out_dir)
     processor.save_pretrained(out_dir)
     copies = [(file, out_dir) for file in files]
     if codec_config is not None:

@@ -307,6 +307,7 @@ def official(speech_lm, speech_codec, byte_tokenizer, tmp_path):
         "torch_dtype": "float32",
         "audio_loss_weights": [1, 1, 1],
     }
+    config["empty_token_id"] = ids["sosp_token_id"]  # another tokenizer's: the one in the folder is right
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").unlink()
     tokenizer.save_pretrained(folder)

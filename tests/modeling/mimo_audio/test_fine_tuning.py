@@ -75,6 +75,8 @@ def test_stage_one_leaves_the_patch_decoder_bit_for_bit_and_trains_the_rest(spee
     model, batch = model_and_batch(speech_lm, speech_processor)
     set_training_stage(model, 1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name in before if name.startswith(DECODER)}
     optimizer = torch.optim.AdamW(learning_rate_groups(model, 1e-2, 1e-2, 1e-2, weight_decay=0.1))
     for _ in range(3):
         output = model(**batch)

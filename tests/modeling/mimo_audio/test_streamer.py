@@ -148,9 +148,21 @@ def test_what_generate_raises_is_raised_where_the_pieces_are_read(talk, tokenize
         MiMoAudioStreamer(tokenizer, model.config, chunk_patches=0)
 
 
-def test_leaving_the_loop_stops_the_model(talk, tokenizer):
+def test_leaving_the_loop_stops_the_model(talk, tokenizer, monkeypatch):
     model, options, _, _ = talk
-    pieces = MiMoAudioStreamer(tokenizer, model.config).run(model.generate, **(options | {"max_new_tokens": 200}))
+    closed, after = threading.Event(), []
+    forward = model.forward
+
+    def step(*args, **kwargs):
+        if closed.is_set():
+            after.append(1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", step)
+    streamer = MiMoAudioStreamer(tokenizer, model.config)
+    pieces = streamer.run(model.generate, **(options | {"max_new_tokens": 200, "min_new_tokens": 200}))
     next(pieces)
+    monkeypatch.setattr(streamer, "close", lambda: (closed.set(), MiMoAudioStreamer.close(streamer)))
     pieces.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "MiMoAudioStreamer"]
+    assert len(after) < 4  # not the 200 that were asked for

@@ -216,12 +216,13 @@ def test_each_setting_and_the_layer_s_scaling_reach_the_kernel(change):
 
 
 def test_watched_tiles_are_those_of_the_report(make_model, prompt):
-    model = use_sale(make_model(), SaleConfig(tau=0.1, min_seq_len=MIN))
+    model = use_sale(make_model(), SPARSE)
     ids = prompt(2, 700)
     with watch_tiles(model) as tiles:
         model(ids[:1])
         report = sale_report(model)
         model(ids[1:])  # the first one counts
+        assert sale_report(model) != report
     model(ids[1:])
     causal = sum(-(-min(700, 64 * row + 64) // 32) for row in range(11))
     assert sorted(tiles) == [0, 1]
