@@ -21,6 +21,7 @@ class HeatMap:
         low, high: ends of the scale; None is the least and greatest value.
         columns, rows: names of both, for a matrix.
         extent: x and y of the centres of the first and last pixel (left, right, bottom, top), for a plane.
+        stretched: the map fills its place, as where x and y have different units; otherwise pixels are as wide as high.
         cyclic: both ends of the scale are the same, as of a phase.
     """
 
@@ -35,6 +36,7 @@ class HeatMap:
     rows: Sequence[object] = ()
     extent: tuple[float, float, float, float] | None = None
     cyclic: bool = False
+    stretched: bool = False
 
 
 @house_style()
@@ -49,6 +51,7 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str) -> Picture:
             vmin=told.low,
             vmax=told.high,
             interpolation="nearest",
+            aspect="auto" if told.stretched else "equal",
             origin="upper" if told.extent is None else "lower",
             extent=None if told.extent is None else _edges(told.extent, *np.shape(told.values)),
         )
@@ -67,5 +70,6 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str) -> Picture:
 def _edges(centres: tuple[float, float, float, float], rows: int, columns: int) -> tuple[float, float, float, float]:
     """Half a pixel beyond the centres of the outermost pixels."""
     left, right, bottom, top = centres
-    x, y = (right - left) / (columns - 1) / 2, (top - bottom) / (rows - 1) / 2
+    x = (right - left) / (columns - 1) / 2 if columns > 1 else 0.5
+    y = (top - bottom) / (rows - 1) / 2 if rows > 1 else 0.5
     return left - x, right + x, bottom - y, top + y

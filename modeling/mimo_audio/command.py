@@ -106,14 +106,21 @@ def _codec(kit: Any, args: argparse.Namespace):
 
 
 def _loaded(model: str, *classes: Any):
+    """Objects of a folder; a folder of another type is refused before a model is made of defaults."""
+    from transformers import PretrainedConfig
+
+    wanted = classes[0].config_class.model_type
     try:
-        found = [one.from_pretrained(model) for one in classes]  # nosec B615  # as said at the call
+        found = PretrainedConfig.get_config_dict(model)[0].get("model_type")
+        if found in (None, wanted):
+            loaded = [one.from_pretrained(model) for one in classes]  # nosec B615  # as said at the call
+            return loaded[0] if len(loaded) == 1 else loaded
+        reason = f"its config.json says {found!r}, not {wanted!r}."
+        if (found, wanted) == ("qwen2", "mimo_audio"):
+            reason += " Convert the official folders with `mimo-hf audio convert` first."
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"--model must be a folder or a model of the Hub of MiMo-Audio; got {model}: {reason}"
-        ) from error
-    return found[0] if len(found) == 1 else found
+    raise ValueError(f"--model must be a folder or a model of the Hub of MiMo-Audio; got {model}: {reason}")
 
 
 def _encode(kit: Any, args: argparse.Namespace) -> int:
@@ -148,11 +155,11 @@ def _picture(drawing: Any, codec: Any, samples: Any, codes: Any) -> Any:
     return drawing.heat_maps(
         [
             drawing.HeatMap(
-                "Log-mel frames", mel[0].T.clamp(min=QUIET), "s", "mel bin", "ln magnitude", extent=(0, seconds, 0, mel.shape[2])
+                "Log-mel frames", mel[0].T.clamp(min=QUIET), "s", "mel bin", "ln magnitude", stretched=True, extent=(0, seconds, 0, mel.shape[2] - 1)
             ),
             drawing.HeatMap(
                 "Codes", codes / entries[:, None], "s", "codebook", "code / entries", low=0.0, high=1.0,
-                extent=(0, seconds, 1, len(codes)),
+                extent=(0, seconds, 1, len(codes)), stretched=True,
             ),
         ],
         title="A recording and its codes",
@@ -170,7 +177,7 @@ def _decode(kit: Any, args: argparse.Namespace) -> int:
             codes = file.get_tensor("audio_codes").long()
             length = int((file.metadata() or {}).get("samples", codes.shape[-1] * codec.config.samples_per_code))
     except SafetensorError as error:
-        raise ValueError(f"`input` must be a file of `audio encode`; got {args.input}: {error}.") from error
+        raise ValueError(f"IN must be a file of `audio encode`; got {args.input}: {error}.") from error
     with kit.stage("decoding"):
         audio = codec.decode_long(codes[None].to(args.device)).audio_values[0, 0, :length]
     write_audio(audio, args.output, codec.config.sampling_rate)

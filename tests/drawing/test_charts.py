@@ -128,6 +128,22 @@ def test_maps_hold_their_numbers_side_by_side_with_their_scales():
     assert [axes.get_ylabel() for axes in picture.axes[2:]] == ["dB", "dB"]
 
 
+def test_a_map_of_two_units_fills_its_place_and_may_have_one_row():
+    plane = {
+        "values": np.arange(3.0)[None],
+        "extent": (0.0, 2.0, 1.0, 1.0),
+        "x_label": "s",
+        "y_label": "",
+        "scale_label": "",
+    }
+    picture = drawing.heat_maps(
+        [drawing.HeatMap("a", **plane), drawing.HeatMap("b", stretched=True, **plane)], title="t"
+    )
+    square, stretched = (axes for axes in picture.axes if axes.images)
+    assert (square.get_aspect(), stretched.get_aspect()) == (1.0, "auto")
+    assert stretched.images[0].get_extent() == [-0.5, 2.5, 0.5, 1.5]
+
+
 def test_a_phase_has_the_same_colour_at_both_ends_and_many_names_are_thinned():
     picture = drawing.heat_maps([heat_map(cyclic=True, low=-math.pi, high=math.pi)], title="t")
     image = picture.axes[0].images[0]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mimo_hf import cli
-from mimo_hf.modeling.mimo_audio import MiMoAudioTokenizerModel, resample_to_mono
+from mimo_hf.modeling.mimo_audio import MiMoAudioForConditionalGeneration, MiMoAudioTokenizerModel, resample_to_mono
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,36 @@ def test_a_folder_of_another_model_is_named(recording, tmp_path, capsys):
     code, _, err = run(capsys, "audio", "encode", "--model", tmp_path, recording[0], tmp_path / "x.safetensors")
     assert code != 0
     assert "--model must be a folder or a model of the Hub of MiMo-Audio" in err
+
+
+def test_a_folder_of_another_type_is_refused_before_a_model_of_defaults_is_made(
+    official, codec_folder, recording, tmp_path, capsys, monkeypatch
+):
+    def made(*_, **__):
+        raise AssertionError("a model was made")
+
+    monkeypatch.setattr(MiMoAudioTokenizerModel, "__init__", made)
+    monkeypatch.setattr(MiMoAudioForConditionalGeneration, "__init__", made)
+    calls = {
+        ("transcribe", codec_folder): "says 'mimo_audio_tokenizer', not 'mimo_audio'.",
+        ("transcribe", official[0]): "says 'qwen2', not 'mimo_audio'. Convert the official folders",
+        ("encode", official[0]): "says 'qwen2', not 'mimo_audio_tokenizer'.",
+    }
+    for (command, folder), said in calls.items():
+        out = tmp_path / "x.safetensors"
+        code, _, err = run(capsys, "audio", command, "--model", folder, recording[0], out)
+        assert code != 0
+        assert said in err
+        assert not out.exists()
+
+
+def test_one_codebook_is_drawn(codec_folder, recording, tmp_path, capsys):
+    arguments = ["--quantizers", 1, "--plot", tmp_path / "x.png"]
+    code, _, err = run(
+        capsys, "audio", "encode", "--model", codec_folder, recording[0], tmp_path / "x.safetensors", *arguments
+    )
+    assert code == 0, err
+    assert (tmp_path / "x.png").stat().st_size > 1000
 
 
 def test_official_folders_transcribe_and_speak(official, recording, tmp_path, capsys):
