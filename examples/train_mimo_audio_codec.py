@@ -11,16 +11,21 @@ recordings that training never saw, by the number of codebooks that are used, be
 `AutoModelForAudioTokenization.from_pretrained` once mimo_hf is registered, and its feature extractor with it.
 """
 
+import json
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
-from mimo_hf.data import asterisk_prompts
+from mimo_hf.data import asterisk_prompts, spoken_numbers
 from mimo_hf.data.speech import ASTERISK
+from mimo_hf.hub.checkpoints import RUN
 from mimo_hf.modeling.mimo_audio import (
     MiMoAudioFeatureExtractor,
     MiMoAudioTokenizerConfig,
@@ -38,6 +43,10 @@ QUIET = -7.0  # of logarithmic mel frames: what is less is silence
 @dataclass
 class ScriptArguments:
     recordings: str = field(default=str(ASTERISK), metadata={"help": "Folder of Asterisk's .g722 prompts."})
+    numbers: int = field(
+        default=0,
+        metadata={"help": "Sentences of numbers, read by espeak-ng in several voices, that join the recordings."},
+    )
     width: int = field(default=96, metadata={"help": "Width of encoder and decoder, and of the vocoder."})
     layers: int = field(default=3, metadata={"help": "Layers of each of the three."})
     quantizers: int = field(default=8, metadata={"help": "Codebooks."})
@@ -101,6 +110,15 @@ class CodecTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
 
+def stacked(crops: Crops) -> torch.Tensor:
+    return torch.stack([crop["input_values"] for crop in crops])
+
+
+def held_out_crops(folder: str, count: int, seconds: float = 2.0) -> torch.Tensor:
+    """`[count, samples]` at 24 kHz of recordings that training never sees."""
+    return stacked(Crops(recordings(folder)[1], round(seconds * RATE), count, seed=1))
+
+
 def frames_of(samples: torch.Tensor) -> torch.Tensor:
     lengths = torch.full((len(samples),), samples.shape[1], device=samples.device)
     made = log_mel(
@@ -109,14 +127,18 @@ def frames_of(samples: torch.Tensor) -> torch.Tensor:
     return made.clamp(min=QUIET)
 
 
-def recordings(folder: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples at 24 kHz of what is trained on and of what is held out."""
-    prompts = asterisk_prompts(folder)
-    clips = [resample_to_mono(row["audio"]["array"], row["audio"]["sampling_rate"], RATE) for row in prompts]
+def recordings(folder: str, numbers: int = 0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples at 24 kHz of what is trained on and of what is held out; `numbers` sentences of a synthesiser are trained on too."""
+    clips = samples_of(asterisk_prompts(folder))
+    read = samples_of(spoken_numbers("train", numbers, seed=seed)) if numbers else []
     return (
-        torch.cat([clip for number, clip in enumerate(clips) if number % HELD_OUT]),
+        torch.cat([clip for number, clip in enumerate(clips) if number % HELD_OUT] + read),
         torch.cat([clip for number, clip in enumerate(clips) if number % HELD_OUT == 0]),
     )
+
+
+def samples_of(speech: Dataset) -> list[torch.Tensor]:
+    return [resample_to_mono(row["audio"]["array"], row["audio"]["sampling_rate"], RATE) for row in speech]
 
 
 def make_codec(options: ScriptArguments) -> MiMoAudioTokenizerModel:
@@ -158,17 +180,17 @@ def main(options: ScriptArguments, arguments: CodecTrainingArguments) -> None:
         arguments.max_steps, options.test_clips, options.seconds = 3, 2, 0.5
         options.width, options.layers, options.entries = 16, 1, 8
     with console.status("reading recordings"):
-        known, held_out = recordings(options.recordings)
+        known, held_out = recordings(options.recordings, options.numbers, arguments.seed)
     length = round(options.seconds * RATE)
     codec = make_codec(options)
     console.print(
         f"{len(known) / RATE / 60:.1f} minutes of speech, {len(held_out) / RATE / 60:.1f} held out; "
         f"{sum(weights.numel() for weights in codec.parameters()):,} weights"
     )
-    test = torch.stack([item["input_values"] for item in Crops(held_out, length, options.test_clips, seed=1)])
+    test = stacked(Crops(held_out, length, options.test_clips, seed=1))
     before = errors(codec, test)
     crops = Crops(known, length, arguments.max_steps * arguments.per_device_train_batch_size, arguments.seed)
-    CodecTrainer(codec, arguments, train_dataset=crops, log_mel_weight=options.log_mel_weight).train()
+    trained = CodecTrainer(codec, arguments, train_dataset=crops, log_mel_weight=options.log_mel_weight).train()
     after = errors(codec.cpu(), test)
 
     table = Table("codebooks", "mel error before", "after", "log mel error before", "after", title="Held-out speech")
@@ -179,6 +201,13 @@ def main(options: ScriptArguments, arguments: CodecTrainingArguments) -> None:
         )
     console.print(table)
     codec.save_pretrained(arguments.output_dir)
+    run = {
+        "command": shlex.join(["python", "examples/train_mimo_audio_codec.py", *sys.argv[1:]]),
+        "seed": arguments.seed,
+        "steps": arguments.max_steps,
+        "wall_s": round(trained.metrics["train_runtime"], 1),
+    }
+    Path(arguments.output_dir, RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     MiMoAudioFeatureExtractor(feature_size=codec.config.n_mels).save_pretrained(arguments.output_dir)
     console.print(f"The codec is in {Path(arguments.output_dir)}.", highlight=False)
 

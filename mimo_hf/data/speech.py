@@ -61,12 +61,12 @@ def asterisk_prompts(folder: str | Path = ASTERISK, include_wordless: bool = Fal
         text = spoken.get(name)
         if text is None or (not text and not include_wordless):  # another release's prompt, of which nothing is known
             continue
-        rows.append(_row(_as_wave(decode(path.read_bytes())), text, name, "Allison Smith"))
+        rows.append(speech_row(_as_wave(decode(path.read_bytes())), text, name, "Allison Smith"))
     if not rows:
         raise ValueError(
             f"`folder` must hold Asterisk's English prompts, under their own names; got {str(folder)!r}, with {paths[0].name} and others."
         )
-    return _dataset(rows)
+    return speech_dataset(rows)
 
 
 def asterisk_transcripts() -> dict[str, str]:
@@ -96,10 +96,10 @@ def pocketsphinx_clips(folder: str | Path = POCKETSPHINX) -> "Dataset":
     for part, transcription in {"librivox": "transcription", "cards": "cards.transcription"}.items():
         lines = (folder / part / transcription).read_text(encoding="utf-8")
         for text, name in re.findall(r"<s>\s*(.*?)\s*</s>\s*\((.*?)\)", lines):
-            rows.append(_row((folder / part / f"{name}.wav").read_bytes(), text.lower(), f"{part}/{name}", part))
+            rows.append(speech_row((folder / part / f"{name}.wav").read_bytes(), text.lower(), f"{part}/{name}", part))
     for name, text in GO_FORWARD.items():
-        rows.append(_row(_as_wave((folder / f"{name}.raw").read_bytes()), text, name, name))
-    return _dataset(rows)
+        rows.append(speech_row(_as_wave((folder / f"{name}.raw").read_bytes()), text, name, name))
+    return speech_dataset(rows)
 
 
 def espeak_speech(
@@ -119,11 +119,6 @@ def espeak_speech(
     Raises:
         FileNotFoundError: espeak-ng is not installed. ImportError: soundfile is not. ValueError: an unknown voice, or a sentence of which nothing is said.
     """
-    program = shutil.which("espeak-ng")
-    if program is None:
-        raise FileNotFoundError(
-            "espeak-ng must be installed to read sentences; found none. Run `apt-get install espeak-ng`."
-        )
     if (
         isinstance(sentences, str)
         or not sentences
@@ -136,26 +131,38 @@ def espeak_speech(
     for speed in words_per_minute:
         if not 80 <= speed <= 450:
             raise ValueError(f"`words_per_minute` must be from 80 to 450; got {speed}.")
-    rows = []
+    return speech_dataset(
+        [
+            speech_row(read_aloud(sentence, voice, speed), sentence.lower(), f"{index}", f"{voice} at {speed}")
+            for voice in voices
+            for speed in words_per_minute
+            for index, sentence in enumerate(sentences)
+        ]
+    )
+
+
+def read_aloud(sentence: str, voice: str, speed: int) -> bytes:
+    """A WAV file of a sentence as espeak-ng reads it; errors as of `espeak_speech`."""
+    program = shutil.which("espeak-ng")
+    if program is None:
+        raise FileNotFoundError(
+            "espeak-ng must be installed to read sentences; found none. Run `apt-get install espeak-ng`."
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "said.wav"  # its header is right; that of `--stdout` claims hours
-        for voice in voices:
-            for speed in words_per_minute:
-                for index, sentence in enumerate(sentences):
-                    command = [program, "-v", voice, "-s", str(speed), "-b", "1", "-w", str(path), "--stdin"]
-                    said = subprocess.run(  # noqa: S603  # the program that is installed, and words on its input
-                        command, input=sentence.encode(), capture_output=True, timeout=LONGEST, check=False
-                    )
-                    if said.returncode:
-                        raise ValueError(
-                            f"`voices` must be known to espeak-ng; got {voice!r} ({said.stderr.decode(errors='replace').strip()}). "
-                            "`espeak-ng --voices` lists them."
-                        )
-                    stored = path.read_bytes()
-                    if not any(stored[HEADER:]):
-                        raise ValueError(f"`sentences` must have words that {voice!r} can say; got {sentence!r}.")
-                    rows.append(_row(stored, sentence.lower(), f"{index}", f"{voice} at {speed}"))
-    return _dataset(rows)
+        command = [program, "-v", voice, "-s", str(speed), "-b", "1", "-w", str(path), "--stdin"]
+        said = subprocess.run(  # noqa: S603  # the program that is installed, and words on its input
+            command, input=sentence.encode(), capture_output=True, timeout=LONGEST, check=False
+        )
+        if said.returncode:
+            raise ValueError(
+                f"`voices` must be known to espeak-ng; got {voice!r} ({said.stderr.decode(errors='replace').strip()}). "
+                "`espeak-ng --voices` lists them."
+            )
+        stored = path.read_bytes()
+    if not any(stored[HEADER:]):
+        raise ValueError(f"`sentences` must have words that {voice!r} can say; got {sentence!r}.")
+    return stored
 
 
 def with_decoded_audio(dataset: "Dataset", column: str = "audio") -> "Dataset":
@@ -191,12 +198,13 @@ def with_decoded_audio(dataset: "Dataset", column: str = "audio") -> "Dataset":
     return dataset.with_transform(decoded)
 
 
-def _row(stored: bytes, text: str, name: str, speaker: str) -> dict[str, Any]:
-    """`stored`: a WAV file."""
+def speech_row(stored: bytes, text: str, name: str, speaker: str) -> dict[str, Any]:
+    """A row of `speech_dataset`; `stored`: a WAV file."""
     return {"audio": {"bytes": stored, "path": None}, "text": text, "name": name, "speaker": speaker}
 
 
-def _dataset(rows: list[dict[str, Any]]) -> "Dataset":
+def speech_dataset(rows: list[dict[str, Any]]) -> "Dataset":
+    """Rows of `speech_row`, whose audio is decoded when it is read."""
     from datasets import Audio, Dataset
 
     return with_decoded_audio(Dataset.from_list(rows).cast_column("audio", Audio(decode=False)))

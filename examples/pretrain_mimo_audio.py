@@ -1,0 +1,292 @@
+"""
+A tiny MiMo-Audio, trained from nothing to write down numbers that are said, to read numbers aloud, and to go on speaking.
+
+    apt-get install asterisk-core-sounds-en-g722 espeak-ng
+    python examples/train_mimo_audio_codec.py --output_dir outputs/codec --numbers 400 --max_steps 2400 --use_cpu
+    python examples/pretrain_mimo_audio.py --codec outputs/codec --output_dir outputs/mimo-audio
+
+The checkpoint in `mimo_hf/hub/tiny/mimo-audio/` is what these two commands wrote (twenty-five minutes each on a CPU core). A first look that takes
+seconds, with a codec of any quality:
+
+    python examples/pretrain_mimo_audio.py --codec outputs/codec --numbers 40 --max_steps 3 --test 4 --output_dir outputs/first-look
+
+It learns from a synthesiser's voices and from a telephone exchange's prompts, all tasks at once and with all losses (arXiv 2512.23808, section
+3.2): 8 codebooks in patches of 4 frames, prompts as the processor words them.
+"""
+
+import datetime
+import json
+import platform
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from train_mimo_audio_codec import HELD_OUT, errors, held_out_crops, samples_of
+from transformers import (
+    HfArgumentParser,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+import mimo_hf
+from mimo_hf.data import asterisk_prompts, number_sentences, spoken_numbers
+from mimo_hf.data.speech import ASTERISK
+from mimo_hf.data.spoken_numbers import UNHEARD, VOICES
+from mimo_hf.hub.checkpoints import RUN
+from mimo_hf.metrics.transcription import WordErrorRate
+from mimo_hf.modeling.mimo_audio import (
+    MiMoAudioConfig,
+    MiMoAudioDataCollator,
+    MiMoAudioFeatureExtractor,
+    MiMoAudioForConditionalGeneration,
+    MiMoAudioProcessor,
+    MiMoAudioTokenizerModel,
+    layout_audio,
+)
+
+END = "<|endoftext|>"
+CHAT = ("<|im_start|>", "<|im_end|>")
+LONGEST_S = 10
+HEARD_FIRST = 5  # patches of a clip (0.8 s) that a continuation is given
+
+
+@dataclass
+class ScriptArguments:
+    codec: str = field(
+        default="outputs/mimo-audio-codec", metadata={"help": "Folder that train_mimo_audio_codec.py has written."}
+    )
+    recordings: str = field(default=str(ASTERISK), metadata={"help": "Folder of Asterisk's .g722 prompts."})
+    numbers: int = field(default=3500, metadata={"help": "Sentences of numbers, read by espeak-ng, to learn from."})
+    vocab_size: int = field(default=448, metadata={"help": "Tokens: 256 bytes and the merges of the texts."})
+    test: int = field(default=100, metadata={"help": "Clips of each kind that are measured."})
+
+
+@dataclass
+class AudioTrainingArguments(TrainingArguments):
+    output_dir: str = field(default="outputs/mimo-audio", metadata={"help": "Where the model is written."})
+    max_steps: int = field(default=4000, metadata={"help": "Training steps."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows of a step."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the rate falls."})
+    warmup_steps: float = field(default=150, metadata={"help": "Steps in which it rises."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second."})
+    weight_decay: float = field(default=0.02, metadata={"help": "AdamW's."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps from one line of the log to the next."})
+    report_to: str = field(default="none", metadata={"help": "Where the log goes beside the terminal."})
+    save_strategy: str = field(default="no", metadata={"help": "The model is written at the end."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Rows of like length share a step."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of everything."})
+
+
+def small_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Bytes and what often stands together in the texts: a word is a token or two."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([END, *CHAT])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=END, eos_token=END)
+
+
+def small_config(processor: MiMoAudioProcessor) -> MiMoAudioConfig:
+    """The released one's plan, narrow and shallow."""
+    return MiMoAudioConfig(
+        vocab_size=len(processor.tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=processor.max_length, tie_word_embeddings=False,
+        speech_vocab_size=processor.speech_vocab_size, speech_zeroemb_idx=[size - 1 for size in processor.speech_vocab_size],
+        local_dim=96, local_layers=2, local_attn_heads=4, local_ffn_dim=256, local_attn_dropout=0.0, input_local_layers=1,
+        empty_loss_weight=1.0,  # with the released 0.01 a model this unsure of how long it speaks stops early
+        **processor.token_ids,
+    )  # fmt: skip
+
+
+def conversation(task: str, text: str, codes: torch.Tensor) -> list[dict]:
+    speech, words = {"type": "audio", "codes": codes}, {"type": "text", "text": text}
+    said = [speech] if task == "asr" else [words]
+    answer = [words] if task == "asr" else [words, speech]
+    return [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
+
+
+def lessons(processor: MiMoAudioProcessor, texts: list[str], codes: list[torch.Tensor]) -> list[dict]:
+    """Each clip is transcribed, read aloud, and gone on with."""
+    config = small_config(processor)
+    rows = []
+    for text, clip in zip(texts, codes, strict=True):
+        for task in ("asr", "tts"):
+            row = processor.apply_chat_template(conversation(task, text, clip), task=task, output_labels=True)
+            rows.append({name: values[0] for name, values in row.items()})
+        ids, patches = layout_audio(clip, config)
+        labels, audio_labels = ids.clone(), patches.clone()
+        labels[: HEARD_FIRST + 1] = -100
+        audio_labels[(labels == -100) | (ids != config.empty_token_id)] = -100
+        rows.append({"input_ids": ids, "audio_codes": patches, "labels": labels, "audio_labels": audio_labels})
+    return rows
+
+
+class Rows(torch.utils.data.Dataset):
+    """A list whose items the trainer sorts by `input_ids`."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict:
+        return self.rows[number]
+
+
+def codes_of(processor: MiMoAudioProcessor, speech: Dataset) -> list[torch.Tensor]:
+    clips = samples_of(speech)
+    order = sorted(range(len(clips)), key=lambda number: len(clips[number]))
+    found: dict[int, torch.Tensor] = {}
+    for first in range(0, len(order), 32):
+        batch = order[first : first + 32]
+        found |= dict(zip(batch, processor.encode_audio([clips[number] for number in batch]), strict=True))
+    return [found[number] for number in range(len(clips))]
+
+
+@torch.no_grad()
+def transcriptions(model, processor: MiMoAudioProcessor, codes: list[torch.Tensor]) -> list[str]:
+    chats = [[{"role": "user", "content": [{"type": "audio", "codes": clip}]}] for clip in codes]
+    return [row["text"] for row in answers(model, processor, chats, "asr")]
+
+
+@torch.no_grad()
+def answers(model, processor: MiMoAudioProcessor, chats: list[list[dict]], task: str) -> list[dict]:
+    found = []
+    for first in range(0, len(chats), 25):
+        inputs = processor.apply_chat_template(chats[first : first + 25], task=task).to(model.device)
+        output = model.generate(**inputs, **model.generation_presets[task], max_new_tokens=120)
+        found += processor.parse_response(output)
+    return found
+
+
+def heard_again(model, processor: MiMoAudioProcessor, sentences: list[str], seed: int) -> dict[str, float]:
+    """What the model reads aloud, written down by itself: the word error rate, and the share of sentences that were heard whole."""
+    torch.manual_seed(seed)
+    chats = [[{"role": "user", "content": sentence}] for sentence in sentences]
+    spoken = [row["audio_codes"] for row in answers(model, processor, chats, "tts")]
+    codes = [clip[: len(clip) // processor.group_size * processor.group_size] for clip in spoken]
+    codes = [
+        clip if len(clip) else torch.zeros(processor.group_size, processor.audio_channels, dtype=torch.long)
+        for clip in codes
+    ]
+    return word_errors(transcriptions(model, processor, codes), sentences)
+
+
+def word_errors(heard: list[str], said: list[str]) -> dict[str, float]:
+    rate = WordErrorRate().compute(predictions=heard, references=said)["word_error_rate"]
+    return {
+        "word_error_rate": round(rate, 4),
+        "right_sentences": sum(a == b for a, b in zip(heard, said, strict=True)) / len(said),
+    }
+
+
+def split(prompts: Dataset) -> tuple[Dataset, Dataset]:
+    """Prompts of ten seconds at most, to learn from and held out: those that the codec has learned from, and those that it has not."""
+    short = [
+        number
+        for number, audio in enumerate(prompts["audio"])
+        if len(audio["array"]) <= LONGEST_S * audio["sampling_rate"]
+    ]
+    known = [number for number in short if number % HELD_OUT]
+    return prompts.select(known), prompts.select([number for number in short if number % HELD_OUT == 0])
+
+
+def main(options: ScriptArguments, arguments: AudioTrainingArguments) -> None:
+    started = time.perf_counter()
+    set_seed(arguments.seed)
+    folder = Path(arguments.output_dir)
+    codec = (
+        MiMoAudioTokenizerModel.from_pretrained(options.codec).to(torch.bfloat16).float().eval()
+    )  # as it is written
+    prompts, unheard_prompts = split(asterisk_prompts(options.recordings))
+    numbers = spoken_numbers("train", options.numbers, seed=arguments.seed)
+    texts = [*prompts["text"], *numbers["text"]]
+    wording = [
+        "user\n",
+        "assistant\n<think>\n\n</think>\n",
+        "Please transcribe this audio file",
+        "Please convert this text to speech: ",
+    ]
+    processor = MiMoAudioProcessor(
+        MiMoAudioFeatureExtractor.from_pretrained(options.codec), small_tokenizer(texts + wording * 50, options.vocab_size), codec,
+        speech_vocab_size=[size + 1 for size in codec.config.codebook_sizes[:8]], max_length=1024,
+    )  # fmt: skip
+    codes = [*codes_of(processor, prompts), *codes_of(processor, numbers)]
+    model = MiMoAudioForConditionalGeneration(small_config(processor))
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{len(codes)} clips, {sum(map(len, codes)) * 0.04 / 60:.1f} minutes; {weights:,} weights", flush=True)
+    rows = lessons(processor, texts, codes)
+    trainer = Trainer(model, arguments, data_collator=MiMoAudioDataCollator(processor), train_dataset=Rows(rows))
+    trainer.train()
+
+    model.to(torch.bfloat16).save_pretrained(folder)
+    codec.to(torch.bfloat16)
+    processor.save_pretrained(folder, save_audio_tokenizer=True)
+    codec.float()
+    model = MiMoAudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    test = options.test
+    tests = {
+        "numbers, voices of the training": spoken_numbers("test", test, seed=1),
+        "numbers, voices never heard": spoken_numbers("test", test, voices=UNHEARD, seed=2),
+        "prompts of the training": prompts.select(range(min(test, len(prompts)))),
+        "prompts never heard": unheard_prompts.select(range(min(test, len(unheard_prompts)))),
+    }
+    found = {
+        name: word_errors(transcriptions(model, processor, codes_of(processor, speech)), speech["text"])
+        for name, speech in tests.items()
+    }
+    sentences = number_sentences("test", test, seed=3)
+    run = {
+        "command": shlex.join(["python", "examples/pretrain_mimo_audio.py", *sys.argv[1:]]),
+        "seed": arguments.seed,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "mimo_hf": mimo_hf.__version__,
+        },
+        "device": f"{model.device.type} ({platform.machine()}, torch threads: {torch.get_num_threads()})",
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "arguments": {name: value for name, value in asdict(options).items() if name not in ("codec", "recordings")},
+        "steps": arguments.max_steps,
+        "rows": len(rows),
+        "minutes": round(sum(map(len, codes)) * 0.04 / 60, 1),
+        "parameters": weights,
+        "codec": json.loads(Path(options.codec, RUN).read_text(encoding="utf-8"))
+        | {
+            "parameters": sum(parameter.numel() for parameter in codec.parameters()),
+            "errors": {
+                str(number): pair for number, pair in errors(codec, held_out_crops(options.recordings, test)).items()
+            },
+        },
+        "voices": {"heard": VOICES, "never heard": UNHEARD},
+        "transcribed": found,
+        "read_aloud_and_transcribed_by_itself": heard_again(model, processor, sentences, arguments.seed),
+        "history": [
+            {name: entry[name] for name in ("step", "loss")} for entry in trainer.state.log_history if "loss" in entry
+        ],
+    }
+    run["wall_s"] = round(time.perf_counter() - started, 1)
+    (folder / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: run[name] for name in ("transcribed", "read_aloud_and_transcribed_by_itself")}, indent=1))
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser((ScriptArguments, AudioTrainingArguments)).parse_args_into_dataclasses())
