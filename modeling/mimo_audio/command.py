@@ -59,6 +59,15 @@ def add_audio_commands(kit: Any) -> None:
     speak.add_argument("text", metavar="TEXT", type=kit.text, help="What is said.")
     _out(kit, speak, SOUND)
 
+    goes_on = group.command(
+        "continue", _continue, "Go on with a recording where it ends.",
+        "  mimo-hf audio continue --model path/of/the/model speech.wav whole.wav\n"
+        "  mimo-hf audio continue --model path/of/the/model speech.wav more.flac --only-new --seed 3",
+    )  # fmt: skip
+    _model_options(kit, goes_on)
+    _in_and_out(kit, goes_on, "A file that soundfile reads, of any rate and at most some minutes.", SOUND)
+    goes_on.add_argument("--only-new", action="store_true", help="Write what comes after IN, without IN itself.")
+
     convert = group.command(
         "convert", _convert, "Make one folder, which the Auto classes load, of the official two.",
         "  mimo-hf audio convert MiMo-Audio-7B-Instruct MiMo-Audio-Tokenizer mimo-audio",
@@ -230,6 +239,26 @@ def _speak(kit: Any, args: argparse.Namespace) -> int:
         )
     with kit.stage("decoding"):
         audio = processor.decode_audio(codes)
+    processor.save_audio(audio, args.output)
+    print(f"{args.output}: {len(audio) / processor.sampling_rate:.2f} s")
+    return 0
+
+
+def _continue(kit: Any, args: argparse.Namespace) -> int:
+    model, processor = _ready(kit, args)
+    inputs = processor.continuation({"path": str(args.input)}).to(args.device)
+    with kit.stage("generating"):
+        output = model.generate(
+            **inputs, **model.generation_presets["continuation"], max_new_tokens=args.max_new_tokens
+        )
+    (answer,) = processor.parse_response(output)
+    heard, more = inputs["audio_codes"][0, 1:].flatten(0, 1), answer["audio_codes"]
+    if len(more) == 0:
+        raise ValueError(
+            f"IN must be speech that `audio continue` can go on with; got {args.input}, after which the model says no more."
+        )
+    with kit.stage("decoding"):
+        audio = processor.decode_audio(more if args.only_new else heard.new_tensor([*heard.tolist(), *more.tolist()]))
     processor.save_audio(audio, args.output)
     print(f"{args.output}: {len(audio) / processor.sampling_rate:.2f} s")
     return 0

@@ -71,7 +71,7 @@ class MiMoAudioGenerationMixin(GenerationMixin):
     def generation_presets(self) -> dict[str, dict[str, Any]]:
         """
         Arguments of `generate` for each task, as the official inference code samples: `asr`, `understanding`, `text_chat`, `tts`,
-        `instruct_tts`, `spoken_dialogue`, `speech_to_text_dialogue`, `few_shot_speech` and `default`.
+        `instruct_tts`, `spoken_dialogue`, `speech_to_text_dialogue`, `few_shot_speech`, `default`; and `continuation`, as the few shots.
         """
         config = self.config
         stops = config.stop_token_ids
@@ -86,6 +86,7 @@ class MiMoAudioGenerationMixin(GenerationMixin):
             "spoken_dialogue": _preset(spoken, 0.6),
             "speech_to_text_dialogue": _preset(stops, 0.6),
             "few_shot_speech": _preset([*eos, config.eostm_token_id]),
+            "continuation": _preset([*eos, config.eosp_token_id]),
             "default": _preset(stops, 0.6, top_k=50) | {"audio_top_k": 50},
         }
 

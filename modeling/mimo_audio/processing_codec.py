@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .audio_clips import Clip, as_clip, is_numbers, write_audio
-from .audio_layout import pad_codes_to_group
+from .audio_layout import layout_audio, pad_codes_to_group
 from .configuration_mimo_audio import MiMoAudioConfig
 from .feature_extraction_mimo_audio import MiMoAudioFeatureExtractor
 from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel
+from .prompt_rows import Row, labels_of, pad_rows
 
 CODEC_FOLDER = "audio_tokenizer"
 CODEC_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "device_map", "dtype")
@@ -37,6 +38,7 @@ class CodecProcessor(ProcessorMixin):
     audio_channels: int
     group_size: int
     speech_vocab_size: str | int | list[int]
+    max_length: int
     _layout: MiMoAudioConfig
 
     @property
@@ -84,6 +86,33 @@ class CodecProcessor(ProcessorMixin):
         if len(audio_codes) == 0:
             return torch.zeros(0)
         return codec.decode_long(audio_codes.T[None].to(codec.device)).audio_values[0, 0].cpu()
+
+    def continuation(self, audio: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt") -> Any:
+        """
+        Clips that are not over: what the pretrained model writes next goes on with them (arXiv 2512.23808, section 3.2), until `<|eosp|>`.
+
+        ```python
+        inputs = processor.continuation({"path": "begun.wav"})
+        output = model.generate(**inputs, **model.generation_presets["continuation"])
+        (more,) = processor.parse_response(output)  # more["audio_codes"]
+        ```
+
+        Args:
+            audio: a clip or a list of clips, as in a call.
+            sampling_rate, return_tensors: as in a call.
+
+        Returns:
+            As a call: `<|sosp|>` and the patches of each clip.
+
+        Raises:
+            ValueError: as a call.
+        """
+        rows: list[Row] = []
+        for codes in self.encode_audio(audio, sampling_rate):
+            ids, patches = (part[:-1] for part in layout_audio(codes, self._layout))  # without <|eosp|>
+            self._check_length(len(ids), len(rows))
+            rows.append(Row(ids, patches, torch.zeros(len(ids), dtype=torch.bool)))
+        return self._batch(rows, False, True, "left", return_tensors)
 
     def save_audio(self, audio: Any, path: Any, sampling_rate: int | None = None):
         """
@@ -194,6 +223,55 @@ class CodecProcessor(ProcessorMixin):
                 f"`audio_tokenizer` must be of the feature extractor's rate, {self.sampling_rate}; got {codec.config.sampling_rate}."
             )
         return codec.eval()
+
+    def _check_length(self, length: int, row: int):
+        if length > self.max_length:
+            raise ValueError(
+                f"`text` and `audio` must fit into the context of `max_length={self.max_length}` positions; got {length} in row {row}. "
+                "Split the audio, or leave out turns."
+            )
+
+    def _batch(
+        self,
+        rows: Sequence[Row],
+        output_labels: bool,
+        padding: bool | str,
+        padding_side: str,
+        return_tensors: str | None,
+    ) -> BatchFeature:
+        if padding not in (True, False, "longest", "do_not_pad"):
+            raise ValueError(f"`padding` must be True ('longest') or False ('do_not_pad'); got {padding!r}.")
+        pads = padding in (True, "longest")
+        lengths = {len(row.input_ids) for row in rows}
+        if len(lengths) > 1 and not pads and return_tensors is not None:
+            raise ValueError(
+                f"`padding` must be True for rows of {sorted(lengths)} positions as tensors; got {padding!r}."
+            )
+        given = [
+            {"input_ids": row.input_ids, "audio_codes": row.audio_codes}
+            | (labels_of(row, self._layout) if output_labels else {})
+            for row in rows
+        ]
+        batches = [given] if pads else [[row] for row in given]
+        padded = [pad_rows(batch, self.pad_token_id, self._layout.speech_zero_ids, padding_side) for batch in batches]
+        data = {name: [row for batch in padded for row in batch[name]] for name in padded[0]}
+        if return_tensors is None:
+            return BatchFeature({name: [row.tolist() for row in rows] for name, rows in data.items()})
+        stacked = {name: torch.stack(rows) for name, rows in data.items()}
+        if return_tensors == "np":
+            return BatchFeature({name: values.numpy() for name, values in stacked.items()})
+        return BatchFeature(stacked, tensor_type=return_tensors)
+
+    @property
+    def speech_zero_ids(self) -> list[int]:
+        """The zero id of each channel, which stands where there is no code."""
+        return self._layout.speech_zero_ids
+
+    @property
+    def pad_token_id(self) -> int:
+        """What `input_ids` are padded with."""
+        pad = self.tokenizer.pad_token_id
+        return self._layout.stop_token_ids[0] if pad is None else pad
 
     def _codec(self, purpose: str) -> MiMoAudioTokenizerModel:
         codec = getattr(self, "audio_tokenizer", None)

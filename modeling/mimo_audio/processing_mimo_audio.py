@@ -17,7 +17,7 @@ from .audio_clips import Clip, as_clip, named_clips
 from .configuration_mimo_audio import SPECIAL_TOKENS, MiMoAudioConfig
 from .few_shot_prompts import few_shot_text
 from .processing_codec import CodecProcessor
-from .prompt_rows import Row, Span, build_row, count_places, labels_of, pad_rows
+from .prompt_rows import Row, Span, build_row, count_places
 from .prompts import CHAT_TEMPLATE, SPEAKING, THINKING, collect_clips, task_messages
 from .responses import Response, opens_thought, parse_new_positions, split_thinking, without_markers
 
@@ -384,55 +384,9 @@ class MiMoAudioProcessor(CodecProcessor):
         rows: list[Row] = []
         for text, number, spans in zip(texts, places, targets, strict=True):
             row = build_row(text, [next(waiting) for _ in range(number)], spans, self.tokenizer, self._layout)
-            if len(row.input_ids) > self.max_length:
-                raise ValueError(
-                    f"`text` and `audio` must fit into the context of `max_length={self.max_length}` positions; got "
-                    f"{len(row.input_ids)} in row {len(rows)}. Split the audio, or leave out turns."
-                )
+            self._check_length(len(row.input_ids), len(rows))
             rows.append(row)
         return rows
-
-    def _batch(
-        self,
-        rows: Sequence[Row],
-        output_labels: bool,
-        padding: bool | str,
-        padding_side: str,
-        return_tensors: str | None,
-    ) -> BatchFeature:
-        if padding not in (True, False, "longest", "do_not_pad"):
-            raise ValueError(f"`padding` must be True ('longest') or False ('do_not_pad'); got {padding!r}.")
-        pads = padding in (True, "longest")
-        lengths = {len(row.input_ids) for row in rows}
-        if len(lengths) > 1 and not pads and return_tensors is not None:
-            raise ValueError(
-                f"`padding` must be True for rows of {sorted(lengths)} positions as tensors; got {padding!r}."
-            )
-        given = [
-            {"input_ids": row.input_ids, "audio_codes": row.audio_codes}
-            | (labels_of(row, self._layout) if output_labels else {})
-            for row in rows
-        ]
-        batches = [given] if pads else [[row] for row in given]
-        padded = [pad_rows(batch, self.pad_token_id, self._layout.speech_zero_ids, padding_side) for batch in batches]
-        data = {name: [row for batch in padded for row in batch[name]] for name in padded[0]}
-        if return_tensors is None:
-            return BatchFeature({name: [row.tolist() for row in rows] for name, rows in data.items()})
-        stacked = {name: torch.stack(rows) for name, rows in data.items()}
-        if return_tensors == "np":
-            return BatchFeature({name: values.numpy() for name, values in stacked.items()})
-        return BatchFeature(stacked, tensor_type=return_tensors)
-
-    @property
-    def speech_zero_ids(self) -> list[int]:
-        """The zero id of each channel, which stands where there is no code."""
-        return self._layout.speech_zero_ids
-
-    @property
-    def pad_token_id(self) -> int:
-        """What `input_ids` are padded with."""
-        pad = self.tokenizer.pad_token_id
-        return self._layout.stop_token_ids[0] if pad is None else pad
 
     def _check_turns(
         self,
