@@ -1,0 +1,97 @@
+"""Small MiMo-Audio models for the studies of its mechanisms: their shape, their training, and text that needs no tokenizer."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from rich.progress import Progress
+
+from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration, layout_audio
+from mimo_hf.modeling.mimo_audio.prompt_rows import pad_rows
+
+CHANNELS, CODES = 8, 16
+IGNORED = -100
+# Text ids: words below `WORDS`, then the layout's markers.
+WORDS = 24
+MARKERS = ("sosp", "eosp", "empty", "sostm", "eostm", "eot", "im_end", "eos")
+TOKENS = {f"{name}_token_id": WORDS + number for number, name in enumerate(MARKERS)}
+
+Row = dict[str, torch.Tensor]
+
+
+def toy_config(**changes) -> MiMoAudioConfig:
+    """Hidden width 128, 2 + 1 + 2 layers (language model, patch encoder, patch decoder), 8 channels of 16 codes."""
+    fields = {
+        "vocab_size": WORDS + len(MARKERS), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 1024, "rope_theta": 10_000.0,
+        "speech_vocab_size": CODES + 1, "speech_zeroemb_idx": CODES, "local_dim": 64, "local_layers": 2, "local_attn_heads": 4,
+        "local_ffn_dim": 128, "local_attn_dropout": 0.0, "input_local_layers": 1, "empty_loss_weight": 1.0,
+        "audio_loss_weights": [1.0] * CHANNELS, "text_loss_weight": 1.0,
+    }  # fmt: skip
+    return MiMoAudioConfig(**(fields | TOKENS | changes))
+
+
+def toy_model(seed: int, **changes) -> MiMoAudioForConditionalGeneration:
+    torch.manual_seed(seed)
+    return MiMoAudioForConditionalGeneration(toy_config(**changes))
+
+
+def speech_row(codes: torch.Tensor, config: MiMoAudioConfig, given: int = 0) -> Row:
+    """A clip `[frames, C]`, of which all after the first `given` patches is learned."""
+    ids, patches = layout_audio(codes, config)
+    labels = ids.clone()
+    labels[: 1 + given] = IGNORED
+    return {"input_ids": ids, "audio_codes": patches} | {
+        "labels": labels,
+        "audio_labels": patches.masked_fill(
+            ((labels == IGNORED) | (ids != config.empty_token_id))[:, None, None], IGNORED
+        ),
+    }
+
+
+def batch_of(rows: Sequence[Row], config: MiMoAudioConfig, side: str = "right") -> Row:
+    return pad_rows(rows, TOKENS["eos_token_id"], config.speech_zero_ids, side)
+
+
+def train(
+    model: MiMoAudioForConditionalGeneration,
+    batches: Iterator[Row],
+    steps: int,
+    learning_rate: float,
+    progress: Progress | None = None,
+    name: str = "training",
+    every: int = 0,
+    look: Callable[[int, object], None] | None = None,
+) -> None:
+    """
+    AdamW, a rise over a twentieth of the steps, then half a cosine.
+
+    Args:
+        look: called with the number of steps done and the last output, first after none, then after each `every` steps.
+    """
+    trained = [weights for weights in model.parameters() if weights.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    rise = max(1, steps // 20)
+
+    def share(step: int) -> float:
+        return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    task = progress.add_task(name, total=steps) if progress else None
+    output = None
+    for step in range(steps + 1):
+        if look and every and step % every == 0:
+            model.eval()
+            look(step, output)
+        if step == steps:
+            break
+        model.train()
+        output = model(**next(batches))
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if progress:
+            progress.advance(task)
+    model.eval()
