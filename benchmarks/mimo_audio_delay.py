@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mimo_hf.drawing import line_chart, save
+from mimo_hf.metrics.codes import ChannelConsistency
 
 PATTERNS = {"delays 0-1-2-3-4-5-6-7": "0-1-2-3-4-5-6-7", "no delays": 0}
 STEPS, ROWS, PATCHES, RATE, LOOKS = 600, 16, 6, 3e-3, 12
@@ -33,18 +34,22 @@ LIMITS = (
 console = Console(stderr=True)
 
 
-def permutations(seed: int) -> torch.Tensor:
-    """`[channels - 1, codes]`: the code of channel c + 1 for each of channel c."""
+def permutations(seed: int, count: int = CHANNELS - 1) -> torch.Tensor:
+    """`[count, codes]`, as many as there are neighbours: the code of channel c + 1 for each of channel c."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    return torch.stack([torch.randperm(CODES, generator=generator) for _ in range(CHANNELS - 1)])
+    return torch.stack([torch.randperm(CODES, generator=generator) for _ in range(count)])
 
 
-def frames(count: int, tables: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """`[count, channels]`."""
-    channels = [torch.randint(CODES, (count,), generator=generator)]
+def frames_from(first: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+    """`[count, channels]` from codes of channel 0, `[count]`."""
+    channels = [first]
     for table in tables:
         channels.append(table[channels[-1]])
     return torch.stack(channels, dim=1)
+
+
+def frames(count: int, tables: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return frames_from(torch.randint(CODES, (count,), generator=generator), tables)
 
 
 def batches(tables: torch.Tensor, config, seed: int) -> Iterator[dict]:
@@ -52,12 +57,6 @@ def batches(tables: torch.Tensor, config, seed: int) -> Iterator[dict]:
     while True:
         rows = [speech_row(frames(4 * PATCHES, tables, generator), config) for _ in range(ROWS)]
         yield batch_of(rows, config)
-
-
-def consistency(codes: torch.Tensor, tables: torch.Tensor) -> tuple[float, float]:
-    """Of frames `[count, channels]`: the share whose channels all fit, and the share of pairs of neighbours that do."""
-    fits = torch.stack([table[codes[:, c]] == codes[:, c + 1] for c, table in enumerate(tables)], dim=1)
-    return float(fits.all(1).float().mean()), float(fits.float().mean())
 
 
 @torch.no_grad()
@@ -78,13 +77,21 @@ def run(name: str, seed: int, steps: int, sampled: int, progress: Progress) -> d
     tables = permutations(seed)
     model = toy_model(seed, delay_pattern=PATTERNS[name])
     test = next(batches(tables, model.config, 5000 + seed))
+    metric, known = ChannelConsistency(), frames_from(torch.arange(CODES), tables)
     curve: list[dict] = []
 
     def look(step: int, _) -> None:
         with torch.no_grad():
             losses = model(**test).audio_loss_per_channel.tolist()
-        joint, pairs = consistency(write(model, sampled, seed), tables)
-        curve.append({"step": step, "consistent_frames": joint, "consistent_pairs": pairs, "loss_by_channel": losses})
+        found = metric.compute(predictions=[write(model, sampled, seed)], references=[known])
+        curve.append(
+            {
+                "step": step,
+                "consistent_frames": found["frame_consistency"],
+                "consistent_pairs": found["pair_consistency"],
+                "loss_by_channel": losses,
+            }
+        )
 
     train(
         model, batches(tables, model.config, seed), steps, RATE, progress, f"{name}, seed {seed}", max(1, steps // LOOKS), look
