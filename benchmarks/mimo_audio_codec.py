@@ -166,9 +166,15 @@ def summary(counts: np.ndarray, values: dict[str, np.ndarray], seed: int) -> dic
         row[name] = float(counts[:, wrong].sum() / counts[:, wrong + 1].sum())
         row[f"{name}_range"] = interval(counts[:, wrong][draws].sum(1) / counts[:, wrong + 1][draws].sum(1))
     for name, own in values.items():
-        row[name] = float(np.nanmean(own))
-        row[f"{name}_range"] = interval(np.nanmean(own[draws], axis=1))
+        row[name] = float(means_of(own[None])[0])
+        row[f"{name}_range"] = interval(means_of(own[draws]))
     return row
+
+
+def means_of(draws: np.ndarray) -> np.ndarray:
+    """Of each row, NaN left out; NaN for a row that has nothing else."""
+    counts = (~np.isnan(draws)).sum(axis=1)
+    return np.divide(np.nansum(draws, axis=1), counts, out=np.full(len(draws), np.nan), where=counts > 0)
 
 
 def references(clips: Sequence[Clip], voices: Sequence[np.ndarray]) -> dict[str, float | int]:

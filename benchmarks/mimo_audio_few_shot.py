@@ -159,7 +159,7 @@ def run(seed: int, steps: int, test: tuple[int, int], progress: Progress) -> dic
             {
                 "step": step,
                 "positions": positions,
-                "loss": None if output is None else float(output.loss),
+                "loss": None if output is None else float(output.loss.detach()),
                 **{name: found["voice"] for name, found in measured(test[0]).items()},
             }
         )

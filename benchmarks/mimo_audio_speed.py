@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None):
     payload: dict = {}
     if "codec" in args.part:
         with console.status("codec"):
-            payload["codec"] = [codec_row(rate, 2.0 if quick else 60.0, repeats, attempts) for rate in PAIRS]
+            payload["codec"] = [codec_row(rate, 0.8 if quick else 60.0, repeats, attempts) for rate in PAIRS]
         console.print(payload["codec"])
     if "batch" in args.part:
         shapes = {"bundled": TINY_MODEL | IDS} | ({} if quick else {"larger": SMALL_MODEL | IDS})
@@ -274,7 +274,7 @@ def main(argv: list[str] | None = None):
         console.print(payload["batch"])
     if "stream" in args.part:
         with console.status("stream"):
-            payload["stream"] = stream_part((4.0, 8.0) if quick else (60.0, 600.0), 12 if quick else 60, repeats)
+            payload["stream"] = stream_part((2.0, 4.0) if quick else (60.0, 600.0), 12 if quick else 60, repeats)
         console.print(payload["stream"])
     for part, found in payload.items():
         name = f"mimo_audio_speed_{part}"
