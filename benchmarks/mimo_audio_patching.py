@@ -89,7 +89,13 @@ def loss_table(rows: list[dict]) -> list[dict]:
     for group in GROUPS:
         own = [row["loss"] for row in rows if row["group_size"] == group]
         found.append(
-            {"group_size": group, "seeds": len(own), "loss": statistics.fmean(own), "least": min(own), "most": max(own)}
+            {
+                "group_size": group,
+                "seeds": len(own),
+                "loss": statistics.fmean(own),
+                "least": min(own),
+                "most": max(own),
+            }
         )
     return found
 

@@ -39,11 +39,11 @@ from _audio_speaking import (
     speak,
 )
 from _record import force_option, record
-from _timing import in_turn, ratio_of, steady_ratio
+from _timing import in_turn, steady_ratio
 from rich.console import Console
-from transformers import MimiConfig, MimiModel, PreTrainedTokenizerFast
+from transformers import MimiConfig, MimiModel
 
-from mimo_hf.data import asterisk_prompts
+from mimo_hf.data import asterisk_prompts, word_tokenizer
 from mimo_hf.modeling.mimo_audio import MiMoAudioStreamer, resample_to_mono
 from mimo_hf.modeling.mimo_audio.codec_long import MiMoAudioStreamState
 
@@ -188,18 +188,11 @@ def patches_before_sound(codec, group: int, right_context: int) -> int:
     raise ValueError(f"`right_context` must be less than 40 patches; got {right_context} frames.")
 
 
-def no_words() -> PreTrainedTokenizerFast:
-    """The tokenizer of a model that says nothing in text."""
-    from tokenizers import Tokenizer, models
-
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"?": 0}, unk_token="?")))
-
-
 def first_sounds(model, codec, patches: int, repeats: int, right_context: int) -> dict:
     """Seconds to the first sound and for all of it, from the call of `generate` on a prompt of three seconds."""
     inputs = make_prompts(model.config, 1, 18).alone(0)
     inputs = {name: values.to(model.device) for name, values in inputs.items()}
-    tokenizer = no_words()
+    tokenizer = word_tokenizer(["?"])  # nothing is said in text
     firsts, wholes = [], []
     for turn in range(repeats + 1):
         streamer = MiMoAudioStreamer(tokenizer, model.config, codec, right_context=right_context)

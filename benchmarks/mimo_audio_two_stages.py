@@ -118,40 +118,39 @@ def patch_decoder(model) -> dict[str, torch.Tensor]:
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> int:
     """Weights whose bits differ."""
-    return sum(
-        int((value.view(torch.int32) != after[name].view(torch.int32)).sum()) for name, value in before.items()
-    )
+    return sum(int((value.view(torch.int32) != after[name].view(torch.int32)).sum()) for name, value in before.items())
+
+
+def learn(way: str, knowing, language: Language, seed: int, steps: dict[str, int], progress: Progress) -> dict:
+    """One way, on a copy of the model that knows the language."""
+    model = toy_model(seed)
+    model.load_state_dict(knowing.state_dict())
+    held_out, source = tests(language, model.config, seed), batches(language, model.config, 100 + seed)
+    curve: list[dict] = [{"step": 0, **measure(model, held_out)}]
+    counts: dict[str, int] = {}
+
+    def look(step: int, _) -> None:
+        if step:
+            curve.append({"step": begun + step, **measure(model, held_out)})
+
+    begun = 0
+    for leg in ("first", "second"):
+        set_training_stage(model, 1 if (way, leg) == ("two stages", "first") else 2, [1.0] * CHANNELS)
+        before = patch_decoder(model)
+        name = f"seed {seed}: {way}, {leg} part"
+        train(model, source, steps[leg], RATE, progress, name, max(1, steps[leg] // LOOKS), look)
+        counts[f"patch_decoder_changed_in_{leg}"] = changed(before, patch_decoder(model))
+        begun += steps[leg]
+    weights = sum(value.numel() for value in patch_decoder(model).values())
+    return {"seed": seed, "way": way, **curve[-1], "patch_decoder_weights": weights, **counts, "curve": curve}
 
 
 def run(seed: int, steps: dict[str, int], progress: Progress) -> list[dict]:
-    """Both ways from one model that knows the language."""
-    language, rows = Language(seed), []
-    knowing = toy_model(seed)
-    held_out = tests(language, knowing.config, seed)
+    """Both ways, from one model."""
+    language, knowing = Language(seed), toy_model(seed)
     text = batches(language, knowing.config, seed, ("text",))
     train(knowing, text, steps["language"], RATE, progress, f"seed {seed}: language")
-    for way in WAYS:
-        model = toy_model(seed)
-        model.load_state_dict(knowing.state_dict())
-        curve: list[dict] = [{"step": 0, **measure(model, held_out)}]
-        source, begun, decoder = batches(language, model.config, 100 + seed), 0, {}
-
-        for leg in ("first", "second"):
-            set_training_stage(model, 1 if (way, leg) == ("two stages", "first") else 2, [1.0] * CHANNELS)
-            before = patch_decoder(model)
-
-            def look(step: int, _) -> None:
-                if step:
-                    curve.append({"step": begun + step, **measure(model, held_out)})
-
-            name = f"seed {seed}: {way}, {leg} part"
-            train(model, source, steps[leg], RATE, progress, name, max(1, steps[leg] // LOOKS), look)
-            decoder[leg] = changed(before, patch_decoder(model))
-            begun += steps[leg]
-        found = {"patch_decoder_weights": sum(value.numel() for value in before.values())}
-        found |= {f"patch_decoder_changed_in_{leg}": count for leg, count in decoder.items()}
-        rows.append({"seed": seed, "way": way, **curve[-1], **found, "curve": curve})
-    return rows
+    return [learn(way, knowing, language, seed, steps, progress) for way in WAYS]
 
 
 def summary(rows: list[dict]) -> list[dict]:

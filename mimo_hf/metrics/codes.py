@@ -106,7 +106,9 @@ def _arrays(clips: Clips, name: str) -> list[np.ndarray]:
             raise ValueError(
                 f"`{name}` must have as many channels in each frame; got {sorted(lengths)} in clip {number}."
             )
-        arrays.append(np.array(clip, dtype=np.int64).reshape(len(clip), *lengths) if lengths else np.zeros((0, 0), int))
+        arrays.append(
+            np.array(clip, dtype=np.int64).reshape(len(clip), *lengths) if lengths else np.zeros((0, 0), int)
+        )
     if not arrays:
         raise ValueError(f"`{name}` must hold clips; got none.")
     return arrays

@@ -72,7 +72,9 @@ def test_channels_that_follow_each_other_are_consistent_and_shuffled_ones_are_at
 def test_other_channels_and_nothing_at_all_are_refused(metric):
     with pytest.raises(ValueError, match=r"same number of channels, with frames; got \[2\] and \[3\]"):
         metric().compute(predictions=[[[1, 2]]], references=[[[1, 2, 3]]])
-    with pytest.raises(ValueError, match=r"`predictions` must have as many channels in each frame; got \[2, 3\] in clip 1"):
+    with pytest.raises(
+        ValueError, match=r"`predictions` must have as many channels in each frame; got \[2, 3\] in clip 1"
+    ):
         metric().compute(predictions=[[[1, 2]], [[1, 2], [1, 2, 3]]], references=[[[1, 2]], [[1, 2]]])
     with pytest.raises(ValueError, match=r"`references` must have frames; got none"):
         metric().compute(predictions=[[[1, 2]]], references=[[]])
