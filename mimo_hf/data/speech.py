@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import wave
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,21 +182,30 @@ def with_decoded_audio(dataset: "Dataset", column: str = "audio") -> "Dataset":
     """
     from datasets import Audio
 
-    soundfile = _soundfile()
+    _soundfile()
     if column not in dataset.column_names:
         raise ValueError(f"`column` must be one of {dataset.column_names}; got {column!r}.")
     if isinstance(dataset.features[column], Audio):
         dataset = dataset.cast_column(column, Audio(decode=False))
 
-    def decoded(batch: dict[str, list]) -> dict[str, list]:
-        cells = []
-        for cell in batch.get(column, []):
-            stored, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
-            array, rate = soundfile.read(io.BytesIO(stored) if stored else path, dtype="float32")
-            cells.append({"array": array, "sampling_rate": rate})
-        return batch | ({column: cells} if column in batch else {})
+    return dataset.with_transform(_Decoded(column))
 
-    return dataset.with_transform(decoded)
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A transform that datasets can hash, and send to other processes."""
+
+    column: str
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        if self.column not in batch:
+            return batch
+        cells = []
+        for cell in batch[self.column]:
+            stored, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
+            array, rate = _soundfile().read(io.BytesIO(stored) if stored else path, dtype="float32")
+            cells.append({"array": array, "sampling_rate": rate})
+        return batch | {self.column: cells}
 
 
 def speech_row(stored: bytes, text: str, name: str, speaker: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Speech without a download: recordings, a synthesiser, and audio columns that soundfile decodes."""
 
 import io
+import pickle
 import wave
 
 import numpy as np
@@ -133,3 +134,14 @@ def test_audio_columns_are_read_by_soundfile(kind, tmp_path):
     assert dataset["text"][:] == ["one", "two"]
     with pytest.raises(ValueError, match=r"`column` must be one of \['audio', 'text'\]; got 'sound'"):
         with_decoded_audio(dataset, "sound")
+
+
+def test_the_same_column_has_the_same_fingerprint_and_goes_to_other_processes():
+    """A transform that can't be hashed is warned of, and nothing made from it is cached."""
+    from datasets import Dataset
+    from datasets.fingerprint import Hasher
+
+    rows = Dataset.from_dict({"audio": ["a.wav"]})
+    one, other = (with_decoded_audio(rows).format["format_kwargs"]["transform"] for _ in range(2))
+    assert Hasher.hash(one) == Hasher.hash(other)
+    assert pickle.loads(pickle.dumps(one)) == one
