@@ -47,7 +47,7 @@ from mimo_hf.hub.checkpoints import RUN, bundled
 from mimo_hf.metrics.transcription import CharacterErrorRate, WordErrorRate
 from mimo_hf.modeling.mimo_audio import MiMoAudioTokenizerModel, resample_to_mono
 from mimo_hf.modeling.mimo_audio.codec_losses import multi_mel_loss
-from mimo_hf.modeling.mimo_audio.processing_codec import CODEC_FOLDER
+from mimo_hf.modeling.mimo_audio.processing_codec import codec_folder
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from train_mimo_audio_codec import HELD_OUT, RATE, frames_of
@@ -313,10 +313,9 @@ def table_of(rows: Sequence[dict]) -> Table:
     return table
 
 
-def codec_folder(given: Path | None) -> Path:
-    """Of a codec, or of a processor that keeps one. Raises FileNotFoundError."""
-    folder = bundled("mimo-audio") if given is None else given
-    folder = folder / CODEC_FOLDER if (folder / CODEC_FOLDER / "config.json").exists() else folder
+def folder_of(given: Path | None) -> Path:
+    """Of a codec, also of one within MiMo-Audio's folder. Raises FileNotFoundError."""
+    folder = Path(codec_folder(given or bundled("mimo-audio")))
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"`--codec` must be the folder of a codec, with config.json; got {str(given)!r}.")
     return folder
@@ -335,7 +334,7 @@ def main(argv: list[str] | None = None, ears: Ears | None = None):
     if args.plot:
         check_target(args.plot, "--plot")
     try:
-        folder = codec_folder(args.codec)
+        folder = folder_of(args.codec)
         with console.status("loading codec and ears"):
             codec = MiMoAudioTokenizerModel.from_pretrained(folder, dtype=torch.float32).eval()
             named = versions() if ears is None else []

@@ -8,6 +8,9 @@ SOUND = (".wav", ".flac", ".ogg")
 CODES = (".safetensors",)
 TAKEN = 8  # codebooks that the language model reads and writes
 QUIET = -7.0  # of the picture's logarithms
+BUNDLED = "mimo-audio"
+DEFAULT = "Left out: the bundled tiny one, which knows spoken numbers and little else."
+CODEC_HELP = f"Here: MiMo-Audio-Tokenizer, or a folder of MiMo-Audio that has it within. {DEFAULT}"
 
 
 def add_audio_commands(kit: Any) -> None:
@@ -16,7 +19,7 @@ def add_audio_commands(kit: Any) -> None:
         "encode", _encode, "Turn a recording into the codec's codes, 25 frames a second.",
         "  mimo-hf audio encode --model path/of/the/codec speech.wav speech.safetensors --plot codes.png",
     )  # fmt: skip
-    kit.shared(encode, "--model", "Here: MiMo-Audio-Tokenizer.", required=True)
+    kit.shared(encode, "--model", CODEC_HELP)
     _in_and_out(kit, encode, "A file that soundfile reads, of any rate.", CODES)
     encode.add_argument(
         "--quantizers",
@@ -31,7 +34,7 @@ def add_audio_commands(kit: Any) -> None:
         "decode", _decode, "Turn codes into a recording at the codec's rate, 24 kHz.",
         "  mimo-hf audio decode --model path/of/the/codec speech.safetensors again.flac",
     )  # fmt: skip
-    kit.shared(decode, "--model", "Here: MiMo-Audio-Tokenizer.", required=True)
+    kit.shared(decode, "--model", CODEC_HELP)
     _in_and_out(kit, decode, "What `audio encode` has written.", SOUND)
     kit.shared(decode, "--device")
 
@@ -94,7 +97,7 @@ def _out(kit: Any, parser: Any, endings: tuple[str, ...]) -> None:
 
 
 def _model_options(kit: Any, parser: Any) -> None:
-    kit.shared(parser, "--model", "Here: MiMo-Audio with its processor and codec.", required=True)
+    kit.shared(parser, "--model", f"Here: MiMo-Audio with its processor and codec. {DEFAULT}")
     parser.add_argument(
         "--max-new-tokens",
         metavar="N",
@@ -109,9 +112,16 @@ def _model_options(kit: Any, parser: Any) -> None:
 def _codec(kit: Any, args: argparse.Namespace):
     with kit.stage("loading the codec"):
         from .modeling_mimo_audio_tokenizer import MiMoAudioTokenizerModel
+        from .processing_codec import codec_folder
 
         # What the Hub has now; no code of a checkpoint is run.
-        return _loaded(args.model, MiMoAudioTokenizerModel).to(args.device).eval()
+        return _loaded(codec_folder(_given(args)), MiMoAudioTokenizerModel).to(args.device).eval()
+
+
+def _given(args: argparse.Namespace) -> str:
+    from ...hub.checkpoints import bundled
+
+    return str(bundled(BUNDLED)) if args.model is None else args.model
 
 
 def _loaded(model: str, *classes: Any):
@@ -204,7 +214,7 @@ def _ready(kit: Any, args: argparse.Namespace):
 
         kit.register_models()
         # What the Hub has now; no code of a checkpoint is run.
-        model, processor = _loaded(args.model, MiMoAudioForConditionalGeneration, MiMoAudioProcessor)
+        model, processor = _loaded(_given(args), MiMoAudioForConditionalGeneration, MiMoAudioProcessor)
         set_seed(args.seed)
         codec = getattr(processor, "audio_tokenizer", None)
         if codec is not None:

@@ -32,6 +32,12 @@ FILE_OPTIONS = (
 LONGEST_BATCHED_S = 60
 
 
+def codec_folder(folder: str | Path) -> str:
+    """Where a codec is: the folder inside one of MiMo-Audio, or `folder` itself, which may be the name of a model on the Hub."""
+    inside = Path(folder, CODEC_FOLDER)
+    return str(inside if inside.is_dir() else folder)
+
+
 class CodecProcessor(ProcessorMixin):
     """What `MiMoAudioProcessor` does with a codec."""
 
