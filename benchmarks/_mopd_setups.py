@@ -49,7 +49,7 @@ PLANS = {
     "far": Plan("far teachers (A): many more steps on their own task, from a weaker start", SETUPS["far"], COMPARED),
     "long": Plan(
         "answers of 24 digits that build on one another, and teachers that wrote 300 answers each",
-        Setup(("running_sum", "sort", "reverse"), 250, 2e-3, 500, 1e-3),
+        Setup(("running_sum", "sort", "reverse"), 250, 2e-3, 500, 1e-3, steps=1200, learning_rate=1.5e-3),
         ("mopd full, pool", "sft, pool", "mopd full", "sft"),
     ),
     "rl": Plan(

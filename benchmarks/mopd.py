@@ -46,7 +46,7 @@ CACHE = Path(__file__).parents[1] / "outputs" / "mopd-study"
 LIMITS = (
     "a model of 245,000 weights on tasks made by hand, few seeds: nothing here speaks of language models of any size",
     "answers are short and have one right form, and prompts without end cost nothing",
-    "start, teachers and rate of setup near were chosen on seed 9, start and reinforcement of setup rl too, far and long were not tuned; all methods took the steps of `mopd full`, and its rate unless `options` says another: none was tuned by itself",
+    "start, teachers and rate of setup near were chosen on seed 9, start and reinforcement of setup rl, and teachers, steps and rate of setup long too; far was not tuned; all methods took the steps of `mopd full`, and its rate unless `options` says another: none was tuned by itself",
 )
 console = Console(stderr=True)
 
