@@ -1,11 +1,16 @@
 """Small MiMo-Audio models for the studies of its mechanisms: their shape, their training, and text that needs no tokenizer."""
 
+import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from _record import RESULTS, record
+from rich.console import Console
 from rich.progress import Progress
 
+from mimo_hf.drawing import save
 from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration, layout_audio
 from mimo_hf.modeling.mimo_audio.prompt_rows import pad_rows
 
@@ -17,6 +22,11 @@ MARKERS = ("sosp", "eosp", "empty", "sostm", "eostm", "eot", "im_end", "eos")
 TOKENS = {f"{name}_token_id": WORDS + number for number, name in enumerate(MARKERS)}
 
 Row = dict[str, torch.Tensor]
+console = Console(stderr=True)
+
+
+def weights_of(model: torch.nn.Module) -> int:
+    return sum(weights.numel() for weights in model.parameters())
 
 
 def toy_config(**changes) -> MiMoAudioConfig:
@@ -26,7 +36,7 @@ def toy_config(**changes) -> MiMoAudioConfig:
         "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 1024, "rope_theta": 10_000.0,
         "speech_vocab_size": CODES + 1, "speech_zeroemb_idx": CODES, "local_dim": 64, "local_layers": 2, "local_attn_heads": 4,
         "local_ffn_dim": 128, "local_attn_dropout": 0.0, "input_local_layers": 1, "empty_loss_weight": 1.0,
-        "audio_loss_weights": [1.0] * CHANNELS, "text_loss_weight": 1.0,
+        "audio_loss_weights": [1.0] * CHANNELS, "text_loss_weight": 1.0, "initializer_range": 0.09,  # 1 / sqrt(width)
     }  # fmt: skip
     return MiMoAudioConfig(**(fields | TOKENS | changes))
 
@@ -95,3 +105,36 @@ def train(
         if progress:
             progress.advance(task)
     model.eval()
+
+
+def run_study(
+    doc: str | None,
+    name: str,
+    argv: list[str] | None,
+    learn: Callable[[list[int], bool, Progress], list[dict]],
+    summary: Callable[[list[dict]], list[dict]],
+    picture: Callable[[list[dict]], Any],
+    facts: dict,
+) -> list[dict]:
+    """
+    A study's command line: trains, prints its table, and puts table, runs and picture on record.
+
+    Args:
+        name: of the result, without `mimo_audio_`.
+        learn: the rows of these seeds; true: a few steps of everything, of which nothing is written.
+        facts: what else the result says.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--small", action="store_true", help="a few steps of everything; writes nothing")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with Progress(console=console) as progress:
+        rows = learn(options.seeds, options.small, progress)
+    table = summary(rows)
+    console.print_json(data=table)
+    if not options.small:
+        save(picture(rows), RESULTS / f"mimo_audio_{name}.png")
+        payload = facts | {"seeds": options.seeds, "table": table, "runs": rows}
+        console.print(f"wrote {record(f'mimo_audio_{name}', payload, timed=False).name}")
+    return rows

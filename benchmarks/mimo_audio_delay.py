@@ -10,18 +10,15 @@ each of its seven pairs of neighbours is. Without delays the patch decoder draws
 one in 16 for a pair, one in 16^7 for a frame.
 """
 
-import argparse
 import math
 import statistics
 from collections.abc import Iterator
 
 import torch
-from _mimo_audio_toy import CHANNELS, CODES, TOKENS, batch_of, speech_row, toy_model, train
-from _record import RESULTS, record
-from rich.console import Console
+from _mimo_audio_toy import CHANNELS, CODES, TOKENS, batch_of, run_study, speech_row, toy_model, train, weights_of
 from rich.progress import Progress
 
-from mimo_hf.drawing import line_chart, save
+from mimo_hf.drawing import line_chart
 from mimo_hf.metrics.codes import ChannelConsistency
 
 PATTERNS = {"delays 0-1-2-3-4-5-6-7": "0-1-2-3-4-5-6-7", "no delays": 0}
@@ -31,7 +28,6 @@ LIMITS = (
     "made-up codes of one known dependence, models of 0.8 million weights: the mechanism, not the paper's figures",
     "no delays is a model of our own making: the report has none to compare with",
 )
-console = Console(stderr=True)
 
 
 def permutations(seed: int, count: int = CHANNELS - 1) -> torch.Tensor:
@@ -136,35 +132,17 @@ def picture(rows: list[dict]):
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--small", action="store_true", help="a few steps of everything; writes nothing")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    steps, sampled = (4, 8) if options.small else (STEPS, SAMPLED)
-    with Progress(console=console) as progress:
-        rows = [run(name, seed, steps, sampled, progress) for seed in options.seeds for name in PATTERNS]
-    table = summary(rows)
-    console.print_json(data=table)
-    if options.small:
-        return
-    payload = {
-        "weights": sum(weights.numel() for weights in toy_model(0).parameters()),
-        "settings": {
-            "steps": STEPS,
-            "rows": ROWS,
-            "patches": PATCHES,
-            "learning_rate": RATE,
-            "frames_written": 4 * SAMPLED,
-        },
+    def learn(seeds: list[int], small: bool, progress: Progress) -> list[dict]:
+        steps, sampled = (4, 8) if small else (STEPS, SAMPLED)
+        return [run(name, seed, steps, sampled, progress) for seed in seeds for name in PATTERNS]
+
+    facts = {
+        "weights": weights_of(toy_model(0)),
+        "settings": {"steps": STEPS, "rows": ROWS, "patches": PATCHES, "learning_rate": RATE, "frames_written": 4 * SAMPLED},
         "chance": {"pair": 1 / CODES, "frame": CODES ** -(CHANNELS - 1), "loss": math.log(CODES)},
-        "seeds": options.seeds,
         "limits": list(LIMITS),
-        "table": table,
-        "runs": rows,
-    }
-    save(picture(rows), RESULTS / "mimo_audio_delay.png")
-    console.print(f"wrote {record('mimo_audio_delay', payload, timed=False).name}")
+    }  # fmt: skip
+    return run_study(__doc__, "delay", argv, learn, summary, picture, facts)
 
 
 if __name__ == "__main__":

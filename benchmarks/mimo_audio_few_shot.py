@@ -11,18 +11,15 @@ to predict what B says, in pairs and answers of episodes with 0 to 4 pairs befor
 In the control the pairs show other speakers than the one that is asked for.
 """
 
-import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from _mimo_audio_toy import CHANNELS, CODES, IGNORED, TOKENS, batch_of, toy_model, train
-from _record import RESULTS, record
-from rich.console import Console
+from _mimo_audio_toy import CHANNELS, CODES, IGNORED, TOKENS, batch_of, run_study, toy_model, train, weights_of
 from rich.progress import Progress
 
-from mimo_hf.drawing import line_chart, save
+from mimo_hf.drawing import line_chart
 from mimo_hf.modeling.mimo_audio import interleave_text_and_audio, layout_audio, layout_text
 
 PHONES = 8
@@ -37,7 +34,6 @@ LIMITS = (
     "episodes are what the models are trained on; in the paper such episodes are no part of the training",
     "the first patch of an answer without pairs can't be right but by chance; those after it are told from the patches written before, which are then another's voice",
 )
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -198,35 +194,19 @@ def picture(rows: list[dict]):
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--small", action="store_true", help="a few steps of everything; writes nothing")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    steps, test = (3, (2, 2)) if options.small else (STEPS, (TEST, TEST_AT_END))
-    with Progress(console=console) as progress:
-        rows = [run(seed, steps, test, progress) for seed in options.seeds]
-    table = summary(rows)
-    console.print_json(data=table)
-    if options.small:
-        return
-    payload = {
-        "weights": sum(weights.numel() for weights in toy_model(0, **SHAPE).parameters()),
+    def learn(seeds: list[int], small: bool, progress: Progress) -> list[dict]:
+        steps, test = (3, (2, 2)) if small else (STEPS, (TEST, TEST_AT_END))
+        return [run(seed, steps, test, progress) for seed in seeds]
+
+    facts = {
+        "weights": weights_of(toy_model(0, **SHAPE)),
         "settings": {
-            "steps": STEPS,
-            "rows": ROWS,
-            "learning_rate": RATE,
-            "shape": SHAPE,
-            "episodes_measured": TEST_AT_END,
+            "steps": STEPS, "rows": ROWS, "learning_rate": RATE, "phones": PHONES, "shape": SHAPE, "episodes_measured": TEST_AT_END,
         },
         "chance": 1 / CODES,
-        "seeds": options.seeds,
         "limits": list(LIMITS),
-        "table": table,
-        "runs": rows,
-    }
-    save(picture(rows), RESULTS / "mimo_audio_few_shot.png")
-    console.print(f"wrote {record('mimo_audio_few_shot', payload, timed=False).name}")
+    }  # fmt: skip
+    return run_study(__doc__, "few_shot", argv, learn, summary, picture, facts)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import torch
 from _audio_speaking import IDS, SMALL_MODEL, TINY_MODEL, make_model, speak
-from _mimo_audio_toy import CHANNELS, CODES, batch_of, speech_row, toy_model, train
+from _mimo_audio_toy import CHANNELS, CODES, batch_of, speech_row, toy_model, train, weights_of
 from _record import RESULTS, force_option, record
 from _timing import in_turn, ratio_of, steady_ratio
 from mimo_audio_delay import frames_from, permutations
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None):
             steps = 4 if options.small else STEPS
             rows = [learn(group, seed, steps, progress) for seed in options.seeds for group in GROUPS]
         found["loss"] = {
-            "weights": sum(weights.numel() for weights in toy_model(0).parameters()),
+            "weights": weights_of(toy_model(0)),
             "settings": {"steps": STEPS, "rows": ROWS, "frames": FRAMES, "learning_rate": RATE, "stay": STAY},
             "best_loss": best_loss(FRAMES),
             "seeds": options.seeds,

@@ -15,18 +15,15 @@ On the way are measured: nats a word of text, and what the best predictor pays; 
 frame of what is said. Whether the first stage moved a bit of the patch decoder is looked at, not assumed.
 """
 
-import argparse
 import math
 import statistics
 from collections.abc import Iterator
 
 import torch
-from _mimo_audio_toy import CHANNELS, CODES, IGNORED, TOKENS, Row, batch_of, toy_model, train
-from _record import RESULTS, record
-from rich.console import Console
+from _mimo_audio_toy import CHANNELS, CODES, IGNORED, TOKENS, Row, batch_of, run_study, toy_model, train, weights_of
 from rich.progress import Progress
 
-from mimo_hf.drawing import line_chart, save
+from mimo_hf.drawing import line_chart
 from mimo_hf.modeling.mimo_audio import layout_audio, layout_text, set_training_stage
 from mimo_hf.modeling.mimo_audio.fine_tuning import part_of
 
@@ -42,7 +39,6 @@ LIMITS = (
     "a made-up language of twelve words and models of 0.8 million weights: whether stages pay for a model that has read the web is not seen here",
     "both ways have the same rows in the same order; in the paper the stages have other data too",
 )
-console = Console(stderr=True)
 
 
 class Language:
@@ -121,7 +117,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return sum(int((value.view(torch.int32) != after[name].view(torch.int32)).sum()) for name, value in before.items())
 
 
-def learn(way: str, knowing, language: Language, seed: int, steps: dict[str, int], progress: Progress) -> dict:
+def learn_way(way: str, knowing, language: Language, seed: int, steps: dict[str, int], progress: Progress) -> dict:
     """One way, on a copy of the model that knows the language."""
     model = toy_model(seed)
     model.load_state_dict(knowing.state_dict())
@@ -150,7 +146,7 @@ def run(seed: int, steps: dict[str, int], progress: Progress) -> list[dict]:
     language, knowing = Language(seed), toy_model(seed)
     text = batches(language, knowing.config, seed, ("text",))
     train(knowing, text, steps["language"], RATE, progress, f"seed {seed}: language")
-    return [learn(way, knowing, language, seed, steps, progress) for way in WAYS]
+    return [learn_way(way, knowing, language, seed, steps, progress) for way in WAYS]
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -184,30 +180,17 @@ def picture(rows: list[dict]):
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--small", action="store_true", help="a few steps of everything; writes nothing")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    steps = dict.fromkeys(STEPS, 3) if options.small else STEPS
-    with Progress(console=console) as progress:
-        rows = [row for seed in options.seeds for row in run(seed, steps, progress)]
-    table = summary(rows)
-    console.print_json(data=table)
-    if options.small:
-        return rows
-    payload = {
-        "weights": sum(weights.numel() for weights in toy_model(0).parameters()),
+    def learn(seeds: list[int], small: bool, progress: Progress) -> list[dict]:
+        steps = dict.fromkeys(STEPS, 3) if small else STEPS
+        return [row for seed in seeds for row in run(seed, steps, progress)]
+
+    facts = {
+        "weights": weights_of(toy_model(0)),
         "settings": {"steps": STEPS, "rows": ROWS, "learning_rate": RATE, "words": WORDS, "follows": FOLLOWS},
         "best_text_loss": best_text_loss(),
-        "seeds": options.seeds,
         "limits": list(LIMITS),
-        "table": table,
-        "runs": rows,
-    }
-    save(picture(rows), RESULTS / "mimo_audio_two_stages.png")
-    console.print(f"wrote {record('mimo_audio_two_stages', payload, timed=False).name}")
-    return rows
+    }  # fmt: skip
+    return run_study(__doc__, "two_stages", argv, learn, summary, picture, facts)
 
 
 if __name__ == "__main__":

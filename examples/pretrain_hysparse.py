@@ -12,26 +12,21 @@ Rows are bytes of code with records such as `<k3=7>` among them; at the end come
 full layer's attention is the oracle (arXiv 2602.03560, section 3.2): nothing tells it which block a record lies in.
 """
 
-import datetime
 import json
-import platform
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, HfArgumentParser, PreTrainedTokenizerFast, set_seed
 
-import mimo_hf
 from mimo_hf import HySparseCache, HySparseConfig, HySparseForCausalLM
 from mimo_hf.data import needle_vocabulary, needles_in_code
+from mimo_hf.hub.training_run import run_facts
 
 KEYS = VALUES = 16
 
@@ -277,16 +272,7 @@ def main(arguments: ScriptArguments):
     settings = asdict(arguments)
     del settings["output_dir"]
     run = {
-        "command": shlex.join(["python", "examples/pretrain_hysparse.py", *sys.argv[1:]]),
-        "seed": arguments.seed,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "mimo_hf": mimo_hf.__version__,
-        },
-        "device": f"{model.device.type} ({platform.machine()}, torch threads: {torch.get_num_threads()})",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        **run_facts("examples/pretrain_hysparse.py", arguments.seed, model.device.type),
         "arguments": settings,
         "config": {
             name: getattr(model.config, name) for name in ("sliding_window", "sparse_block_size", "sparse_topk_tokens")

@@ -11,11 +11,7 @@ look that takes seconds:
 Two stages, as in arXiv 2601.02780, section 2.3.2: the trunk and one head together, then three copies of that head alone.
 """
 
-import datetime
 import json
-import platform
-import shlex
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -23,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy, one_hot
@@ -40,9 +35,9 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-import mimo_hf
 from mimo_hf import MiMoV2FlashConfig, MiMoV2FlashForCausalLM, RouterBiasUpdateCallback, record_routing
 from mimo_hf.data import stdlib_code
+from mimo_hf.hub.training_run import run_facts
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -441,16 +436,7 @@ def main(arguments: ScriptArguments):
     settings = asdict(arguments)
     del settings["output_dir"], settings["resume"]  # where the result lies does not change it
     run = {
-        "command": shlex.join(["python", "examples/pretrain_mimo.py", *sys.argv[1:]]),
-        "seed": arguments.seed,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "mimo_hf": mimo_hf.__version__,
-        },
-        "device": f"{model.device.type} ({platform.machine()}, torch threads: {torch.get_num_threads()})",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        **run_facts("examples/pretrain_mimo.py", arguments.seed, model.device.type),
         "arguments": settings,
         "corpus": {
             split: {

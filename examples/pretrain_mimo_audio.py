@@ -14,17 +14,12 @@ It learns from a synthesiser's voices and from a telephone exchange's prompts, a
 3.2): 8 codebooks in patches of 4 frames, prompts as the processor words them.
 """
 
-import datetime
 import json
-import platform
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from train_mimo_audio_codec import HELD_OUT, errors, held_out_crops, samples_of
@@ -36,11 +31,11 @@ from transformers import (
     set_seed,
 )
 
-import mimo_hf
 from mimo_hf.data import asterisk_prompts, number_sentences, spoken_numbers
 from mimo_hf.data.speech import ASTERISK
 from mimo_hf.data.spoken_numbers import UNHEARD, VOICES
 from mimo_hf.hub.checkpoints import RUN
+from mimo_hf.hub.training_run import run_facts
 from mimo_hf.metrics.transcription import WordErrorRate
 from mimo_hf.modeling.mimo_audio import (
     MiMoAudioConfig,
@@ -109,6 +104,7 @@ def small_config(processor: MiMoAudioProcessor) -> MiMoAudioConfig:
         num_key_value_heads=2, head_dim=32, max_position_embeddings=processor.max_length, tie_word_embeddings=False,
         speech_vocab_size=processor.speech_vocab_size, speech_zeroemb_idx=[size - 1 for size in processor.speech_vocab_size],
         local_dim=96, local_layers=2, local_attn_heads=4, local_ffn_dim=256, local_attn_dropout=0.0, input_local_layers=1,
+        initializer_range=0.07,  # 1 / sqrt(width): with the released 0.02, made for wide models, it never learned to listen
         empty_loss_weight=1.0,  # with the released 0.01 a model this unsure of how long it speaks stops early
         **processor.token_ids,
     )  # fmt: skip
@@ -351,16 +347,7 @@ def main(options: ScriptArguments, arguments: AudioTrainingArguments) -> None:
     }
     sentences = number_sentences("test", test, seed=3)
     run = {
-        "command": shlex.join(["python", "examples/pretrain_mimo_audio.py", *sys.argv[1:]]),
-        "seed": arguments.seed,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "mimo_hf": mimo_hf.__version__,
-        },
-        "device": f"{model.device.type} ({platform.machine()}, torch threads: {torch.get_num_threads()})",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        **run_facts("examples/pretrain_mimo_audio.py", arguments.seed, model.device.type),
         "arguments": {name: value for name, value in asdict(options).items() if name not in ("codec", "recordings")},
         "steps": arguments.max_steps,
         "rows": len(rows),

@@ -19,7 +19,7 @@ def test_the_floor_reads_the_patch_decoder_once_for_each_of_its_steps(bench):
     bench.speak(model, bench.make_prompts(model.config, 1, 4).alone(0), 1)
     steps = model.config.group_size + max(model.config.delays)
     assert len(calls) == steps
-    sizes = {part: 0 for part in ("llm", "patch_encoder", "patch_decoder")}
+    sizes = dict.fromkeys(("llm", "patch_encoder", "patch_decoder"), 0)
     for name, weights in model.named_parameters():
         if "embed" not in name:
             sizes[bench.part_of(name)] += 4 * weights.numel()

@@ -14,6 +14,7 @@ from mimo_hf.hub import publish as publishing
 from mimo_hf.hub.publish import publish
 
 MODELING = Path(__file__).parents[2] / "modeling"
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))  # the scripts that made what is bundled
 TINY = {
     "vocab_size": 64,
     "hidden_size": 16,

@@ -1,9 +1,7 @@
 """The bundled tiny checkpoint: small, complete, honest about its numbers, and good enough to show drafting."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -89,11 +87,8 @@ def test_the_tokenizer_gives_every_text_back(tokenizer):
 
 
 def test_the_card_is_written_from_the_training_run(run):
-    spec = importlib.util.spec_from_file_location("pretrain_mimo", ROOT / "examples/pretrain_mimo.py")
-    script = importlib.util.module_from_spec(spec)
-    sys.modules["pretrain_mimo"] = script
-    spec.loader.exec_module(script)
-    del sys.modules["pretrain_mimo"]
+    import pretrain_mimo as script
+
     assert (FOLDER / "README.md").read_text(encoding="utf-8") == script.card(run)
 
 

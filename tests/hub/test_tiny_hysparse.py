@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -33,12 +31,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = spec_from_file_location("pretrain_hysparse", ROOT / "examples/pretrain_hysparse.py")
-    module = module_from_spec(spec)
-    sys.modules["pretrain_hysparse"] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["pretrain_hysparse"]
+    import pretrain_hysparse
+
+    return pretrain_hysparse
 
 
 def test_the_folder_is_complete_and_takes_at_most_four_megabytes():
