@@ -3,17 +3,18 @@ A tiny MiMo-Audio, trained from nothing to write down numbers that are said, to 
 
     apt-get install asterisk-core-sounds-en-g722 espeak-ng
     python examples/train_mimo_audio_codec.py --output_dir outputs/codec --numbers 400 --max_steps 2400 --use_cpu
-    python examples/pretrain_mimo_audio.py --codec outputs/codec --output_dir outputs/mimo-audio
+    python examples/pretrain_mimo_audio.py --use_cpu
 
-The checkpoint in `mimo_hf/hub/tiny/mimo-audio/` is what these two commands wrote (twenty-five minutes each on a CPU core). A first look that takes
+The checkpoint in `mimo_hf/hub/tiny/mimo-audio/` is what these two commands wrote (a quarter of an hour each on a CPU core). A first look that takes
 seconds, with a codec of any quality:
 
     python examples/pretrain_mimo_audio.py --codec outputs/codec --numbers 40 --max_steps 3 --test 4 --output_dir outputs/first-look
 
-It learns from a synthesiser's voices and from a telephone exchange's prompts, all tasks at once and with all losses (arXiv 2512.23808, section
-3.2): 8 codebooks in patches of 4 frames, prompts as the processor words them.
+It learns from a synthesiser's voices and from a telephone exchange's prompts, in the two stages of arXiv 2512.23808, section 3.2: first to transcribe,
+with text losses and a frozen patch decoder, then all tasks with all losses. 8 codebooks in patches of 4 frames, prompts as the processor words them.
 """
 
+import copy
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -45,6 +46,7 @@ from mimo_hf.modeling.mimo_audio import (
     MiMoAudioProcessor,
     MiMoAudioTokenizerModel,
     layout_audio,
+    set_training_stage,
 )
 
 END = "<|endoftext|>"
@@ -56,10 +58,19 @@ HEARD_FIRST = 5  # patches of a clip (0.8 s) that a continuation is given
 @dataclass
 class ScriptArguments:
     codec: str = field(
-        default="outputs/mimo-audio-codec", metadata={"help": "Folder that train_mimo_audio_codec.py has written."}
+        default="outputs/codec", metadata={"help": "Folder that train_mimo_audio_codec.py has written."}
     )
     recordings: str = field(default=str(ASTERISK), metadata={"help": "Folder of Asterisk's .g722 prompts."})
-    numbers: int = field(default=3500, metadata={"help": "Sentences of numbers, read by espeak-ng, to learn from."})
+    numbers: int = field(default=5000, metadata={"help": "Sentences of numbers, read by espeak-ng, to learn from."})
+    first_steps: int = field(
+        default=1000,
+        metadata={
+            "help": "Steps of the first stage, twice as many rows each: the tasks at once never learned to listen."
+        },
+    )
+    audio_weight: float = field(
+        default=4.0, metadata={"help": "Of all audio losses, times the released weights, in the second stage."}
+    )
     vocab_size: int = field(default=448, metadata={"help": "Tokens: 256 bytes and the merges of the texts."})
     test: int = field(default=100, metadata={"help": "Clips of each kind that are measured."})
 
@@ -67,7 +78,7 @@ class ScriptArguments:
 @dataclass
 class AudioTrainingArguments(TrainingArguments):
     output_dir: str = field(default="outputs/mimo-audio", metadata={"help": "Where the model is written."})
-    max_steps: int = field(default=4000, metadata={"help": "Training steps."})
+    max_steps: int = field(default=3000, metadata={"help": "Steps of the second stage."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows of a step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the rate falls."})
@@ -118,7 +129,7 @@ def conversation(task: str, text: str, codes: torch.Tensor) -> list[dict]:
 
 
 def lessons(processor: MiMoAudioProcessor, texts: list[str], codes: list[torch.Tensor]) -> list[dict]:
-    """Each clip is transcribed, read aloud, and gone on with."""
+    """Each clip is transcribed, read aloud, and gone on with, in this order."""
     config = small_config(processor)
     rows = []
     for text, clip in zip(texts, codes, strict=True):
@@ -144,6 +155,26 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> dict:
         return self.rows[number]
+
+
+def train(
+    model, processor: MiMoAudioProcessor, rows: list[dict], options: ScriptArguments, arguments: AudioTrainingArguments
+) -> list[dict]:
+    """Both stages; the losses on the way."""
+    weights = [options.audio_weight * weight for weight in model.config.audio_loss_weights]
+    first = copy.copy(arguments)
+    first.max_steps, first.per_device_train_batch_size = options.first_steps, 2 * arguments.per_device_train_batch_size
+    history = []
+    for stage, own, lesson in ((1, first, rows[::3]), (2, arguments, rows)):
+        set_training_stage(model, stage, weights)
+        trainer = Trainer(model, own, data_collator=MiMoAudioDataCollator(processor), train_dataset=Rows(lesson))
+        trainer.train()
+        history += [
+            {"stage": stage, "step": entry["step"], "loss": entry["loss"]}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+    return history
 
 
 def codes_of(processor: MiMoAudioProcessor, speech: Dataset) -> list[torch.Tensor]:
@@ -243,8 +274,8 @@ print(heard["text"])
     {command}
 
 on {device} with Python {python}, torch {torch}, transformers {transformers}: {codec_wall:.0f} s for the codec ({codec_steps} steps), {wall:.0f} s for the rest
-({steps} steps). {rows:,} rows: each of {clips:,} clips is transcribed, read aloud, and gone on with after its first 0.8 s. Weights are kept in bfloat16,
-codebooks in float32.
+({first_steps} steps of transcribing alone, the report's first stage, and {steps} of everything). {rows:,} rows: each of {clips:,} clips is transcribed, read
+aloud, and gone on with after its first 0.8 s. Weights are kept in bfloat16, codebooks in float32.
 
 The recordings are `asterisk-core-sounds-en-g722` (Allison Smith, Digium; CC-BY-SA-3.0), every tenth held out, and those over ten seconds left to the codec
 alone; the numbers are read by espeak-ng, voices {heard}.
@@ -270,7 +301,8 @@ The codec on recordings that were held out: the mean error of mel magnitudes, an
 ## Limits
 
 One narrow task, six synthetic voices and one recorded, 8 kHz of bandwidth: nothing here speaks of the released model. Prompts that were never heard are
-not understood. `empty_loss_weight` is 1 here, not 0.01: a model this unsure of how long it speaks stops early otherwise.
+not understood. `empty_loss_weight` is 1 here, not 0.01: a model this unsure of how long it speaks stops early otherwise; audio losses weigh
+{audio_weight:g} times the released ones; `initializer_range` is one over the root of the width.
 """
 
 
@@ -285,6 +317,8 @@ def card(run: dict) -> str:
         wall=run["wall_s"],
         **run["versions"],
         **{name: run[name] for name in ("parameters", "minutes", "command", "device", "steps", "rows")},
+        first_steps=run["arguments"]["first_steps"],
+        audio_weight=run["arguments"]["audio_weight"],
         clips=run["rows"] // 3,
         heard=", ".join(run["voices"]["heard"]),
         never_heard=", ".join(run["voices"]["never heard"]),
@@ -326,8 +360,7 @@ def main(options: ScriptArguments, arguments: AudioTrainingArguments) -> None:
     weights = sum(parameter.numel() for parameter in model.parameters())
     print(f"{len(codes)} clips, {sum(map(len, codes)) * 0.04 / 60:.1f} minutes; {weights:,} weights", flush=True)
     rows = lessons(processor, texts, codes)
-    trainer = Trainer(model, arguments, data_collator=MiMoAudioDataCollator(processor), train_dataset=Rows(rows))
-    trainer.train()
+    history = train(model, processor, rows, options, arguments)
 
     model.to(torch.bfloat16).save_pretrained(folder)
     codec.to(torch.bfloat16)
@@ -363,9 +396,7 @@ def main(options: ScriptArguments, arguments: AudioTrainingArguments) -> None:
         "voices": {"heard": VOICES, "never heard": UNHEARD},
         "transcribed": found,
         "read_aloud_and_transcribed_by_itself": heard_again(model, processor, sentences, arguments.seed),
-        "history": [
-            {name: entry[name] for name in ("step", "loss")} for entry in trainer.state.log_history if "loss" in entry
-        ],
+        "history": history,
     }
     run["wall_s"] = round(time.perf_counter() - started, 1)
     (folder / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

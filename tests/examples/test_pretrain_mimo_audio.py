@@ -24,8 +24,12 @@ def test_a_few_steps_write_a_model_that_speaks_and_transcribes(warm_python, tmp_
         codec,
         "--numbers",
         "12",
+        "--first_steps",
+        "2",
         "--max_steps",
         "2",
+        "--logging_steps",
+        "1",
         "--test",
         "3",
         "--use_cpu",
@@ -36,6 +40,7 @@ def test_a_few_steps_write_a_model_that_speaks_and_transcribes(warm_python, tmp_
     assert result.returncode == 0, result.stderr[-3000:]
     run = json.loads((folder / "training_run.json").read_text())
     assert run["rows"] % 3 == 0
+    assert [(entry["stage"], entry["step"]) for entry in run["history"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert set(run["transcribed"]) == {
         "numbers, voices of the training", "numbers, voices never heard", "prompts of the training", "prompts never heard",
     }  # fmt: skip
