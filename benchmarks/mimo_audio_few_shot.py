@@ -4,10 +4,10 @@ A task that is only shown, not trained: how few-shot speech-to-speech comes up i
     python benchmarks/mimo_audio_few_shot.py                 # three seeds: a quarter of an hour each on one core
     python benchmarks/mimo_audio_few_shot.py --seeds 0 --small
 
-A toy of voice conversion. An utterance is eight "phones" of eight, each once, a patch each; channel 0 says the phone, channels 1 to 7 say it in a speaker's
+A toy of voice conversion. An utterance is four "phones", each once, a patch each; channel 0 says the phone, channels 1 to 7 say it in a speaker's
 voice: code = (base[phone, channel] + offset[speaker, channel]) mod 16. An episode has speakers A and B whose offsets are drawn anew, 16^7 of each, so that no speaker is seen
 twice; some pairs "A says it, B says the same", and a query by A to be said by B, in the layout of the processor's few-shot prompts, transcripts included. Models learn
-to predict what B says, in pairs and answers of episodes with 0 to 4 pairs before. They are asked in episodes with 0, 1 and 4, by generating greedily: right is a code of channels 1 to 7 that is B's.
+to predict all speech of episodes with 0 to 4 pairs, as pretraining does. They are asked in episodes with 0, 1 and 4, by generating greedily: right is a code of channels 1 to 7 that is B's.
 In the control the pairs show other speakers than the one that is asked for.
 """
 
@@ -22,8 +22,8 @@ from rich.progress import Progress
 from mimo_hf.drawing import line_chart
 from mimo_hf.modeling.mimo_audio import interleave_text_and_audio, layout_audio, layout_text
 
-PHONES = 8
-# Words of the prompt, as ids below `_mimo_audio_toy.WORDS`: phones are 0 to 7.
+PHONES = 4
+# Words of the prompt, as ids below `_mimo_audio_toy.WORDS`: phones are the first.
 INSTRUCTION, LINE, GAP = [20, 21], [22], [23]
 SHOTS = {"0 shots": 0, "1 shot": 1, "4 shots": 4, "4 shots of others": 4}
 SHAPE = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "local_layers": 1}
@@ -81,7 +81,7 @@ def episode(world: World, shots: int, config, generator: torch.Generator, others
         phones = torch.randperm(PHONES, generator=generator)
         a, b = shown if turn < shots else ask
         parts.append(layout_audio(world.say(phones, a), config))
-        learned.append(False)
+        learned.append(True)
         text(LINE)
         prompt = sum(len(ids) for ids, _ in parts) + 1  # behind <|sostm|>
         answer = world.say(phones, b)

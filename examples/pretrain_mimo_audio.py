@@ -8,7 +8,7 @@ A tiny MiMo-Audio, trained from nothing to write down numbers that are said, to 
 The checkpoint in `mimo_hf/hub/tiny/mimo-audio/` is what these two commands wrote (a quarter of an hour each on a CPU core). A first look that takes
 seconds, with a codec of any quality:
 
-    python examples/pretrain_mimo_audio.py --codec outputs/codec --numbers 40 --max_steps 3 --test 4 --output_dir outputs/first-look
+    python examples/pretrain_mimo_audio.py --codec outputs/codec --numbers 40 --first_steps 3 --max_steps 3 --test 4 --output_dir outputs/first-look
 
 It learns from a synthesiser's voices and from a telephone exchange's prompts, in the two stages of arXiv 2512.23808, section 3.2: first to transcribe,
 with text losses and a frozen patch decoder, then all tasks with all losses. 8 codebooks in patches of 4 frames, prompts as the processor words them.

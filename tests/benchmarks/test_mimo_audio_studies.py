@@ -99,20 +99,26 @@ def test_episodes_are_laid_out_as_the_processors_few_shots(toy, few_shot, shots)
     assert not torch.equal(clips[-2], clips[-1])
 
 
-def test_an_episode_is_learned_where_b_speaks_and_another_voice_is_shown_in_the_control(toy, few_shot):
+def voices_of(episode, world, toy, few_shot):
+    """Offsets of each utterance that is learned, `[utterances, channels - 1]`."""
+    learned = episode.row["audio_codes"][episode.row["audio_labels"][:, 0, 0] != toy.IGNORED]
+    offsets = (learned[:, 0, 1:] - world.base[learned[:, 0, 0]]) % toy.CODES
+    utterances = offsets.reshape(-1, few_shot.PHONES, toy.CHANNELS - 1)
+    assert (utterances == utterances[:, :1]).all()  # one voice each
+    return utterances[:, 0].tolist()
+
+
+def test_all_speech_of_an_episode_is_learned_and_the_control_shows_other_voices(toy, few_shot):
     config, world = toy.toy_config(), few_shot.World.of(0)
-    row = few_shot.episode(world, 2, config, torch.Generator().manual_seed(3)).row
-    learned = row["audio_codes"][row["audio_labels"][:, 0, 0] != toy.IGNORED]
-    voices = (learned[:, 0, 1:] - world.base[learned[:, 0, 0]]) % toy.CODES
-    assert len(learned) == 3 * few_shot.PHONES
-    assert (voices == voices[0]).all()
-    others = few_shot.episode(world, 2, config, torch.Generator().manual_seed(3), others=True).row
-    learned = others["audio_codes"][others["audio_labels"][:, 0, 0] != toy.IGNORED]
-    voices = (learned[:, 0, 1:] - world.base[learned[:, 0, 0]]) % toy.CODES
-    shown, asked = voices[: 2 * few_shot.PHONES], voices[2 * few_shot.PHONES :]
-    assert (shown == shown[0]).all()
-    assert (asked == asked[0]).all()
-    assert (shown[0] != asked[0]).any()
+    one, others = (
+        few_shot.episode(world, 2, config, torch.Generator().manual_seed(3), others=others) for others in (False, True)
+    )
+    a, b = (voices_of(one, world, toy, few_shot)[place] for place in (0, 1))
+    assert voices_of(one, world, toy, few_shot) == [a, b] * 3
+    shown = voices_of(others, world, toy, few_shot)
+    assert shown[:4] == shown[:2] * 2
+    assert shown[4] != shown[0]
+    assert shown[5] != shown[1]
 
 
 def test_channels_fit_each_other_with_delays_and_not_without(delay, monkeypatch):
