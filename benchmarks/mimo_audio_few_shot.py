@@ -1,7 +1,7 @@
 """
 A task that is only shown, not trained: how few-shot speech-to-speech comes up in training (arXiv 2512.23808, figure 1 and section 3.3).
 
-    python benchmarks/mimo_audio_few_shot.py                 # three seeds: a quarter of an hour each on one core
+    python benchmarks/mimo_audio_few_shot.py                 # three seeds: ten minutes each on one core
     python benchmarks/mimo_audio_few_shot.py --seeds 0 --small
 
 A toy of voice conversion. An utterance is four "phones", each once, a patch each; channel 0 says the phone, channels 1 to 7 say it in a speaker's
@@ -27,7 +27,7 @@ PHONES = 4
 INSTRUCTION, LINE, GAP = [20, 21], [22], [23]
 SHOTS = {"0 shots": 0, "1 shot": 1, "4 shots": 4, "4 shots of others": 4}
 SHAPE = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "local_layers": 1}
-STEPS, ROWS, RATE, LOOKS = 2400, 16, 2e-3, 16
+STEPS, ROWS, RATE, LOOKS = 1800, 16, 2e-3, 12
 TEST, TEST_AT_END = 24, 96  # episodes of each kind, on the way and at the end
 LIMITS = (
     "made-up speakers and phones, models of a million weights: it shows that the mechanism exists, nothing about the paper's tasks",
