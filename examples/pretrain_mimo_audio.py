@@ -172,7 +172,10 @@ def train(
     first = copy.copy(arguments)
     first.max_steps, first.per_device_train_batch_size = options.first_steps, 2 * arguments.per_device_train_batch_size
     history = []
-    for stage, own, lesson in ((1, first, rows["asr"]), (2, arguments, [row for own in rows.values() for row in own])):
+    for stage, own, lesson in (
+        (1, first, rows["asr"]),
+        (2, arguments, [row for task in rows.values() for row in task]),
+    ):
         set_training_stage(model, stage, weights)
         trainer = Trainer(model, own, data_collator=MiMoAudioDataCollator(processor), train_dataset=Rows(lesson))
         trainer.train()
