@@ -257,9 +257,9 @@ tags: [mimo, audio, speech, tiny]
 # MiMo-Audio, tiny
 
 A MiMo-Audio ([arXiv 2512.23808](https://arxiv.org/abs/2512.23808)) with {parameters:,} parameters and its codec (in `audio_tokenizer/`, {codec_parameters:,}),
-both trained from nothing on {minutes:.0f} minutes of speech. It writes down numbers that are said and reads numbers aloud, in six voices of a
-synthesiser. It is for demos and tests: it knows no other words, except some prompts of a telephone exchange that it has learned by heart. It is not a
-model of Xiaomi's, and neither is its codec.
+both trained from nothing on {minutes:.0f} minutes of speech. It writes down numbers that are said, and reads numbers aloud so that some of the words can
+be made out, in six voices of a synthesiser. It is for demos and tests: it knows no other words, and has hardly learned the telephone prompts that were
+among its lessons. It is not a model of Xiaomi's, and neither is its codec.
 
 ```python
 import mimo_hf
@@ -311,8 +311,8 @@ The codec on recordings that were held out: the mean error of mel magnitudes, an
 
 ## Limits
 
-One narrow task, six synthetic voices and one recorded, 8 kHz of bandwidth: nothing here speaks of the released model. Prompts that were never heard are
-not understood. `empty_loss_weight` is 1 here, not 0.01: a model this unsure of how long it speaks stops early otherwise; audio losses weigh
+One narrow task, six synthetic voices and one recorded, 8 kHz of bandwidth: nothing here speaks of the released model. What it reads aloud is not a
+synthesiser's: see the table. `empty_loss_weight` is 1 here, not 0.01: a model this unsure of how long it speaks stops early otherwise; audio losses weigh
 {audio_weight:g} times the released ones; `initializer_range` is one over the root of the width.
 """
 
