@@ -32,6 +32,7 @@ TEST, TEST_AT_END = 24, 96  # episodes of each kind, on the way and at the end
 LIMITS = (
     "made-up speakers and phones, models of a million weights: it shows that the mechanism exists, nothing about the paper's tasks",
     "episodes are what the models are trained on; in the paper such episodes are no part of the training",
+    "steps, rate, shape and the number of phones were chosen on seed 9; no more steps were tried than these",
     "the first patch of an answer without pairs can't be right but by chance; those after it are told from the patches written before, which are then another's voice",
 )
 

@@ -12,7 +12,6 @@ from transformers import AutoModelForAudioTokenization, AutoModelForMultimodalLM
 import mimo_hf
 from mimo_hf.data import number_sentences, spoken_numbers
 from mimo_hf.hub.checkpoints import bundled
-from mimo_hf.metrics.transcription import WordErrorRate
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "mimo_hf/hub/tiny/mimo-audio"
@@ -90,7 +89,7 @@ def test_it_writes_down_numbers_that_are_said(model, processor, script):
     run = json.loads((FOLDER / "training_run.json").read_text(encoding="utf-8"))
     speech = spoken_numbers("test", 40, seed=11)
     heard = script.transcriptions(model, processor, script.codes_of(processor, speech))
-    found = WordErrorRate().compute(predictions=heard, references=speech["text"][:])["word_error_rate"]
+    found = script.word_errors(heard, speech["text"][:])["word_error_rate"]
     assert found < run["transcribed"]["numbers, voices of the training"]["word_error_rate"] + 0.1 < 0.5
 
 
