@@ -154,8 +154,10 @@ def mistakes(said: str, heard: str) -> list[int]:
     return found
 
 
-def interval(draws: np.ndarray) -> list[float]:
-    return [float(value) for value in np.nanquantile(draws, [0.025, 0.975])]
+def interval(draws: np.ndarray) -> list[float] | None:
+    """None where no draw has a value: nobody spoke in any clip, say."""
+    known = draws[~np.isnan(draws)]
+    return [float(value) for value in np.quantile(known, [0.025, 0.975])] if len(known) else None
 
 
 def summary(counts: np.ndarray, values: dict[str, np.ndarray], seed: int) -> dict:
@@ -166,7 +168,8 @@ def summary(counts: np.ndarray, values: dict[str, np.ndarray], seed: int) -> dic
         row[name] = float(counts[:, wrong].sum() / counts[:, wrong + 1].sum())
         row[f"{name}_range"] = interval(counts[:, wrong][draws].sum(1) / counts[:, wrong + 1][draws].sum(1))
     for name, own in values.items():
-        row[name] = float(means_of(own[None])[0])
+        mean = float(means_of(own[None])[0])
+        row[name] = None if math.isnan(mean) else mean
         row[f"{name}_range"] = interval(means_of(own[draws]))
     return row
 
@@ -177,7 +180,7 @@ def means_of(draws: np.ndarray) -> np.ndarray:
     return np.divide(np.nansum(draws, axis=1), counts, out=np.full(len(draws), np.nan), where=counts > 0)
 
 
-def references(clips: Sequence[Clip], voices: Sequence[np.ndarray]) -> dict[str, float | int]:
+def references(clips: Sequence[Clip], voices: Sequence[np.ndarray]) -> dict[str, dict]:
     """Cosines of two recordings: of one voice, in each source, and of two voices."""
     cosines: dict[str, list[float]] = {}
     for (one, own), (other, its) in combinations(zip(clips, voices, strict=True), 2):
@@ -249,7 +252,9 @@ def study(codec: MiMoAudioTokenizerModel, clips: Sequence[Clip], ears: Ears, see
         {"what": "recording", "codebooks": None} | row
         for row in rows_of(clips, originals, None, ears, "recordings", seed)
     ]
-    ways = [("codec", codec, number, None) for number in sorted({n for n in (*CODEBOOKS, most) if n <= most})]
+    ways: list[tuple[str, MiMoAudioTokenizerModel, int, int | None]] = [
+        ("codec", codec, number, None) for number in sorted({n for n in (*CODEBOOKS, most) if n <= most})
+    ]
     ways += [("untrained", untrained(codec, own), most, own) for own in seeds]
     for what, own, number, own_seed in ways:
         made = [through(own, clip.samples, number) for clip in clips]
