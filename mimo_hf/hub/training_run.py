@@ -4,6 +4,7 @@ import datetime
 import platform
 import shlex
 import sys
+from importlib.metadata import version
 from typing import Any
 
 
@@ -22,8 +23,6 @@ def run_facts(script: str, seed: int, device: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    import mimo_hf
-
     return {
         "command": shlex.join(["python", script, *sys.argv[1:]]),
         "seed": seed,
@@ -31,7 +30,7 @@ def run_facts(script: str, seed: int, device: str) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "mimo_hf": mimo_hf.__version__,
+            "mimo_hf": version("mimo_hf"),
         },
         "device": f"{device} ({platform.machine()}, torch threads: {torch.get_num_threads()})",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
