@@ -9,8 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Side by side, tests have one core each.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # side by side, tests have one core each; what the first process has set is inherited
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # Before anything is collected: with --import-mode=importlib, a test under kernels/ would otherwise make the folder
 # itself the module `kernels`, for all later tests too.

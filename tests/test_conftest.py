@@ -59,20 +59,29 @@ def test_on_a_cpu():
 """
 
 
-def run_pytest(folder, source, **environment):
+THREADS = """
+import os
+
+def test_threads():
+    assert os.environ["OMP_NUM_THREADS"] == "{threads}"
+"""
+
+
+def run_pytest(folder, source, *options, **environment):
     """What pytest prints about one file beside a copy of conftest.py."""
     shutil.copy(ROOT / "conftest.py", folder)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n  needs\naddopts = -rfEs\n")
     (folder / "test_it.py").write_text(source)
-    inherited = {name: value for name, value in os.environ.items() if name != "MIMO_HF_REQUIRE_ALL"}
+    own = ("MIMO_HF_REQUIRE_ALL", "OMP_NUM_THREADS", "PYTEST_XDIST_WORKER")
+    inherited = {name: value for name, value in os.environ.items() if name not in own}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", folder]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, folder]
     return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False).stdout
 
 
-def outcomes(folder, source, **environment):
+def outcomes(folder, source, *options, **environment):
     """The counts of pytest's last line, as {'passed': 1}."""
-    summary = run_pytest(folder, source, **environment).splitlines()[-1]
+    summary = run_pytest(folder, source, *options, **environment).splitlines()[-1]
     return {outcome: int(count) for count, outcome in re.findall(r"(\d+) ([a-z]+)", summary)}
 
 
@@ -120,6 +129,12 @@ def test_bubblewrap_without_namespaces_is_as_good_as_none(tmp_path):
 def test_nothing_is_skipped_where_all_programs_are(tmp_path):
     path = programs(tmp_path, bwrap="exit 0", chromium="", chromedriver="")
     assert outcomes(tmp_path, NEEDY, PATH=path, MIMO_HF_REQUIRE_ALL="1") == {"passed": 2}
+
+
+@pytest.mark.parametrize(("options", "threads"), [((), 2), (("-p", "xdist", "-n", "2"), 1)])
+def test_tests_side_by_side_have_a_core_each(tmp_path, options, threads):
+    """More threads than cores wait for each other: minutes where one thread takes seconds."""
+    assert outcomes(tmp_path, THREADS.format(threads=threads), *options) == {"passed": 1}
 
 
 def test_gpu_tests_are_deselected_without_a_gpu(tmp_path):
