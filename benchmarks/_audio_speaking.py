@@ -1,9 +1,9 @@
 """MiMo-Audio models that speak at each position, and what they are asked: for timings, in which nobody listens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from mimo_hf.modeling.mimo_audio import (
     MiMoAudioConfig,
@@ -33,18 +33,6 @@ SMALL_MODEL = TINY_MODEL | {
     "head_dim": 64, "speech_vocab_size": "1025-1025-129-129-129-129-129-129", "speech_zeroemb_idx": "1024-1024-128-128-128-128-128-128",
     "local_dim": 256, "local_layers": 4, "local_attn_heads": 16, "local_ffn_dim": 1024, "input_local_layers": 2,
 }  # fmt: skip
-
-
-class OnlySpeech(LogitsProcessor):
-    """Every new position is a patch."""
-
-    def __init__(self, empty_token_id: int):
-        self.empty_token_id = empty_token_id
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        scores = torch.full_like(scores, float("-inf"))
-        scores[:, self.empty_token_id] = 0
-        return scores  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -98,6 +86,11 @@ def make_prompts(config: MiMoAudioConfig, rows: int, patches: int, device: str =
     return Prompts(ids.to(device), codes.to(device), mask.to(device))
 
 
+def only_speech(config: MiMoAudioConfig) -> Callable[[int, torch.Tensor], list[int]]:
+    """For `generate(prefix_allowed_tokens_fn=...)`: every new position is a patch."""
+    return lambda row, ids: [config.empty_token_id]
+
+
 def speak(model: MiMoAudioForConditionalGeneration, inputs: dict[str, torch.Tensor], patches: int, **options):
     """`patches` new patches a row, drawn as the presets draw them."""
     return model.generate(
@@ -109,6 +102,6 @@ def speak(model: MiMoAudioForConditionalGeneration, inputs: dict[str, torch.Tens
         audio_temperature=0.9,
         audio_top_k=0,
         audio_top_p=0.95,
-        logits_processor=LogitsProcessorList([OnlySpeech(model.config.empty_token_id)]),
+        prefix_allowed_tokens_fn=only_speech(model.config),
         **options,
     )

@@ -12,10 +12,9 @@ from rich.progress import Progress
 
 from mimo_hf.drawing import save
 from mimo_hf.modeling.mimo_audio import MiMoAudioConfig, MiMoAudioForConditionalGeneration, layout_audio
-from mimo_hf.modeling.mimo_audio.prompt_rows import pad_rows
+from mimo_hf.modeling.mimo_audio.prompt_rows import Row as PromptRow, labels_of, pad_rows
 
 CHANNELS, CODES = 8, 16
-IGNORED = -100
 # Text ids: words below `WORDS`, then the layout's markers.
 WORDS = 24
 MARKERS = ("sosp", "eosp", "empty", "sostm", "eostm", "eot", "im_end", "eos")
@@ -46,17 +45,15 @@ def toy_model(seed: int, **changes) -> MiMoAudioForConditionalGeneration:
     return MiMoAudioForConditionalGeneration(toy_config(**changes))
 
 
-def speech_row(codes: torch.Tensor, config: MiMoAudioConfig, given: int = 0) -> Row:
-    """A clip `[frames, C]`, of which all after the first `given` patches is learned."""
+def lesson(ids: torch.Tensor, patches: torch.Tensor, is_target: torch.Tensor, config: MiMoAudioConfig) -> Row:
+    """Positions with labels where `is_target` says so."""
+    return {"input_ids": ids, "audio_codes": patches} | labels_of(PromptRow(ids, patches, is_target), config)
+
+
+def speech_row(codes: torch.Tensor, config: MiMoAudioConfig) -> Row:
+    """A clip `[frames, C]`, of which all is learned."""
     ids, patches = layout_audio(codes, config)
-    labels = ids.clone()
-    labels[: 1 + given] = IGNORED
-    return {"input_ids": ids, "audio_codes": patches} | {
-        "labels": labels,
-        "audio_labels": patches.masked_fill(
-            ((labels == IGNORED) | (ids != config.empty_token_id))[:, None, None], IGNORED
-        ),
-    }
+    return lesson(ids, patches, torch.arange(len(ids)) > 0, config)
 
 
 def batch_of(rows: Sequence[Row], config: MiMoAudioConfig, side: str = "right") -> Row:

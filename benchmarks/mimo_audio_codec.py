@@ -46,11 +46,10 @@ from mimo_hf.drawing import check_target, line_chart, save
 from mimo_hf.hub.checkpoints import RUN, bundled
 from mimo_hf.metrics.transcription import CharacterErrorRate, WordErrorRate
 from mimo_hf.modeling.mimo_audio import MiMoAudioTokenizerModel, resample_to_mono
-from mimo_hf.modeling.mimo_audio.codec_losses import multi_mel_loss
 from mimo_hf.modeling.mimo_audio.processing_codec import codec_folder
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from train_mimo_audio_codec import HELD_OUT, RATE, frames_of
+from train_mimo_audio_codec import HELD_OUT, RATE, mel_errors, samples_of
 
 CODEBOOKS = (1, 2, 4, 8)
 RECORDED = ("prompts", "other voices")
@@ -89,15 +88,11 @@ def held_out_clips(small: bool) -> list[Clip]:
         prompts, others = prompts.select(range(4)), others.select([0, 5])
     sentences = [text for text in prompts["text"] if len(text.split()) >= WORDS][: 1 if small else 12]
     read = espeak_speech(sentences, UNHEARD)
-    rows = [
-        (source, row)
-        for source, part in zip((*RECORDED, "synthesiser"), (prompts, others, read), strict=True)
-        for row in part
-    ]
     return [
-        Clip(source, row["speaker"].partition(" at ")[0], row["text"], resample_to_mono(row["audio"]["array"], row["audio"]["sampling_rate"], RATE))
-        for source, row in rows
-    ]  # fmt: skip
+        Clip(source, speaker.partition(" at ")[0], text, samples)
+        for source, part in zip((*RECORDED, "synthesiser"), (prompts, others, read), strict=True)
+        for speaker, text, samples in zip(part["speaker"], part["text"], samples_of(part), strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -113,7 +108,7 @@ def untrained(codec: MiMoAudioTokenizerModel, seed: int) -> MiMoAudioTokenizerMo
     made = MiMoAudioTokenizerModel(codec.config).train()
     prompts = asterisk_prompts().select(range(1, 9))
     length = 2 * RATE
-    clips = [resample_to_mono(row["audio"]["array"], row["audio"]["sampling_rate"], RATE)[:length] for row in prompts]
+    clips = [clip[:length] for clip in samples_of(prompts)]
     made(input_values=torch.stack([torch.nn.functional.pad(clip, (0, length - len(clip))) for clip in clips]))
     return made.eval()
 
@@ -129,13 +124,13 @@ def hear(ears: Ears, samples: torch.Tensor) -> Heard:
 def compare(clip: Clip, original: Heard, made: torch.Tensor, heard: Heard) -> dict[str, float]:
     """NaN where a share has no whole."""
     both = float((original.speech & heard.speech).sum())
-    lengths = torch.tensor([len(made)])
+    mel, logarithm = mel_errors(made[None], clip.samples[None])
     return {
         "similarity": float(original.voice @ heard.voice),
         "speech_kept": both / original.speech.sum() if original.speech.any() else math.nan,
         "speech_added": 1 - both / heard.speech.sum() if heard.speech.any() else math.nan,
-        "mel_error": float(multi_mel_loss(made[None], clip.samples[None], lengths)),
-        "log_mel_error": float((frames_of(made[None]) - frames_of(clip.samples[None])).abs().mean()),
+        "mel_error": mel,
+        "log_mel_error": logarithm,
     }
 
 
@@ -198,11 +193,7 @@ def error_by_codebooks(codec: MiMoAudioTokenizerModel, clips: Sequence[Clip]) ->
     """Mean errors of recorded clips for every number of codebooks."""
     rows = []
     for number in range(1, codec.config.num_quantizers + 1):
-        errors = []
-        for clip in clips:
-            made = through(codec, clip.samples, number)
-            loss = float(multi_mel_loss(made[None], clip.samples[None], torch.tensor([len(made)])))
-            errors.append((loss, float((frames_of(made[None]) - frames_of(clip.samples[None])).abs().mean())))
+        errors = [mel_errors(through(codec, clip.samples, number)[None], clip.samples[None]) for clip in clips]
         mel, logarithm = np.mean(errors, axis=0)
         rows.append({"codebooks": number, "mel_error": float(mel), "log_mel_error": float(logarithm)})
     return rows

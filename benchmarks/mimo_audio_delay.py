@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Iterator
 
 import torch
+from _audio_speaking import only_speech
 from _mimo_audio_toy import CHANNELS, CODES, TOKENS, batch_of, run_study, speech_row, toy_model, train, weights_of
 from rich.progress import Progress
 
@@ -61,9 +62,8 @@ def write(model, patches: int, seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
     lines = -(-patches // PATCHES)
     start = torch.full((lines, 1), TOKENS["sosp_token_id"])
-    only = [token for token in range(model.config.vocab_size) if token != model.config.empty_token_id]
     output = model.generate(
-        input_ids=start, attention_mask=torch.ones_like(start), max_new_tokens=PATCHES, suppress_tokens=only, do_sample=True, audio_temperature=1.0, audio_top_k=0,
+        input_ids=start, attention_mask=torch.ones_like(start), max_new_tokens=PATCHES, prefix_allowed_tokens_fn=only_speech(model.config), do_sample=True, audio_temperature=1.0, audio_top_k=0,
         audio_top_p=1.0, top_k=0, return_dict_in_generate=True,
     )  # fmt: skip
     return output.audio_codes[:, 1:].flatten(0, 2)[: 4 * patches]

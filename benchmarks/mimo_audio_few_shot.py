@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from _mimo_audio_toy import CHANNELS, CODES, IGNORED, TOKENS, batch_of, run_study, toy_model, train, weights_of
+from _mimo_audio_toy import CHANNELS, CODES, TOKENS, batch_of, lesson, run_study, toy_model, train, weights_of
 from rich.progress import Progress
 
 from mimo_hf.drawing import line_chart
@@ -93,14 +93,7 @@ def episode(world: World, shots: int, config, generator: torch.Generator, others
     ids, codes = (torch.cat(part) for part in zip(*parts, strict=True))
     is_target = torch.cat([torch.full((len(part),), mark) for (part, _), mark in zip(parts, learned, strict=True)])
     is_target &= ids != TOKENS["sostm_token_id"]
-    patches = is_target & (ids == config.empty_token_id)
-    row = {
-        "input_ids": ids,
-        "audio_codes": codes,
-        "labels": ids.masked_fill(~is_target, IGNORED),
-        "audio_labels": codes.masked_fill(~patches[:, None, None], IGNORED),
-    }
-    return Episode(row, prompt, answer)
+    return Episode(lesson(ids, codes, is_target, config), prompt, answer)
 
 
 def batches(world: World, config, seed: int) -> Iterator[dict]:
@@ -205,6 +198,7 @@ def main(argv: list[str] | None = None):
             "steps": STEPS, "rows": ROWS, "learning_rate": RATE, "phones": PHONES, "shape": SHAPE, "episodes_measured": TEST_AT_END,
         },
         "chance": 1 / CODES,
+        "one_channel": (1 + (CHANNELS - 2) / CODES) / (CHANNELS - 1),  # right, the others by chance
         "limits": list(LIMITS),
     }  # fmt: skip
     return run_study(__doc__, "few_shot", argv, learn, summary, picture, facts)

@@ -20,11 +20,23 @@ import statistics
 from collections.abc import Iterator
 
 import torch
-from _mimo_audio_toy import CHANNELS, CODES, IGNORED, TOKENS, Row, batch_of, run_study, toy_model, train, weights_of
+from _mimo_audio_toy import (
+    CHANNELS,
+    CODES,
+    TOKENS,
+    Row,
+    batch_of,
+    lesson,
+    run_study,
+    toy_model,
+    train,
+    weights_of,
+)
 from rich.progress import Progress
 
 from mimo_hf.drawing import line_chart
 from mimo_hf.modeling.mimo_audio import layout_audio, layout_text, set_training_stage
+from mimo_hf.modeling.mimo_audio.audio_layout import IGNORED
 from mimo_hf.modeling.mimo_audio.fine_tuning import part_of
 
 WORDS, FOLLOWS = 12, 0.7
@@ -65,11 +77,7 @@ class Language:
         sign = {"text": TOKENS["eos_token_id"], "write down": WRITE_DOWN, "say": SAY}[kind]
         parts = [*asked, layout_text(torch.tensor([sign]), config), speech if kind == "say" else text]
         ids, patches = (torch.cat(part) for part in zip(*parts, strict=True))
-        labels = ids.clone()
-        labels[: len(ids) - len(parts[-1][0])] = IGNORED
-        silent = (labels == IGNORED) | (ids != config.empty_token_id)
-        audio_labels = patches.masked_fill(silent[:, None, None], IGNORED)
-        return {"input_ids": ids, "audio_codes": patches, "labels": labels, "audio_labels": audio_labels}
+        return lesson(ids, patches, torch.arange(len(ids)) >= len(ids) - len(parts[-1][0]), config)
 
 
 def best_text_loss() -> float:

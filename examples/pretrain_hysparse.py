@@ -206,7 +206,7 @@ Token b is byte b; `<k0=0>` to `<k15=15>` are records, `<k0?>` to `<k15?>` quest
 
     {command}
 
-on {device} with Python {python}, torch {torch}, transformers {transformers}: {wall:.0f} s in all, {steps} steps of {batch_size} rows
+on {device} with Python {python}, torch {torch}, transformers {transformers}: {steps} steps of {batch_size} rows
 of {length} tokens with {needles} records each. A record and its question start with related embeddings, and the full layer's keys as its
 queries. The selection is never trained itself: no gradient flows through it.
 
@@ -241,7 +241,6 @@ def card(run: dict) -> str:
         command=run["command"],
         device=run["device"],
         **run["versions"],
-        wall=run["wall_s"],
         depth_context=4 * arguments["length"],
         **{name: arguments[name] for name in ("steps", "batch_size", "length", "needles")},
         lengths="\n".join(

@@ -309,7 +309,7 @@ print(model.mtp_statistics.acceptance_length)
 
     {command}
 
-on {device} with Python {python}, torch {torch}, transformers {transformers}: {wall:.0f} s in all. Trained on {files}
+on {device} with Python {python}, torch {torch}, transformers {transformers}. Trained on {files}
 files of that Python's standard library ({tokens:,} tokens); {held_out_files} other files are held out.
 
 ## Measured
@@ -345,7 +345,6 @@ def card(run: dict) -> str:
         command=run["command"],
         device=run["device"],
         **run["versions"],
-        wall=sum(run["wall_s"].values()),
         files=run["corpus"]["train"]["files"],
         tokens=run["corpus"]["train"]["tokens"],
         held_out_files=run["corpus"]["held_out"]["files"],

@@ -5,7 +5,7 @@ A tiny MiMo-Audio, trained from nothing to write down numbers that are said, to 
     python examples/train_mimo_audio_codec.py --output_dir outputs/codec --numbers 400 --max_steps 2400 --use_cpu
     python examples/pretrain_mimo_audio.py --use_cpu
 
-The checkpoint in `mimo_hf/hub/tiny/mimo-audio/` is what these two commands wrote (a quarter of an hour each on a CPU core). A first look that takes
+The checkpoint in `mimo_hf/hub/tiny/mimo-audio/` is what these two commands wrote, each some minutes on a CPU core. A first look that takes
 seconds, with a codec of any quality:
 
     python examples/pretrain_mimo_audio.py --codec outputs/codec --numbers 40 --first_steps 3 --max_steps 3 --test 4 --output_dir outputs/first-look
@@ -16,7 +16,6 @@ with text losses and a frozen patch decoder, then all tasks with all losses. 8 c
 
 import copy
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,6 +47,7 @@ from mimo_hf.modeling.mimo_audio import (
     layout_audio,
     set_training_stage,
 )
+from mimo_hf.modeling.mimo_audio.prompt_rows import Row, labels_of
 
 END = "<|endoftext|>"
 CHAT = ("<|im_start|>", "<|im_end|>")
@@ -139,25 +139,9 @@ def lessons(processor: MiMoAudioProcessor, texts: list[str], codes: list[torch.T
             rows[task].append({name: values[0] for name, values in row.items()})
         if number % GONE_ON_WITH == 0:
             ids, patches = layout_audio(clip, config)
-            labels, audio_labels = ids.clone(), patches.clone()
-            labels[: HEARD_FIRST + 1] = -100
-            audio_labels[(labels == -100) | (ids != config.empty_token_id)] = -100
-            row = {"input_ids": ids, "audio_codes": patches, "labels": labels, "audio_labels": audio_labels}
-            rows["continuation"].append(row)
+            labels = labels_of(Row(ids, patches, torch.arange(len(ids)) > HEARD_FIRST), config)
+            rows["continuation"].append({"input_ids": ids, "audio_codes": patches} | labels)
     return rows
-
-
-class Rows(torch.utils.data.Dataset):
-    """A list whose items the trainer sorts by `input_ids`."""
-
-    def __init__(self, rows: list[dict]):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict:
-        return self.rows[number]
 
 
 def train(
@@ -177,7 +161,7 @@ def train(
         (2, arguments, [row for task in rows.values() for row in task]),
     ):
         set_training_stage(model, stage, weights)
-        trainer = Trainer(model, own, data_collator=MiMoAudioDataCollator(processor), train_dataset=Rows(lesson))
+        trainer = Trainer(model, own, data_collator=MiMoAudioDataCollator(processor), train_dataset=lesson)
         trainer.train()
         history += [
             {"stage": stage, "step": entry["step"], "loss": entry["loss"]}
@@ -284,8 +268,8 @@ print(heard["text"])
     {codec_command}
     {command}
 
-on {device} with Python {python}, torch {torch}, transformers {transformers}: {codec_wall:.0f} s for the codec ({codec_steps} steps), {wall:.0f} s for the rest
-({first_steps} steps of transcribing alone, the report's first stage, and {steps} of everything). Each of {clips:,} clips is transcribed and read aloud,
+on {device} with Python {python}, torch {torch}, transformers {transformers}: {codec_steps} steps for the codec; {first_steps} of
+transcribing alone, the report's first stage, and {steps} of everything for the rest. Each of {clips:,} clips is transcribed and read aloud,
 every fourth is gone on with after its first 0.8 s. Weights are kept in bfloat16, codebooks in float32.
 
 The recordings are `asterisk-core-sounds-en-g722` (Allison Smith, Digium; CC-BY-SA-3.0), every tenth held out, and those over ten seconds left to the codec
@@ -323,9 +307,7 @@ def card(run: dict) -> str:
     return CARD.format(
         codec_parameters=codec["parameters"],
         codec_command=codec["command"],
-        codec_wall=codec["wall_s"],
         codec_steps=codec["steps"],
-        wall=run["wall_s"],
         **run["versions"],
         **{name: run[name] for name in ("parameters", "minutes", "command", "device", "steps", "clips")},
         first_steps=run["arguments"]["first_steps"],
@@ -346,7 +328,6 @@ def card(run: dict) -> str:
 
 
 def main(options: ScriptArguments, arguments: AudioTrainingArguments) -> None:
-    started = time.perf_counter()
     set_seed(arguments.seed)
     folder = Path(arguments.output_dir)
     codec = (
@@ -409,7 +390,6 @@ def main(options: ScriptArguments, arguments: AudioTrainingArguments) -> None:
         "read_aloud_and_transcribed_by_itself": heard_again(model, processor, sentences, arguments.seed),
         "history": history,
     }
-    run["wall_s"] = round(time.perf_counter() - started, 1)
     (folder / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(run), encoding="utf-8")
     print(json.dumps({name: run[name] for name in ("transcribed", "read_aloud_and_transcribed_by_itself")}, indent=1))

@@ -159,18 +159,21 @@ def make_codec(options: ScriptArguments) -> MiMoAudioTokenizerModel:
 def errors(codec: MiMoAudioTokenizerModel, samples: torch.Tensor) -> dict[int, tuple[float, float]]:
     """By number of codebooks: the reconstruction loss, and the mean error of logarithmic mel frames. 0: of silence."""
     codec.eval()
-    lengths = torch.full((len(samples),), samples.shape[1])
     found = {}
     numbers = sorted({1, 2, 4, codec.config.num_quantizers})
     for number in (0, *(n for n in numbers if n <= codec.config.num_quantizers)):
         heard = torch.zeros_like(samples)
         if number:
             heard = codec(input_values=samples, num_quantizers=number).audio_values[:, 0, : samples.shape[1]]
-        found[number] = (
-            float(multi_mel_loss(heard, samples, lengths)),
-            float((frames_of(heard) - frames_of(samples)).abs().mean()),
-        )
+        found[number] = mel_errors(heard, samples)
     return found
+
+
+def mel_errors(heard: torch.Tensor, samples: torch.Tensor) -> tuple[float, float]:
+    """Of clips `[B, samples]` of one length: the reconstruction loss, and the mean error of logarithmic mel frames."""
+    lengths = torch.full((len(samples),), samples.shape[1])
+    logarithms = (frames_of(heard) - frames_of(samples)).abs().mean()
+    return float(multi_mel_loss(heard, samples, lengths)), float(logarithms)
 
 
 def main(options: ScriptArguments, arguments: CodecTrainingArguments) -> None:
@@ -190,7 +193,7 @@ def main(options: ScriptArguments, arguments: CodecTrainingArguments) -> None:
     test = stacked(Crops(held_out, length, options.test_clips, seed=1))
     before = errors(codec, test)
     crops = Crops(known, length, arguments.max_steps * arguments.per_device_train_batch_size, arguments.seed)
-    trained = CodecTrainer(codec, arguments, train_dataset=crops, log_mel_weight=options.log_mel_weight).train()
+    CodecTrainer(codec, arguments, train_dataset=crops, log_mel_weight=options.log_mel_weight).train()
     after = errors(codec.cpu(), test)
 
     table = Table("codebooks", "mel error before", "after", "log mel error before", "after", title="Held-out speech")
@@ -205,7 +208,6 @@ def main(options: ScriptArguments, arguments: CodecTrainingArguments) -> None:
         "command": shlex.join(["python", "examples/train_mimo_audio_codec.py", *sys.argv[1:]]),
         "seed": arguments.seed,
         "steps": arguments.max_steps,
-        "wall_s": round(trained.metrics["train_runtime"], 1),
     }
     Path(arguments.output_dir, RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     MiMoAudioFeatureExtractor(feature_size=codec.config.n_mels).save_pretrained(arguments.output_dir)

@@ -255,6 +255,8 @@ def _speak(kit: Any, args: argparse.Namespace) -> int:
 
 
 def _continue(kit: Any, args: argparse.Namespace) -> int:
+    import torch
+
     model, processor = _ready(kit, args)
     inputs = processor.continuation({"path": str(args.input)}).to(args.device)
     with kit.stage("generating"):
@@ -268,7 +270,7 @@ def _continue(kit: Any, args: argparse.Namespace) -> int:
             f"IN must be speech that `audio continue` can go on with; got {args.input}, after which the model says no more."
         )
     with kit.stage("decoding"):
-        audio = processor.decode_audio(more if args.only_new else heard.new_tensor([*heard.tolist(), *more.tolist()]))
+        audio = processor.decode_audio(more if args.only_new else torch.cat([heard.to(more.device), more]))
     processor.save_audio(audio, args.output)
     print(f"{args.output}: {len(audio) / processor.sampling_rate:.2f} s")
     return 0

@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mimo_hf.modeling.mimo_audio import MiMoAudioFeatureExtractor, MiMoAudioProcessor
+from mimo_hf.modeling.mimo_audio.audio_layout import IGNORED
 
 MARKERS = {
     "sosp": "<|sosp|>",
@@ -101,7 +102,7 @@ def test_episodes_are_laid_out_as_the_processors_few_shots(toy, few_shot, shots)
 
 def voices_of(episode, world, toy, few_shot):
     """Offsets of each utterance that is learned, `[utterances, channels - 1]`."""
-    learned = episode.row["audio_codes"][episode.row["audio_labels"][:, 0, 0] != toy.IGNORED]
+    learned = episode.row["audio_codes"][episode.row["audio_labels"][:, 0, 0] != IGNORED]
     offsets = (learned[:, 0, 1:] - world.base[learned[:, 0, 0]]) % toy.CODES
     utterances = offsets.reshape(-1, few_shot.PHONES, toy.CHANNELS - 1)
     assert (utterances == utterances[:, :1]).all()  # one voice each
@@ -174,8 +175,8 @@ def test_rows_of_the_language_learn_what_is_answered(stages, toy):
     config, language = toy.toy_config(), stages.Language(0)
     for kind, spoken, written in (("text", 0, 10), ("write down", 0, 10), ("say", 10, 0)):
         row = language.row(kind, config, torch.Generator().manual_seed(1))
-        learned = row["labels"] != toy.IGNORED
-        assert int((row["audio_labels"][:, 0, 0] != toy.IGNORED).sum()) == spoken
+        learned = row["labels"] != IGNORED
+        assert int((row["audio_labels"][:, 0, 0] != IGNORED).sum()) == spoken
         assert int((learned & (row["input_ids"] < stages.WORDS)).sum()) == written
     words = torch.stack([language.sentence(torch.Generator().manual_seed(seed)) for seed in range(300)])
     follows = torch.tensor(language.successor)[words[:, :-1]] == words[:, 1:]

@@ -100,7 +100,7 @@ def test_it_reads_numbers_aloud_so_that_it_hears_them(model, processor, script):
 
 
 def test_what_it_hears_depends_on_what_is_said(model, processor, script):
-    """Speech of one text, read aloud by the model, is heard as that text more than as another."""
+    """Two texts are not heard as one."""
     torch.manual_seed(0)
     chats = [[{"role": "user", "content": text}] for text in ("seventeen", "forty two nine")]
     spoken = [row["audio_codes"] for row in script.answers(model, processor, chats, "tts")]
