@@ -54,6 +54,8 @@ def test_rates_are_of_all_words_and_intervals_hold_them(bench):
     assert row["similarity"] == pytest.approx(0.7)
     low, high = row["word_error_rate_range"]
     assert 0 <= low < 8 / 18 < high <= 1
+    low, high = row["similarity_range"]
+    assert 0.5 <= low < 0.7 < high <= 0.9
     assert bench.summary(counts, values, seed=0) == row
     silent = bench.summary(counts, {"speech_added": np.full(4, np.nan)}, seed=0)
     assert (silent["speech_added"], silent["speech_added_range"]) == (None, None)

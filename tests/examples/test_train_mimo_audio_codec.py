@@ -1,5 +1,7 @@
 """examples/train_mimo_audio_codec.py: a few steps on recorded speech, and a folder that loads."""
 
+import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,20 @@ def test_absent_recordings_are_named(warm_python, tmp_path):
     assert result.returncode
     assert "asterisk-core-sounds-en-g722" in result.stderr
     assert not (tmp_path / "codec").exists()
+
+
+def test_errors_are_of_magnitudes_then_of_logarithms():
+    examples = str(SCRIPT.parent)
+    sys.path.append(examples)
+    import train_mimo_audio_codec as script
+
+    sys.path.remove(examples)
+    tone = torch.sin(torch.arange(24_000) / 20)[None] / 4
+    magnitude, logarithm = script.mel_errors(tone / 2, tone)
+    loud = script.frames_of(tone) > -2.0
+    # Half as loud: magnitudes are half as large, logarithms less by ln 2 wherever there is sound.
+    assert script.mel_errors(tone, tone) == (0, 0)
+    assert magnitude == pytest.approx(script.mel_errors(torch.zeros_like(tone), tone)[0] / 2, rel=0.01)
+    distance = script.frames_of(tone) - script.frames_of(tone / 2)
+    assert distance[loud].mean() == pytest.approx(math.log(2), abs=0.01)
+    assert logarithm == pytest.approx(float(distance.abs().mean()))

@@ -93,6 +93,17 @@ def test_it_writes_down_numbers_that_are_said(model, processor, script):
     assert found < run["transcribed"]["numbers, voices of the training"]["word_error_rate"] + 0.1 < 0.5
 
 
+def test_each_clip_is_a_lesson_in_every_task_and_a_fourth_is_gone_on_with(processor, script):
+    clips = [torch.full((32, 8), number) for number in range(5)]
+    rows = script.lessons(processor, ["one", "two", "three", "four", "five"], clips)
+    assert {task: len(own) for task, own in rows.items()} == {"asr": 5, "tts": 5, "continuation": 2}
+    row = rows["continuation"][1]
+    assert (row["audio_codes"][1] == 4).all()  # the fifth clip
+    given = row["labels"] == -100
+    assert given.tolist() == [True] * 6 + [False] * 4  # <|sosp|> and 0.8 s; three patches and <|eosp|> are learned
+    assert (row["audio_labels"][:, 0, 0] != -100).tolist() == [False] * 6 + [True] * 3 + [False]
+
+
 def test_it_reads_numbers_aloud_so_that_it_hears_them(model, processor, script):
     run = json.loads((FOLDER / "training_run.json").read_text(encoding="utf-8"))
     found = script.heard_again(model, processor, number_sentences("test", 25, seed=11), seed=1)

@@ -68,6 +68,13 @@ def test_channels_that_follow_each_other_are_consistent_and_shuffled_ones_are_at
     assert found["frames"] == 3000
 
 
+def test_chance_is_of_codes_as_often_as_they_are():
+    made, real = [[[0, 0], [0, 1], [1, 1], [0, 1]]], [[[0, 1], [1, 0]]]
+    found = ChannelConsistency().compute(predictions=made, references=real)
+    assert found["chance"] == pytest.approx(3 / 4 * 3 / 4 + 1 / 4 * 1 / 4)  # 0 then 1, and 1 then 0
+    assert found["pair_consistency"] == 1 / 2
+
+
 @pytest.mark.parametrize("metric", [CodeAccuracy, ChannelConsistency])
 def test_other_channels_and_nothing_at_all_are_refused(metric):
     with pytest.raises(ValueError, match=r"same number of channels, with frames; got \[2\] and \[3\]"):

@@ -53,6 +53,24 @@ def test_codes_and_sound_are_those_of_the_codec(codec_folder, recording, tmp_pat
     np.testing.assert_allclose(heard, np.clip(np.round(audio * 32_768), -32_768, 32_767) / 32_768, atol=2 / 32_768)
 
 
+def test_without_a_model_the_bundled_one_is_taken_and_a_folder_of_mimo_audio_has_a_codec(recording, tmp_path, capsys):
+    from mimo_hf.hub.checkpoints import bundled
+
+    path, samples = recording
+    folder = bundled("mimo-audio")
+    made = []
+    for number, model in enumerate(((), ("--model", folder), ("--model", folder / "audio_tokenizer"))):
+        codes = tmp_path / f"{number}.safetensors"
+        assert run(capsys, "audio", "encode", *model, path, codes)[0] == 0
+        made.append(load_file(codes)["audio_codes"])
+    codec = MiMoAudioTokenizerModel.from_pretrained(folder / "audio_tokenizer").eval()
+    expected = codec.encode(input_values=resample_to_mono(samples, 16_000)[None]).audio_codes[0]
+    assert all(torch.equal(codes, expected.int()) for codes in made)
+    code, out, err = run(capsys, "audio", "transcribe", path, "--max-new-tokens", 3)
+    assert code == 0, err
+    assert out == run(capsys, "audio", "transcribe", "--model", folder, path, "--max-new-tokens", 3)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

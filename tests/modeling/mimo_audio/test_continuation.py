@@ -86,6 +86,12 @@ def test_a_recording_is_gone_on_with(official, tmp_path, capsys):
     begun = -(-25 // 2) * 2 * 960  # 1 s, in whole patches
     assert soundfile.info(whole).samplerate == soundfile.info(more).samplerate == RATE
     assert soundfile.info(whole).frames == begun + soundfile.info(more).frames > begun
+    # What was heard comes first: the beginning is nearer to the recording's own codes than to what comes after it.
+    again, codes = tmp_path / "again.wav", tmp_path / "begun.safetensors"
+    assert run(capsys, "audio", "encode", "--model", folder, tmp_path / "begun.wav", codes)[0] == 0
+    assert run(capsys, "audio", "decode", "--model", folder, codes, again)[0] == 0
+    sound, own, new = (soundfile.read(file)[0][: 12 * 960] for file in (whole, again, more))
+    assert np.abs(sound - own).mean() < np.abs(sound[: len(new)] - new).mean()
 
 
 def run(capsys, *arguments):
